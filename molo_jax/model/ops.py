@@ -1,0 +1,173 @@
+"""Array operations with PyTorch's semantics, in the formulations that run fast on each backend.
+
+Layout is channels-last: maps are ``(n, h, w, c)``, kernels ``(h, w, c_in, c_out)``. Every padding is
+explicit and symmetric, as in PyTorch.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import lax
+from jaxtyping import Array, Float
+
+# Largest number of (output pixel, input pixel) pairs for which a convolution is written as one dense
+# matrix product; beyond it most entries of that matrix would be zero.
+_DENSE_PAIRS = 16
+# Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
+_PATCH_PIXELS = 16
+
+
+def conv2d(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c f"], *, stride: int = 1, padding: int = 0
+) -> Float[Array, "n oh ow f"]:
+    """Computes a 2-D cross-correlation with symmetric zero padding, as ``torch.conv2d``.
+
+    On CPU, XLA's convolution is slow on maps of a few pixels, so there the same sums are written as
+    matrix products: a 1x1 kernel as a product over channels, maps of up to 2x2 pixels as one dense
+    matrix, other small maps as patches times kernel. All formulations agree up to rounding.
+
+    Args:
+        x: input maps.
+        kernel: convolution kernel.
+        stride: step between output positions, in pixels, the same for both axes.
+        padding: zeros added on each of the four sides, in pixels.
+
+    Returns:
+        Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
+    """
+    xla = functools.partial(_conv_xla, stride=stride, padding=padding)
+    if kernel.shape[:2] == (1, 1) and padding == 0:
+        fast = functools.partial(_conv_pointwise, stride=stride)
+    else:
+        out_h, out_w = _out_size(x.shape[1:3], kernel.shape[:2], stride, padding)
+        if out_h * out_w * x.shape[1] * x.shape[2] <= _DENSE_PAIRS:
+            fast = functools.partial(_conv_dense, stride=stride, padding=padding)
+        elif out_h * out_w <= _PATCH_PIXELS:
+            fast = functools.partial(_conv_patches, stride=stride, padding=padding)
+        else:
+            return xla(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=fast, default=xla)
+
+
+def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int):
+    return tuple((s + 2 * padding - k) // stride + 1 for s, k in zip(size, kernel, strict=True))
+
+
+def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _conv_pointwise(x: Array, kernel: Array, *, stride: int) -> Array:
+    return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+    """Multiplies all input pixels by a matrix that holds, for each pixel pair, its kernel tap."""
+    (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
+    out_h, out_w = _out_size((h, w), (kh, kw), stride, padding)
+    zero = jnp.zeros_like(kernel[0, 0])
+
+    def tap(out_y, out_x, in_y, in_x):
+        dy, dx = in_y - out_y * stride + padding, in_x - out_x * stride + padding
+        return kernel[dy, dx] if 0 <= dy < kh and 0 <= dx < kw else zero
+
+    rows = [
+        jnp.concatenate([tap(oy, ox, iy, ix) for oy in range(out_h) for ox in range(out_w)], axis=1)
+        for iy in range(h)
+        for ix in range(w)
+    ]
+    flat = rearrange(x, "n h w c -> n (h w c)") @ jnp.concatenate(rows, axis=0)
+    return rearrange(flat, "n (h w f) -> n h w f", h=out_h, w=out_w)
+
+
+def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+    """Gathers every kernel window as one long vector and multiplies by the flattened kernel."""
+    kh, kw = kernel.shape[:2]
+    patches = jnp.concatenate(_shifted(x, (kh, kw), stride, padding, fill=0.0), axis=-1)
+    return jnp.einsum("nhwp,pf->nhwf", patches, rearrange(kernel, "kh kw c f -> (kh kw c) f"))
+
+
+def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill: float):
+    """The input seen through each tap of a window, in row-major order of the taps."""
+    out_h, out_w = _out_size(x.shape[1:3], window, stride, padding)
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(x, pad, constant_values=fill)
+    return [
+        padded[:, dy : dy + (out_h - 1) * stride + 1 : stride, dx : dx + (out_w - 1) * stride + 1 : stride]
+        for dy in range(window[0])
+        for dx in range(window[1])
+    ]
+
+
+def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: int):
+    """Takes the maximum over square windows, padded with minus infinity, as ``torch.max_pool2d``.
+
+    Written as a running maximum over shifted views: its gradient is a chain of selections, several
+    times faster on CPU than that of XLA's windowed reduction. Among equal maxima the gradient goes to
+    the first in row-major order, as in PyTorch.
+    """
+    first, *others = _shifted(x, (window, window), stride, padding, fill=-jnp.inf)
+    best = first
+    for view in others:
+        best = jnp.where(view > best, view, best)
+    return best
+
+
+def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
+    """Weights of linear interpolation from ``size`` to ``factor * size`` points, corners aligned.
+
+    Output point ``i`` reads position ``i (size - 1) / (factor size - 1)``. With one input point every
+    output equals it.
+    """
+    out = size * factor
+    position = np.arange(out) * ((size - 1) / max(out - 1, 1))
+    low = np.minimum(position.astype(np.int64), size - 1)
+    high = np.minimum(low + 1, size - 1)
+    weights = np.zeros((out, size), np.float64)
+    np.add.at(weights, (np.arange(out), low), 1.0 - (position - low))
+    np.add.at(weights, (np.arange(out), high), position - low)
+    return weights.astype(np.float32)
+
+
+def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c"]:
+    """Bilinear upsampling with aligned corners (PyTorch's ``align_corners=True``)."""
+    rows = upsampling_matrix(x.shape[1], factor).astype(x.dtype)
+    columns = upsampling_matrix(x.shape[2], factor).astype(x.dtype)
+    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns)
+
+
+def upsample_conv3x3(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"], factor: int
+) -> Float[Array, "n fh fw f"]:
+    """Computes ``conv2d(upsample(x, factor), kernel, padding=1)`` without the large intermediate map.
+
+    Upsampling and convolution are both linear and act on different axes, so the channel sums are done
+    first, on the small map, and interpolation and shift of each tap become one matrix for each axis:
+    ``y = sum over taps (a, b) of R_a (x K_ab) C_b^T`` with ``R_a`` the interpolation matrix shifted by
+    ``a`` rows with a zero row at the border.
+    """
+    rows, columns = (_shifted_upsampling(size, factor).astype(x.dtype) for size in x.shape[1:3])
+    channels = jnp.einsum("nhwc,abcf->nhawbf", x, kernel)
+    wide = jnp.einsum("pbw,nhawbf->nhapf", columns, channels)
+    return jnp.einsum("oah,nhapf->nopf", rows, wide)
+
+
+def _shifted_upsampling(size: int, factor: int) -> Float[np.ndarray, "out 3 size"]:
+    padded = np.pad(upsampling_matrix(size, factor), ((1, 1), (0, 0)))
+    return np.stack([padded[tap : tap + size * factor] for tap in range(3)], axis=1)
+
+
+def safe_norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Euclidean norm of the last axis whose gradient at a zero vector is zero."""
+    squares = jnp.sum(x * x, axis=-1)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)

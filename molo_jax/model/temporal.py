@@ -1,0 +1,116 @@
+"""Temporal encoders: class token, positional encoding, self-attention and feed-forward.
+
+Reference: Wang et al., MoLo, CVPR 2023, section 3.2 (long-short contrastive objective).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from molo_jax.model.layers import layer_norm, linear
+
+# Longest token sequence that the positional encoding covers.
+MAX_POSITIONS = 20
+_HEADS = 8
+# Width of the feed-forward layer, whatever the feature width is.
+_HIDDEN = 2048
+
+
+def sinusoids(length: int, width: int) -> Float[np.ndarray, "length d"]:
+    """Positional encoding ``pe[p, i] = sin(p / 10000^(2i/D))``, ``pe[p, i+1] = cos(p / 10000^(2(i+1)/D))``.
+
+    ``i`` runs over the even channels. Quirk kept: the exponent doubles the channel index, where
+    Vaswani et al. (2017, section 3.5) have ``i/D``.
+    """
+    position = np.arange(length, dtype=np.float64)[:, None]
+    channel = np.arange(width, dtype=np.float64)[None]
+    angle = position / 10000.0 ** (2.0 * channel / width)
+    return np.where(np.arange(width) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+class PositionalEncoder(nnx.Module):
+    """Scales tokens by ``sqrt(D / a)``, adds ``b`` times the sinusoids, then dropout."""
+
+    def __init__(self, width: int, *, a: float, b: float, dropout: float):
+        self.width = width
+        self.gain = (width / a) ** 0.5
+        self.b = b
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(
+        self, tokens: Float[Array, "v l d"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "v l d"]:
+        encoding = sinusoids(MAX_POSITIONS, self.width)[: tokens.shape[1]]
+        y = tokens * self.gain + self.b * encoding.astype(tokens.dtype)
+        return self.dropout(y, deterministic=not train, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``."""
+
+    def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
+        self.norm = layer_norm(width, rngs=rngs)
+        self.to_qkv = linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.to_out = linear(width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
+        qkv = self.to_qkv(self.norm(x))
+        query, key, value = rearrange(qkv, "v l (three g d) -> three v l g d", three=3, g=_HEADS)
+        y = jax.nn.dot_product_attention(query, key, value)
+        y = self.to_out(rearrange(y, "v l g d -> v l (g d)"))
+        return x + self.dropout(y, deterministic=not train, rngs=rngs)
+
+
+class FeedForward(nnx.Module):
+    """``Drop(Linear(Drop(GELU(Linear(x)))))`` with the exact GELU, without its residual.
+
+    Quirk kept: no layer normalization before it, and a hidden width that does not follow the
+    feature width.
+    """
+
+    def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
+        self.linear1 = linear(width, _HIDDEN, rngs=rngs)
+        self.linear2 = linear(_HIDDEN, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
+        drop = {"deterministic": not train, "rngs": rngs}
+        hidden = self.dropout(jax.nn.gelu(self.linear1(x), approximate=False), **drop)
+        return self.dropout(self.linear2(hidden), **drop)
+
+
+class TemporalEncoder(nnx.Module):
+    """One transformer layer over the tokens of a clip; its ReLU is applied by the caller."""
+
+    def __init__(
+        self, width: int, *, dropout_attention: float, dropout_feedforward: float, rngs: nnx.Rngs
+    ):
+        self.attention = Attention(width, dropout=dropout_attention, rngs=rngs)
+        self.feedforward = FeedForward(width, dropout=dropout_feedforward, rngs=rngs)
+
+    def __call__(
+        self, tokens: Float[Array, "v l d"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> dict[str, Float[Array, "v l d"]]:
+        """Encodes tokens.
+
+        Returns:
+            ``attention`` (with residual), ``feedforward`` (without) and their sum, ``encoded``.
+        """
+        attended = self.attention(tokens, train=train, rngs=rngs)
+        forwarded = self.feedforward(attended, train=train, rngs=rngs)
+        return {
+            "attention": attended,
+            "feedforward": forwarded,
+            "encoded": attended + forwarded,
+        }
+
+
+def prepend_token(
+    token: Float[Array, "1 1 d"], tokens: Float[Array, "v l d"]
+) -> Float[Array, "v l+1 d"]:
+    """Puts the learnt class token in front of every clip's frame tokens."""
+    return jnp.concatenate([jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[-1])), tokens], 1)
