@@ -1,6 +1,6 @@
 """Loss of one episode and its terms.
 
-Reference: Wang et al., MoLo, CVPR 2023, the training objective at the end of section 3.
+Reference: Wang et al., MoLo, CVPR 2023, its training objective.
 """
 
 import dataclasses

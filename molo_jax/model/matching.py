@@ -1,7 +1,7 @@
 """Prototypes and the distances between token sequences.
 
-Reference: Wang et al., MoLo, CVPR 2023, sections 3.1 and 3.2; the bidirectional mean Hausdorff metric
-is that of HyRSM (Wang et al., CVPR 2022). Letters: q query, s support, n way, i and j tokens, d feature.
+Reference: Wang et al., MoLo, CVPR 2023, "Long-short contrastive objective"; the bidirectional mean
+Hausdorff metric is that of Wang et al., HyRSM, CVPR 2022. Letters: q query, s support, n way, i and j tokens, d feature.
 """
 
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def cosine_distances(
 def bi_mean_hausdorff(
     distances: Float[Array, "q n i j"], *, single_direction: bool = False
 ) -> Float[Array, "q n"]:
-    """Bidirectional mean Hausdorff distance up to a constant factor (equation 2).
+    """Bidirectional mean Hausdorff distance up to a constant factor.
 
     ``D = sum_i min_j dist(i, j) + sum_j min_i dist(i, j)`` over the frame tokens ``i`` of the query and
     ``j`` of the prototype.
@@ -58,7 +58,7 @@ def bi_mean_hausdorff(
 def split_streams(
     distances: Float[Array, "q n i j"],
 ) -> tuple[Float[Array, "q n i-1 j-1"], Float[Array, "q n"], Float[Array, "q n"]]:
-    """Separates frame-to-frame distances from the sums that involve one global token (equations 5, 6).
+    """Separates frame-to-frame distances from the sums that involve one global token.
 
     Args:
         distances: distances between whole token sequences; token 0 is the global one.

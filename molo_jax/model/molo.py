@@ -62,7 +62,7 @@ class MoLo(nnx.Module):
     def __call__(
         self,
         support: Float[Array, "s t h w 3"],
-        query: Float[Array, "q t h w 3"],
+        query: Float[Array, "q _ _ _ 3"],
         support_labels: Int[Array, "s"],
         *,
         n_way: int,
@@ -125,7 +125,7 @@ class MoLo(nnx.Module):
     def match(
         self, support: Tokens, query: Tokens, support_labels: Int[Array, "s"], *, n_way: int
     ) -> Matching:
-        """Scores queries against the prototypes of the classes (section 5 of the class's reference).
+        """Scores queries against the prototypes of the classes (long-short contrastive objective).
 
         Match logits are ``-(D_appearance + motion_weight D_motion)``; long-short logits are negative
         sums of distances to the global token, scaled by ``scale`` and ``scale_motion``.

@@ -1,6 +1,6 @@
 """Motion branch: frame differences of feature maps, and their decoder to pixel differences.
 
-Reference: Wang et al., MoLo, CVPR 2023, section 3.3 (motion autodecoder).
+Reference: Wang et al., MoLo, CVPR 2023, "Motion autodecoder".
 """
 
 import jax

@@ -19,11 +19,17 @@ STRIDE = 32
 
 
 def feature_width(name: str) -> int:
-    """Number of channels of the last maps of backbone ``name``."""
+    """Number of channels of the last maps of backbone ``name``.
+
+    Raises:
+        ValueError: if there is no backbone of that name.
+    """
     return _STAGE_WIDTHS[-1] * _block_class(name).expansion
 
 
 def _block_class(name: str) -> type:
+    if name not in _DEPTHS:
+        raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
     return Bottleneck if name == "resnet50" else BasicBlock
 
 
@@ -98,8 +104,6 @@ class ResNet(nnx.Module):
     """The convolutional trunk: frames to feature maps of 1/32 of their size."""
 
     def __init__(self, name: str, *, rngs: nnx.Rngs):
-        if name not in _DEPTHS:
-            raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
         self.conv1 = Conv2d(
             3, 64, 7, stride=2, padding=3, kernel_init=he_fan_out, rngs=rngs
         )

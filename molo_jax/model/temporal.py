@@ -1,6 +1,6 @@
 """Temporal encoders: class token, positional encoding, self-attention and feed-forward.
 
-Reference: Wang et al., MoLo, CVPR 2023, section 3.2 (long-short contrastive objective).
+Reference: Wang et al., MoLo, CVPR 2023, "Long-short contrastive objective".
 """
 
 import jax

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 Path = tuple[str | int, ...]
 
@@ -65,14 +66,14 @@ def decays(path: Path) -> bool:
     return "bn" not in name and "norm" not in name
 
 
-def to_official(path: Path, value: np.ndarray) -> np.ndarray:
+def to_official(path: Path, value: npt.ArrayLike) -> np.ndarray:
     """Transposes our array at ``path`` to PyTorch's layout."""
-    return np.transpose(value, _axes(path, value.ndim))
+    return np.asarray(np.transpose(value, _axes(path, np.ndim(value))))
 
 
-def from_official(path: Path, value: np.ndarray) -> np.ndarray:
+def from_official(path: Path, value: npt.ArrayLike) -> np.ndarray:
     """Transposes an official tensor to our layout of the variable at ``path``."""
-    return np.transpose(value, np.argsort(_axes(path, value.ndim)))
+    return np.asarray(np.transpose(value, np.argsort(_axes(path, np.ndim(value)))))
 
 
 def _axes(path: Path, ndim: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -16,14 +17,15 @@ from molo_jax.training.state import TrainState
 # The mesh axis over which episodes are spread.
 DATA_AXIS = "data"
 # A batch of episodes as it comes from the input pipeline: arrays with a leading episode axis.
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 Metrics = dict[str, Float[Array, ""]]
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over the given devices (all of them by default)."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), devices=devices)
+    types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), types, devices=devices)
 
 
 def episodes_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,0 +1,1 @@
+"""MoLo: few-shot action recognition from video, in JAX."""

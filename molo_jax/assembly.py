@@ -1,0 +1,185 @@
+"""Builds the parts of training and evaluation from the configuration.
+
+The commands share this; nothing below them knows the configuration.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from molo_jax.data.augment import AugmentConfig, episode_key, train_views
+from molo_jax.data.dataset import VideoDataset
+from molo_jax.data.episodes import EpisodeSampler
+from molo_jax.errors import UsageError
+from molo_jax.model import Episode, LossWeights, MoLoConfig
+from molo_jax.training.schedule import Schedule, cosine_schedule, official_schedule
+from molo_jax.training.step import Batch, make_mesh
+
+
+def model_config(config: ConfigDict, num_classes: int) -> MoLoConfig:
+    """Returns the network's configuration; `num_classes` counts the training classes."""
+    model = config.model
+    return MoLoConfig(
+        num_classes=num_classes,
+        backbone=model.backbone,
+        positional_a=model.positional_a,
+        positional_b=model.positional_b,
+        motion_weight=model.motion_weight,
+        single_direction=model.single_direction,
+        dropout_position=model.dropout_position,
+        dropout_attention=model.dropout_attention,
+        dropout_feedforward=model.dropout_feedforward,
+    )
+
+
+def loss_weights(config: ConfigDict) -> LossWeights:
+    """Returns the weights of the loss terms."""
+    loss = config.loss
+    return LossWeights(
+        classification=loss.classification,
+        contrast=loss.contrast,
+        reconstruction=loss.reconstruction,
+        accumulation=loss.accumulation,
+    )
+
+
+def schedule(config: ConfigDict) -> Schedule:
+    """Returns the learning rate as a function of the optimizer step."""
+    optimizer = config.optimizer
+    if optimizer.schedule == "cosine":
+        return cosine_schedule(optimizer.base_lr, optimizer.warmup_steps, config.train.steps)
+    return official_schedule(
+        base_lr=optimizer.base_lr,
+        warmup_start_lr=optimizer.warmup_start_lr,
+        steps_iter=optimizer.steps_iter,
+        boundaries=tuple(optimizer.boundaries),
+        factors=tuple(optimizer.factors),
+        accumulation=config.loss.accumulation,
+    )
+
+
+def train_key(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function from an episode's index to the key of its augmentation and dropout."""
+    return functools.partial(episode_key, config.seed, "train")
+
+
+def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode]:
+    """Returns the function that crops, augments and normalizes the pixels of one episode."""
+    augment = config.augment
+    strengths = AugmentConfig(
+        flip=augment.flip,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        hue=augment.hue,
+        grey=augment.grey,
+    )
+    crop = config.data.crop
+
+    def preprocess(arrays: Batch, key: jax.Array) -> Episode:
+        support, query = train_views(key, arrays["support"], arrays["query"], crop, strengths)
+        return Episode(
+            support=support,
+            query=query,
+            support_labels=arrays["support_labels"],
+            query_labels=arrays["query_labels"],
+            support_classes=arrays["support_classes"],
+            query_classes=arrays["query_classes"],
+        )
+
+    return preprocess
+
+
+def open_split(config: ConfigDict, split: str) -> VideoDataset:
+    """Opens the videos of one split.
+
+    Raises:
+        MoloError: when the folder, the list or videos are missing; it says how to get them.
+    """
+    data = config.data
+    return VideoDataset.open(
+        data.root,
+        data.split_dir,
+        split,
+        on_bad_video=data.on_bad_video,
+        how_to_get=config.dataset.how_to_get,
+    )
+
+
+def train_sampler(config: ConfigDict, dataset: VideoDataset) -> EpisodeSampler:
+    """Returns the training episodes.
+
+    Raises:
+        MoloError: when there are too few classes, or a class has too few usable videos.
+    """
+    train = config.train
+    sampler = EpisodeSampler.from_split(
+        dataset.split,
+        seed=config.seed,
+        n_way=train.n_way,
+        n_shot=train.n_shot,
+        n_query=train.n_query,
+        num_frames=config.data.num_frames,
+        frame_draw="episode",
+    )
+    sampler.check_usable(dataset.is_bad)
+    return sampler
+
+
+def eval_sampling(config: ConfigDict) -> str:
+    """Returns how frames are chosen outside training: a window is then in the middle."""
+    return "window_middle" if config.data.sampling == "window" else config.data.sampling
+
+
+def eval_sampler(
+    config: ConfigDict, dataset: VideoDataset, *, n_way: int, n_shot: int
+) -> EpisodeSampler:
+    """Returns the episodes of an evaluation.
+
+    Raises:
+        MoloError: when there are too few classes, or a class has too few usable videos.
+    """
+    # The window in the middle has no random part, so a video has the same frames everywhere.
+    fixed = eval_sampling(config) == "window_middle"
+    sampler = EpisodeSampler.from_split(
+        dataset.split,
+        seed=config.seed,
+        n_way=n_way,
+        n_shot=n_shot,
+        n_query=config.eval.n_query,
+        num_frames=config.data.num_frames,
+        frame_draw="video" if fixed else config.eval.frame_draw,
+    )
+    sampler.check_usable(dataset.is_bad)
+    return sampler
+
+
+def train_mesh(config: ConfigDict) -> Mesh:
+    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly.
+
+    Raises:
+        UsageError: when train.microbatch does not divide train.episodes_per_step.
+    """
+    episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
+    if episodes % microbatch:
+        raise UsageError(
+            f"config.train.episodes_per_step is {episodes}; it must be divisible by"
+            f" train.microbatch, {microbatch}"
+        )
+    devices = jax.devices()
+    usable = [n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0]
+    count = max(usable)
+    if count < len(devices):
+        logging.warning(
+            "training uses %d of %d devices: train.episodes_per_step=%d is no multiple of"
+            " train.microbatch=%d times all of them",
+            count,
+            len(devices),
+            episodes,
+            microbatch,
+        )
+    return make_mesh(devices[:count])

@@ -1,0 +1,175 @@
+"""How a command starts and how it fails: one line on stderr and an exit code, no trace.
+
+Exit codes: 0 done, 1 the work failed (`MoloError`), 2 a flag or a configuration value is wrong
+(`UsageError`), 130 interrupted.
+"""
+
+import difflib
+import logging as std_logging
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from molo_jax.config import config_keys
+from molo_jax.errors import MoloError, UsageError
+
+# TensorFlow reads these when it is imported; it only feeds the data here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+INTERRUPTED = 130
+_CONFIG_FLAG = "config"
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines `--config=FILE` with `--config.KEY=VALUE` overrides, locked against unknown keys."""
+    return config_flags.DEFINE_config_file(
+        _CONFIG_FLAG, None, "Configuration file; change values with --config.KEY=VALUE."
+    )
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Parses the flags, calls `main` with the arguments that are no flags, and exits.
+
+    Args:
+        main: the command; raises `MoloError` for what its user can mend.
+    """
+    app.run(lambda argv: _guard(lambda: main(argv)), flags_parser=_parse_or_exit)
+
+
+def _guard(work: Callable[[], object]) -> object:
+    """Returns what `work` returns; known errors end the process with one line."""
+    try:
+        return work()
+    except MoloError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _parse_or_exit(argv: list[str]) -> list[str]:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_is_ours_or_serious)
+    return _guard(lambda: parse_flags(argv))
+
+
+def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
+    """Keeps orbax, which logs each of its steps through the same logger, out of the log."""
+    ours = str(Path(__file__).parent)
+    return record.levelno >= std_logging.ERROR or record.pathname.startswith(ours)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses `argv` into absl's flags and returns what is left.
+
+    Raises:
+        UsageError: for an unknown flag, a configuration that cannot be loaded, a key that it does
+            not have (with the closest one that it has), or a value of the wrong type.
+    """
+    if _CONFIG_FLAG in flags.FLAGS:
+        _check_config(argv[1:])
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        raise UsageError(f"unknown flag --{error.flagname}{_closest_flag(error)}") from None
+    except flags.Error as error:
+        raise UsageError(f"{_without_prefix(str(error))}") from None
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return rest
+
+
+def _without_prefix(message: str) -> str:
+    """Shortens absl's 'flag --config.a=x: text' and joins its lines."""
+    return " ".join(message.split())
+
+
+def _closest_flag(error: flags.UnrecognizedFlagError) -> str:
+    own = [name for name in flags.FLAGS if not name.startswith(f"{_CONFIG_FLAG}.")]
+    return _suggestion(error.flagname, own, "--")
+
+
+def _suggestion(wrong: str, known: Sequence[str], prefix: str) -> str:
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _check_config(arguments: Sequence[str]) -> None:
+    """Loads the configuration file once before absl does, for errors that can be understood."""
+    if any(argument.lstrip("-").startswith("help") for argument in arguments):
+        return
+    paths, overrides = _config_arguments(arguments)
+    if not paths:
+        raise UsageError("--config=FILE is required, for example --config=configs/synthetic.py")
+    config = load_config(paths[-1])
+    known = config_keys(config)
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    for name in overrides:
+        if name in sections:
+            keys = ", ".join(config[name].keys())
+            raise UsageError(f"--config.{name} is a section; set one of its keys: {keys}")
+        if name not in known:
+            raise UsageError(f"unknown key --config.{name}{_closest_key(name, known)}")
+
+
+def _config_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the values of `--config` and the names behind `--config.` in a command line."""
+    paths, overrides = [], []
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        name, separator, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == _CONFIG_FLAG:
+            paths += [value] if separator else list(arguments[position + 1 : position + 2])
+        name = name.removeprefix("no") if name.startswith(f"no{_CONFIG_FLAG}.") else name
+        if name.startswith(f"{_CONFIG_FLAG}."):
+            overrides.append(name.removeprefix(f"{_CONFIG_FLAG}."))
+    return paths, overrides
+
+
+def _closest_key(wrong: str, known: Sequence[str]) -> str:
+    """Prefers a key whose last part resembles the wrong one's, in whatever section it is."""
+    leaf = wrong.rpartition(".")[2]
+    by_leaf = {key.rpartition(".")[2]: key for key in known}
+    whole = difflib.get_close_matches(wrong, known, n=1, cutoff=0.75)
+    close = whole or [by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, n=1)]
+    close = close or difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"; did you mean --config.{close[0]}?" if close else ""
+
+
+def load_config(path: str) -> ConfigDict:
+    """Loads the configuration that `get_config()` of the file at `path` returns.
+
+    Raises:
+        UsageError: when the file is absent, fails, or returns no configuration.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"configuration file {path!r} does not exist; see the folder configs/")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    # Whatever the file's own code raises is a mistake in that file.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"configuration file {path!r} failed: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"get_config() of {path!r} returned {type(config).__name__}, no ConfigDict"
+        )
+    return config

@@ -1,0 +1,1 @@
+"""Videos to episodes: split lists, episode sampling, decoding, the input pipeline, augmentation."""

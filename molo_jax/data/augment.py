@@ -1,0 +1,270 @@
+"""Crop, flip, color jitter and normalization of clips, on the device.
+
+Everything is a pure function of a key that comes from (seed, split, episode index), works on one
+episode and can be mapped over episodes with `jax.vmap`. Spec: support clips are cropped; query
+clips are flipped, cropped and jittered; both are normalized.
+"""
+
+import dataclasses
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from molo_jax.data.episodes import check_seed
+from molo_jax.errors import UsageError
+
+MEAN, STD = 0.45, 0.225
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to query clips in training. A value of 0 switches its step off.
+
+    Attributes:
+        flip: probability of a horizontal flip.
+        grey: probability of a conversion to grey in front of the color jitter.
+        brightness: the factor is uniform in [1 - brightness, 1 + brightness], not below 0.
+        contrast: the same for contrast.
+        saturation: the same for saturation.
+        hue: the shift is uniform in [-hue, hue]; 1 is a whole turn of the hue circle.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    flip: float = 0.5
+    grey: float = 0.3
+    brightness: float = 0.5
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.25
+
+    def __post_init__(self):
+        highest = {"flip": 1.0, "grey": 1.0, "hue": 0.5}
+        for field in dataclasses.fields(self):
+            value, limit = getattr(self, field.name), highest.get(field.name, float("inf"))
+            if not 0 <= value <= limit:
+                raise UsageError(f"augment.{field.name} is {value}; expected 0 to {limit}")
+
+
+def episode_key(seed: int, split_name: str, index: Int[Array, ""] | int) -> Key[Array, ""]:
+    """The random key of an episode; `index` may be traced and mapped over.
+
+    Raises:
+        UsageError: the seed is not in 0..2³²-1.
+    """
+    key = jax.random.key(np.uint32(check_seed(seed)))
+    split_key = jax.random.fold_in(key, np.uint32(zlib.crc32(split_name.encode())))
+    return jax.random.fold_in(split_key, index)
+
+
+def train_views(
+    key: Key[Array, ""],
+    support: UInt8[Array | np.ndarray, "s t r r c"],
+    query: UInt8[Array | np.ndarray, "q t r r c"],
+    crop: int,
+    config: AugmentConfig,
+) -> tuple[Float[Array, "s t {crop} {crop} c"], Float[Array, "q t {crop} {crop} c"]]:
+    """The clips of one training episode as the model gets them.
+
+    Args:
+        key: the episode's key.
+        support: decoded support clips.
+        query: decoded query clips.
+        crop: side of the random crop, one place for all frames of a clip.
+        config: what happens to the query clips in addition.
+
+    Raises:
+        UsageError: the crop is larger than the frames.
+    """
+    _check_crop(crop, support.shape[-2])
+    support_key, query_key = jax.random.split(key)
+    support_keys = jax.random.split(support_key, support.shape[0])
+    query_keys = jax.random.split(query_key, query.shape[0])
+    support = jax.vmap(lambda k, clip: random_crop(k, clip, crop))(support_keys, support)
+    query = jax.vmap(lambda k, clip: _query_view(k, clip, crop, config))(query_keys, query)
+    return normalize(_to_unit(support)), normalize(query)
+
+
+def eval_views(
+    clips: UInt8[Array | np.ndarray, "... r r c"], crop: int
+) -> Float[Array, "... {crop} {crop} c"]:
+    """Center crop and normalization: clips as the model gets them in evaluation.
+
+    Raises:
+        UsageError: the crop is larger than the frames.
+    """
+    _check_crop(crop, clips.shape[-2])
+    first = (clips.shape[-2] - crop) // 2
+    window = slice(first, first + crop)
+    return normalize(_to_unit(clips[..., window, window, :]))
+
+
+def random_crop(
+    key: Key[Array, ""], clip: UInt8[Array, "t r r c"], crop: int
+) -> UInt8[Array, "t {crop} {crop} c"]:
+    """Cuts a square out of all frames at one random place.
+
+    Quirk kept: the offsets are below `r - crop`, never equal to it.
+    """
+    margin = clip.shape[-2] - crop
+    if margin == 0:
+        return clip
+    top, left = jax.random.randint(key, (2,), 0, margin)
+    frames, _, _, channels = clip.shape
+    return jax.lax.dynamic_slice(clip, (0, top, left, 0), (frames, crop, crop, channels))
+
+
+def normalize(pixels: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """(pixels - 0.45) / 0.225, for pixels in [0, 1]."""
+    return (pixels - MEAN) / STD
+
+
+def to_grey(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w c"]:
+    """Luma in all three channels: .299 red + .587 green + .114 blue."""
+    return jnp.broadcast_to(_luma(clip), clip.shape)
+
+
+def adjust_brightness(
+    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
+) -> Float[Array, "t h w c"]:
+    """Blends with black: clamp(factor · clip)."""
+    return _blend(clip, _BRIGHTNESS, factor)
+
+
+def adjust_contrast(
+    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
+) -> Float[Array, "t h w c"]:
+    """Blends with each frame's mean luma: clamp(factor · clip + (1 - factor) · mean)."""
+    return _blend(clip, _CONTRAST, factor)
+
+
+def adjust_saturation(
+    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
+) -> Float[Array, "t h w c"]:
+    """Blends with the luma: clamp(factor · clip + (1 - factor) · luma)."""
+    return _blend(clip, _SATURATION, factor)
+
+
+def adjust_hue(
+    clip: Float[Array, "t h w c"], shift: Float[Array, ""] | float
+) -> Float[Array, "t h w c"]:
+    """Turns the HSV hue by `shift` of the circle; value and saturation stay.
+
+    With V the largest channel, C = V - the smallest, and H in [0, 6) the hue:
+        channel = V - C · clamp(min(k, 4 - k), 0, 1),  k = (5, 3, 1) + H + 6 shift  (mod 6)
+    """
+    value = jnp.max(clip, axis=-1, keepdims=True)
+    chroma = value - jnp.min(clip, axis=-1, keepdims=True)
+    red, green, blue = jnp.split(clip / jnp.where(chroma == 0, 1, chroma), 3, axis=-1)
+    hue = jnp.where(
+        clip[..., :1] == value,
+        green - blue,
+        jnp.where(clip[..., 1:2] == value, 2 + blue - red, 4 + red - green),
+    )
+    k = jnp.mod(jnp.array([5.0, 3.0, 1.0], clip.dtype) + hue + 6 * shift, 6)
+    return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
+
+
+def color_jitter(
+    clip: Float[Array, "t h w c"],
+    factors: Float[Array, "3"],
+    hue_shift: Float[Array, ""] | None,
+    order: Int[Array, "4"],
+) -> Float[Array, "t h w c"]:
+    """Brightness, contrast, saturation and hue, in any order.
+
+    The first three are one formula, so mapping over clips with different orders costs six cheap
+    blends, three of which do nothing, around one hue shift. A `lax.switch` over the four
+    operations would compute all four of them four times.
+
+    Args:
+        clip: pixels in [0, 1].
+        factors: of brightness, contrast and saturation; 1 changes nothing.
+        hue_shift: in turns; None leaves the operation out.
+        order: the operations in the order of their application; 0 brightness, 1 contrast,
+            2 saturation, 3 hue.
+    """
+    hue_place = jnp.argmax(order == _HUE)
+    places = jnp.arange(3)
+    blends = order[places + (places >= hue_place)]  # the order without the hue
+    amounts = factors[blends]
+    if hue_shift is None:
+        return _blend_all(clip, blends, amounts)
+    clip = _blend_all(clip, blends, jnp.where(places < hue_place, amounts, 1.0))
+    clip = adjust_hue(clip, hue_shift)
+    return _blend_all(clip, blends, jnp.where(places < hue_place, 1.0, amounts))
+
+
+def _query_view(
+    key: Key[Array, ""], clip: UInt8[Array, "t r r c"], crop: int, config: AugmentConfig
+) -> Float[Array, "t {crop} {crop} c"]:
+    """Flip, crop and jitter, with one random choice of each for the whole clip."""
+    flip_key, crop_key, grey_key, jitter_key = jax.random.split(key, 4)
+    if config.flip:
+        clip = jnp.where(jax.random.bernoulli(flip_key, config.flip), clip[:, :, ::-1], clip)
+    pixels = _to_unit(random_crop(crop_key, clip, crop))
+    if config.grey:
+        grey = jax.random.bernoulli(grey_key, config.grey)
+        pixels = jnp.where(grey, to_grey(pixels), pixels)
+    return _random_jitter(jitter_key, pixels, config)
+
+
+def _random_jitter(
+    key: Key[Array, ""], clip: Float[Array, "t h w c"], config: AugmentConfig
+) -> Float[Array, "t h w c"]:
+    strengths = np.array([config.brightness, config.contrast, config.saturation], np.float32)
+    if not strengths.any() and not config.hue:
+        return clip
+    factor_key, hue_key, order_key = jax.random.split(key, 3)
+    lowest, highest = np.maximum(1 - strengths, 0), 1 + strengths
+    factors = jax.random.uniform(factor_key, (3,), minval=lowest, maxval=highest)
+    hue_shift = None
+    if config.hue:
+        hue_shift = jax.random.uniform(hue_key, (), minval=-config.hue, maxval=config.hue)
+    order = jax.random.permutation(order_key, 4)
+    if not strengths.any():
+        return adjust_hue(clip, hue_shift)
+    return color_jitter(clip, factors, hue_shift, order)
+
+
+def _blend_all(
+    clip: Float[Array, "t h w c"], operations: Int[Array, "n"], factors: Float[Array, "n"]
+) -> Float[Array, "t h w c"]:
+    for operation, factor in zip(operations, factors, strict=True):
+        clip = _blend(clip, operation, factor)
+    return clip
+
+
+def _blend(
+    clip: Float[Array, "t h w c"],
+    operation: Int[Array, ""] | int,
+    factor: Float[Array, ""] | float,
+) -> Float[Array, "t h w c"]:
+    """clamp(factor · clip + (1 - factor) · base); factor 1 gives back the clip exactly."""
+    luma = _luma(clip)
+    mean = jnp.mean(luma, axis=(1, 2), keepdims=True)
+    base = jnp.where(operation == _SATURATION, luma, jnp.where(operation == _CONTRAST, mean, 0))
+    return jnp.clip(factor * clip + (1 - factor) * base, 0, 1)
+
+
+def _luma(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w 1"]:
+    return jnp.sum(clip * jnp.array(GREY_WEIGHTS, clip.dtype), axis=-1, keepdims=True)
+
+
+def _to_unit(clips: UInt8[Array | np.ndarray, "*axes"]) -> Float[Array, "*axes"]:
+    return jnp.asarray(clips, jnp.float32) / 255
+
+
+def _check_crop(crop: int, side: int) -> None:
+    if crop > side:
+        raise UsageError(
+            f"the crop of {crop} pixels is larger than the frames, which were resized to {side}; "
+            "lower data.crop or raise data.resize"
+        )

@@ -1,0 +1,332 @@
+"""Episodes and clips as a stream of numpy batches, decoded in parallel by tf.data.
+
+The order and content of a stream do not depend on the number of workers or hosts.
+"""
+
+import atexit
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from molo_jax.data.dataset import VideoDataset
+from molo_jax.data.decode import BadVideoError, tf
+from molo_jax.data.episodes import (
+    INDEX_LIMIT,
+    ClipRequest,
+    EpisodeSampler,
+    EpisodeSpec,
+    ResolvedEpisode,
+)
+from molo_jax.data.frames import SAMPLINGS
+from molo_jax.errors import UsageError
+
+EPISODE_FIELDS = {
+    "support": np.uint8,
+    "query": np.uint8,
+    "support_labels": np.int32,
+    "query_labels": np.int32,
+    "support_classes": np.int32,
+    "query_classes": np.int32,
+    "index": np.int32,
+}
+
+
+_Pack = Callable[[tuple[np.ndarray, ...]], Any]
+
+# An iterator that is alive when the interpreter shuts down waits forever for its threads, which
+# wait for the interpreter.
+_OPEN_STREAMS: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_open_streams() -> None:
+    for stream in list(_OPEN_STREAMS):
+        stream.close()
+
+
+class ClipBatch(NamedTuple):
+    """A batch of clips.
+
+    Attributes:
+        positions: (b,) int32, position of each clip's request; -1 fills up the last batch.
+        ok: (b,) bool, False for a bad video and for what fills up the last batch.
+        clips: (b, t, h, w, c) uint8, zeros where not `ok`.
+    """
+
+    positions: np.ndarray
+    ok: np.ndarray
+    clips: np.ndarray
+
+
+def episode_batches(
+    dataset: VideoDataset,
+    sampler: EpisodeSampler,
+    *,
+    start: int,
+    stop: int | None,
+    batch_size: int,
+    workers: int,
+    prefetch: int,
+    resize: int,
+    sampling: str,
+    static: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Generator[dict[str, np.ndarray], None, None]:
+    """Streams batches of episodes; batch g holds episodes start + g·batch_size and following.
+
+    Close the stream (`contextlib.closing`) to stop it before its end. It holds about
+    `prefetch + 1` batches and `workers` episodes in memory.
+
+    Args:
+        dataset: the videos.
+        sampler: the episodes, of the same split.
+        start: the first episode.
+        stop: the episode to stop before; None for an endless stream.
+        batch_size: episodes a batch, over all hosts.
+        workers: episodes decoded at the same time; 0 for one per CPU core.
+        prefetch: batches kept ready.
+        resize: side of the square that frames are resized to.
+        sampling: one of `frames.SAMPLINGS`.
+        static: show one frame T times in every clip.
+        process_index: number of this host, which gets its contiguous share of every batch.
+        process_count: number of hosts.
+
+    Returns:
+        A generator of dictionaries of read-only arrays, e episodes of this host each; fewer in the
+        last batch if batch_size does not divide stop - start:
+        support (e, s, t, h, w, c) and query (e, q, t, h, w, c) uint8, support_labels (e, s) and
+        query_labels (e, q) int32 in 0..way-1, support_classes (e, s) and query_classes (e, q)
+        int32 positions among the split's classes, index (e,) int32. `next` raises MoloError when
+        a video is bad and the data set's policy is "fail", or a class has too few usable videos.
+
+    Raises:
+        UsageError: an argument is out of range.
+        MoloError: a class has too few videos that are not known to be bad.
+    """
+    reader = _Reader(dataset, sampling, resize, static)
+    count = (INDEX_LIMIT if stop is None else stop) - start
+    if process_count > 1:
+        count = _host_count(count, batch_size, process_count, endless=stop is None)
+    sampler.check_usable(dataset.is_bad)
+    share = batch_size // process_count
+    first = start + process_index * share
+
+    def load(position: int) -> list[np.ndarray]:
+        batch, place = divmod(position, share)
+        return reader.episode(sampler, sampler(first + batch * batch_size + place))
+
+    types = tuple(EPISODE_FIELDS.values())
+    batches = _Batches(load, count, types, share, workers=workers, prefetch=prefetch)
+    return batches.stream(lambda arrays: dict(zip(EPISODE_FIELDS, arrays, strict=True)))
+
+
+def clip_batches(
+    dataset: VideoDataset,
+    requests: Sequence[ClipRequest],
+    *,
+    batch_size: int,
+    workers: int,
+    prefetch: int,
+    resize: int,
+    sampling: str,
+    static: bool = False,
+) -> Generator[ClipBatch, None, None]:
+    """Streams clips in the order of `requests`, in batches of one size.
+
+    Close the stream (`contextlib.closing`) to stop it before its end.
+
+    Args:
+        dataset: the videos.
+        requests: the clips, all of the same number of frames.
+        batch_size: clips a batch; the last one is filled up with zeros.
+        workers: clips decoded at the same time; 0 for one per CPU core.
+        prefetch: batches kept ready.
+        resize: side of the square that frames are resized to.
+        sampling: one of `frames.SAMPLINGS`.
+        static: show one frame T times in every clip.
+
+    Returns:
+        A generator of `ClipBatch`. A bad video has `ok` False if the data set's policy is "skip";
+        otherwise `next` raises BadVideoError.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    reader = _Reader(dataset, sampling, resize, static)
+
+    def load(position: int) -> list[np.ndarray]:
+        if position >= len(requests):
+            return [np.int32(-1), np.bool_(False), reader.blank(requests[0])]
+        clip = reader.clip(requests[position])
+        ok = clip is not None
+        return [np.int32(position), np.bool_(ok), clip if ok else reader.blank(requests[0])]
+
+    count = -(-len(requests) // max(batch_size, 1)) * batch_size
+    types = (np.int32, np.bool_, np.uint8)
+    batches = _Batches(load, count, types, batch_size, workers=workers, prefetch=prefetch)
+    return batches.stream(lambda arrays: ClipBatch(*arrays))
+
+
+def _host_count(count: int, batch_size: int, process_count: int, *, endless: bool) -> int:
+    """Number of episodes of one host; all hosts must see the same number of batches."""
+    if batch_size % process_count:
+        raise UsageError(
+            f"a batch of {batch_size} episodes cannot be shared by {process_count} processes; "
+            "make the number of episodes a multiple of the number of processes"
+        )
+    if count % batch_size and not endless:
+        raise UsageError(
+            f"{count} episodes are no whole number of batches of {batch_size}, "
+            f"which {process_count} processes need; change one of the numbers"
+        )
+    return count // batch_size * (batch_size // process_count)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Decodes clips and episodes of a data set in one fixed way."""
+
+    dataset: VideoDataset
+    sampling: str
+    resize: int
+    static: bool
+
+    def __post_init__(self):
+        if self.sampling not in SAMPLINGS:
+            raise UsageError(
+                f"sampling is {self.sampling!r}; expected one of {', '.join(SAMPLINGS)}"
+            )
+        _at_least(1, resize=self.resize)
+
+    def clip(self, request: ClipRequest) -> np.ndarray | None:
+        """The clip, or None for a bad video that the data set's policy allows to leave out."""
+        if self.dataset.is_bad(*request.video):
+            return None
+        try:
+            return self.dataset.read_clip(
+                request, sampling=self.sampling, resize=self.resize, static=self.static
+            )
+        except BadVideoError:
+            if self.dataset.on_bad_video == "fail":
+                raise
+            return None
+
+    def blank(self, request: ClipRequest) -> np.ndarray:
+        """Zeros in the shape of the clip."""
+        return np.zeros((len(request.draws), self.resize, self.resize, 3), np.uint8)
+
+    def episode(self, sampler: EpisodeSampler, spec: EpisodeSpec) -> list[np.ndarray]:
+        """The arrays of an episode, in the order of `EPISODE_FIELDS`.
+
+        A video found to be bad on the way is left out as if that had been known before: the
+        episode is resolved again, and the clips it keeps are not decoded twice.
+        """
+        clips: dict[tuple[int, int], np.ndarray] = {}
+        while True:
+            episode = sampler.resolve(spec, self.dataset.is_bad)
+            missing = [r for r in (*episode.support, *episode.query) if r.video not in clips]
+            if not missing:
+                return _episode_arrays(episode, clips)
+            for request in missing:
+                clip = self.clip(request)
+                if clip is None:
+                    break
+                clips[request.video] = clip
+
+
+def _episode_arrays(
+    episode: ResolvedEpisode, clips: dict[tuple[int, int], np.ndarray]
+) -> list[np.ndarray]:
+    return [
+        np.stack([clips[request.video] for request in episode.support]),
+        np.stack([clips[request.video] for request in episode.query]),
+        episode.support_labels,
+        episode.query_labels,
+        episode.support_classes,
+        episode.query_classes,
+        np.int32(episode.index),
+    ]
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise UsageError(f"{name} is {value}; expected at least {least}")
+
+
+class _Batches:
+    """Calls `load` for 0, 1, …, count - 1 on several threads and batches the results in order.
+
+    Args:
+        load: gives the arrays of one element.
+        count: number of elements.
+        types: numpy type of each array.
+        batch_size: elements a batch.
+        workers: calls of `load` at the same time; 0 for one per CPU core.
+        prefetch: batches kept ready.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], list[np.ndarray]],
+        count: int,
+        types: tuple[type, ...],
+        batch_size: int,
+        *,
+        workers: int,
+        prefetch: int,
+    ):
+        _at_least(1, batch_size=batch_size)
+        _at_least(0, workers=workers, prefetch=prefetch)
+        self._load = load
+        self._failures: dict[int, Exception] = {}
+        workers = workers or len(os.sched_getaffinity(0))
+
+        @tf.autograph.experimental.do_not_convert
+        def call(position):
+            return tf.numpy_function(self._load_noting_failure, [position], types)
+
+        elements = tf.data.Dataset.range(count)
+        elements = elements.map(call, num_parallel_calls=workers, deterministic=True)
+        batches = elements.batch(batch_size)
+        if prefetch:
+            batches = batches.prefetch(prefetch)
+        self._dataset = batches.with_options(_options(workers))
+
+    def stream(self, pack: _Pack) -> Generator[Any, None, None]:
+        """Yields `pack(arrays)` of every batch; an error of `load` is raised as it was."""
+        stream = self._generate(pack)
+        _OPEN_STREAMS.add(stream)
+        return stream
+
+    def _generate(self, pack: _Pack) -> Generator[Any, None, None]:
+        try:
+            for arrays in self._dataset.as_numpy_iterator():
+                yield pack(arrays)
+        except tf.errors.OpError:
+            if not self._failures:
+                raise
+        # Raised out here, the error does not hold on to the traceback of TensorFlow's and with it
+        # to the iterator. Results come in order: the first failing element is what surfaced.
+        if self._failures:
+            raise self._failures[min(self._failures)]
+
+    def _load_noting_failure(self, position: np.int64) -> list[np.ndarray]:
+        try:
+            return self._load(int(position))
+        except Exception as error:  # of which TensorFlow would keep no more than the text
+            self._failures[int(position)] = error
+            raise
+
+
+def _options(workers: int) -> tf.data.Options:
+    options = tf.data.Options()
+    # With autotuning on, closing an iterator can block for seconds.
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = workers
+    return options

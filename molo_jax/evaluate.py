@@ -1,0 +1,344 @@
+"""Evaluation of a trained network: accuracy over many episodes of classes it has never seen."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from molo_jax import assembly
+from molo_jax.data.augment import eval_views
+from molo_jax.data.dataset import VideoDataset
+from molo_jax.data.episodes import ClipRequest
+from molo_jax.data.pipeline import clip_batches
+from molo_jax.errors import MoloError
+from molo_jax.model import MoLo, Tokens
+from molo_jax.model.resnet import feature_width
+from molo_jax.training.checkpoint import Checkpoints, check_architecture
+from molo_jax.training.evaluation import Score, TokenStore, evaluate_episodes
+from molo_jax.training.state import create_model
+from molo_jax.training.step import make_embed, make_match, make_mesh, replicated
+
+LATEST, BEST = "checkpoints", "best"
+# The rows of the table; the trained network has no suffix in the names of its files.
+TRAINED, UNTRAINED, STATIC = "trained", "untrained", "static"
+_TITLES = {
+    TRAINED: "trained",
+    UNTRAINED: "untrained network",
+    STATIC: "trained, one repeated frame",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with its weights, and where they are from."""
+
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    batch_stats: nnx.State
+    checkpoint: str
+    step: int
+
+
+class Evaluator:
+    """Evaluates networks of one structure on one split.
+
+    Args:
+        config: the configuration.
+        dataset: the videos of the split.
+        graphdef: the structure of the networks.
+        mesh: the devices.
+        n_way: classes of an episode.
+        shots: numbers of shots, each of which is evaluated.
+
+    Raises:
+        MoloError: when the split has too few classes or videos.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: VideoDataset,
+        graphdef: nnx.GraphDef,
+        mesh: Mesh,
+        *,
+        n_way: int,
+        shots: Sequence[int],
+    ):
+        self._config, self._dataset, self._mesh = config, dataset, mesh
+        self.samplers = {
+            shot: assembly.eval_sampler(config, dataset, n_way=n_way, n_shot=shot) for shot in shots
+        }
+        crop = config.data.crop
+        self._embed = make_embed(graphdef, preprocess=lambda c: eval_views(c, crop), mesh=mesh)
+        self._match = make_match(graphdef, n_way=n_way)
+
+    def scores(
+        self,
+        params: nnx.State,
+        batch_stats: nnx.State,
+        *,
+        episodes: int,
+        title: str,
+        static: bool = False,
+    ) -> dict[int, Score]:
+        """Evaluates a network; each distinct clip is embedded once for all numbers of shots.
+
+        Args:
+            params: the network's parameters.
+            batch_stats: its batch-normalization statistics.
+            episodes: how many episodes for each number of shots.
+            title: what the progress bar says.
+            static: show one frame of each clip again and again.
+        """
+        weights = params, batch_stats
+        with _bar("clips", title) as bar:
+            store = TokenStore(
+                lambda clips: self.embed(*weights, clips, static=static, bar=bar), self._capacity()
+            )
+            return {
+                shot: self._score(weights, store, shot, episodes, title) for shot in self.samplers
+            }
+
+    def embed(
+        self,
+        params: nnx.State,
+        batch_stats: nnx.State,
+        requests: Sequence[ClipRequest],
+        *,
+        static: bool = False,
+        bar: tqdm | None = None,
+    ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+        """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
+
+        Yields:
+            The positions of the clips in `requests`, and their appearance and motion tokens.
+        """
+        data = self._config.data
+        batches = clip_batches(
+            self._dataset,
+            requests,
+            batch_size=self._config.eval.clip_batch * self._mesh.size,
+            workers=data.workers,
+            prefetch=data.prefetch,
+            resize=data.resize,
+            sampling=assembly.eval_sampling(self._config),
+            static=static,
+        )
+        if bar is not None:
+            bar.reset(total=len(requests))
+        with contextlib.closing(batches):
+            for positions, ok, pixels in batches:
+                tokens = self._embed(params, batch_stats, pixels)
+                appearance, motion = np.asarray(tokens.appearance), np.asarray(tokens.motion)
+                yield positions[ok], (appearance[ok], motion[ok])
+                if bar is not None:
+                    bar.update(int((positions >= 0).sum()))
+
+    def match(
+        self, params: nnx.State, batch_stats: nnx.State, tokens: Tokens, *episodes: np.ndarray
+    ) -> jax.Array:
+        """Returns the match logits of episodes given by positions in `tokens`."""
+        return self._match(params, batch_stats, tokens, *episodes)
+
+    def _score(
+        self,
+        weights: tuple[nnx.State, nnx.State],
+        store: TokenStore,
+        shot: int,
+        episodes: int,
+        title: str,
+    ) -> Score:
+        sampler = self.samplers[shot]
+        with _bar("episodes", f"{title} {shot}-shot", episodes) as bar:
+            return evaluate_episodes(
+                lambda index: sampler.resolve(sampler(index), self._dataset.is_bad),
+                episodes,
+                store=store,
+                match=lambda *arrays: self._match(*weights, *arrays),
+                batch=self._config.eval.episode_batch,
+                advance=bar.update,
+            )
+
+    def _capacity(self) -> int:
+        frames, width = self._config.data.num_frames, feature_width(self._config.model.backbone)
+        clip_bytes = (2 * frames + 1) * width * np.dtype(np.float32).itemsize
+        return max(1, self._config.eval.cache_mib * 2**20 // clip_bytes)
+
+
+def _bar(unit: str, title: str, total: int | None = None) -> tqdm:
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(desc=title, total=total, unit=f" {unit}", disable=None, leave=False)
+
+
+def load_network(config: ConfigDict, workdir: Path, mesh: Mesh) -> Network:
+    """Loads the network that was best on the val split, or else the newest one.
+
+    Raises:
+        MoloError: when there is no checkpoint, it cannot be read, or is of another architecture.
+    """
+    for folder in (workdir / BEST, workdir / LATEST):
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            step = checkpoints.latest_step()
+            if step is not None:
+                return _restore(config, checkpoints, step, mesh)
+    raise MoloError(
+        f"there is no checkpoint in {workdir / BEST} or {workdir / LATEST}; train first with"
+        f" --mode=train --workdir={workdir}"
+    )
+
+
+def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Network:
+    where = checkpoints.describe(step)
+    meta = checkpoints.meta(step)
+    stored = meta["architecture"]
+    wanted = assembly.model_config(config, stored["num_classes"])
+    check_architecture(where, stored, wanted)
+    changed = [name for name, value in dataclasses.asdict(wanted).items() if stored[name] != value]
+    if changed:
+        logging.warning("model.%s not as in training (%s)", ", model.".join(changed), where)
+    abstract = nnx.eval_shape(lambda: MoLo(wanted, rngs=nnx.Rngs(0)))
+    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    target = {"params": params, "batch_stats": batch_stats}
+    model = checkpoints.restore(step, {"model": target}, replicated(mesh))["model"]
+    return Network(graphdef, model["params"], model["batch_stats"], where, step)
+
+
+def untrained(config: ConfigDict, num_classes: int, mesh: Mesh) -> Network:
+    """Returns the network as training would begin with it."""
+    model = assembly.model_config(config, num_classes)
+    graphdef, *weights = create_model(model, config.seed)
+    params, batch_stats = jax.device_put(weights, replicated(mesh))
+    return Network(graphdef, params, batch_stats, checkpoint="none", step=0)
+
+
+def check_data(config: ConfigDict) -> None:
+    """Checks that the evaluation will find its data, before hours of training.
+
+    Raises:
+        MoloError: when the split's folder, list or videos are missing, or too few for an episode.
+    """
+    dataset = assembly.open_split(config, config.eval.split)
+    for shot in config.eval.shots:
+        assembly.eval_sampler(config, dataset, n_way=config.eval.n_way, n_shot=shot)
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
+    """Evaluates the network of `workdir` and the controls, writes the results, prints a table.
+
+    Writes `<workdir>/eval_<split>_<shot>shot[_untrained|_static].json`.
+
+    Returns:
+        The result for each variant (`trained`, `untrained`, `static`) and number of shots.
+
+    Raises:
+        MoloError: when the data or the checkpoint are missing or broken.
+    """
+    mesh = make_mesh()
+    dataset = assembly.open_split(config, config.eval.split)
+    network = load_network(config, workdir, mesh)
+    evaluator = Evaluator(
+        config,
+        dataset,
+        network.graphdef,
+        mesh,
+        n_way=config.eval.n_way,
+        shots=config.eval.shots,
+    )
+    results = {}
+    for variant in (TRAINED, *config.eval.controls):
+        shown = network
+        if variant == UNTRAINED:
+            shown = untrained(config, _num_classes(network), mesh)
+        logging.info("evaluating on the %s split: %s", config.eval.split, _TITLES[variant])
+        scores = evaluator.scores(
+            shown.params,
+            shown.batch_stats,
+            episodes=config.eval.episodes,
+            title=f"{config.eval.split}, {_TITLES[variant]}",
+            static=variant == STATIC,
+        )
+        for shot, result in scores.items():
+            results[variant, shot] = result
+            record = _record(config, dataset, shown, variant, shot, result)
+            _write_json(workdir / _file_name(config, variant, shot), record)
+    print(format_table(config, results, network.step))
+    if dataset.bad_count:
+        logging.warning("%d videos of the split were left out as unusable", dataset.bad_count)
+    return results
+
+
+def _num_classes(network: Network) -> int:
+    return network.params["classification_layer"]["bias"].shape[0]
+
+
+def _file_name(config: ConfigDict, variant: str, shot: int) -> str:
+    suffix = "" if variant == TRAINED else f"_{variant}"
+    return f"eval_{config.eval.split}_{shot}shot{suffix}.json"
+
+
+def _record(
+    config: ConfigDict,
+    dataset: VideoDataset,
+    network: Network,
+    variant: str,
+    shot: int,
+    result: Score,
+) -> dict[str, Any]:
+    class_ids = dataset.split.classes
+    return {
+        "dataset": config.dataset.name,
+        "split": config.eval.split,
+        "variant": variant,
+        "accuracy": result.accuracy,
+        "ci95": result.ci95,
+        "episodes": result.episodes,
+        "way": config.eval.n_way,
+        "shot": shot,
+        "query": config.eval.n_query,
+        "per_class": {str(class_ids[c]): value for c, value in result.per_class.items()},
+        "checkpoint": network.checkpoint,
+        "checkpoint_step": network.step,
+        "bad_videos": dataset.bad_videos(),
+        "config": config.to_dict(),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def format_table(config: ConfigDict, results: dict[tuple[str, int], Score], step: int) -> str:
+    """Formats all results: a row for each variant, a column for each number of shots."""
+    section = config.eval
+    head = (
+        f"{config.dataset.name}, {section.split} split: {section.n_way}-way accuracy in % with 95 %"
+        f" intervals over {section.episodes} episodes, network of step {step}"
+    )
+    shots = list(dict.fromkeys(shot for _, shot in results))
+    rows = [["", *(f"{shot}-shot" for shot in shots)]]
+    for variant in dict.fromkeys(variant for variant, _ in results):
+        cells = [results[variant, shot] for shot in shots]
+        row = [f"{100 * cell.accuracy:.1f} ± {100 * cell.ci95:.1f}" for cell in cells]
+        rows.append([_TITLES[variant], *row])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([r[0].ljust(widths[0]), *_right(r[1:], widths[1:])]) for r in rows]
+    rule = "-" * len(lines[0])
+    return "\n".join(["", head, rule, lines[0], rule, *lines[1:], rule])
+
+
+def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]

@@ -1,0 +1,354 @@
+"""The training loop: episodes in, checkpoints and metrics out, resumable at any moment."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from molo_jax import assembly
+from molo_jax.config import config_keys
+from molo_jax.data.pipeline import episode_batches
+from molo_jax.errors import MoloError
+from molo_jax.evaluate import BEST, LATEST, Evaluator
+from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
+from molo_jax.training.metrics import (
+    MetricLog,
+    Stopwatch,
+    check_finite,
+    format_metrics,
+    mean_metrics,
+)
+from molo_jax.training.optimizer import make_optimizer
+from molo_jax.training.state import TrainState, count_parameters, create_model, create_state
+from molo_jax.training.step import chunked, episodes_sharding, make_train_step, replicated
+
+# What a log line shows; metrics.jsonl and TensorBoard get everything.
+_SHOWN = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
+
+
+class Interrupted(MoloError):
+    """The process was asked to stop; its work is saved."""
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains to `train.steps`, going on from the last checkpoint in `workdir` if there is one.
+
+    Writes `checkpoints/` (the newest), `best/` (the best on the val split), `metrics.jsonl` and
+    `tensorboard/` into `workdir`.
+
+    Raises:
+        MoloError: when data are missing or broken, a checkpoint does not fit, a loss is not finite,
+            or the process was interrupted (after saving).
+    """
+    with Trainer(config, workdir) as trainer:
+        if trainer.step >= config.train.steps:
+            logging.info("training is complete at step %d", trainer.step)
+            return
+        trainer.run()
+
+
+class Trainer:
+    """A training run. Opening it reads the data lists and restores the last checkpoint."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self._config, self._workdir = config, workdir
+        self._mesh = assembly.train_mesh(config)
+        self._dataset = assembly.open_split(config, "train")
+        self._sampler = assembly.train_sampler(config, self._dataset)
+        self._model = assembly.model_config(config, len(self._dataset.split.classes))
+        self._schedule = assembly.schedule(config)
+        optimizer = make_optimizer(
+            self._schedule,
+            weight_decay=config.optimizer.weight_decay,
+            b1=config.optimizer.b1,
+            b2=config.optimizer.b2,
+            eps=config.optimizer.eps,
+        )
+        graphdef, params, batch_stats = create_model(self._model, config.seed)
+        self._state = create_state(params, batch_stats, optimizer)
+        self._validator = self._make_validator(graphdef) if config.train.eval_every else None
+        self._step_function = make_train_step(
+            graphdef,
+            optimizer,
+            preprocess=assembly.train_preprocess(config),
+            episode_key=assembly.train_key(config),
+            weights=assembly.loss_weights(config),
+            n_way=config.train.n_way,
+            mesh=self._mesh,
+        )
+        # Metrics of finished steps that no log line covers yet, and of the step that is running.
+        self._unlogged: list[dict[str, float]] = []
+        self._running: tuple[int, dict[str, jax.Array]] | None = None
+        self._best_accuracy = -1.0
+        self.step = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Trainer":
+        with contextlib.ExitStack() as stack:
+            self._latest = stack.enter_context(Checkpoints(self._workdir / LATEST))
+            self._best = stack.enter_context(Checkpoints(self._workdir / BEST, keep=1))
+            self._resume()
+            self._log = stack.enter_context(MetricLog(self._workdir, self.step))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)
+
+    def run(self) -> None:
+        """Trains until the last step."""
+        train, steps = self._config.train, self._config.train.steps
+        logging.info(
+            "training %s with %s parameters from step %d to %d on %d device(s)",
+            self._model.backbone,
+            f"{count_parameters(self._state.params):,}",
+            self.step,
+            steps,
+            self._mesh.size,
+        )
+        # Starts after the first step, whose compilation would hide the rate.
+        self._watch: Stopwatch | None = None
+        with (
+            _Signals() as signals,
+            contextlib.closing(self._batches()) as batches,
+            tqdm(total=steps, initial=self.step, unit="step", disable=None) as self._bar,
+        ):
+            for batch in batches:
+                self._advance(batch)
+                last = self.step == steps
+                if self.step % train.log_every == 0 or last:
+                    self._write_line()
+                if self._validator and (self.step % train.eval_every == 0 or last):
+                    self._validate()
+                if self.step % train.checkpoint_every == 0 or last or signals.received:
+                    self._save()
+                if signals.received and not last:
+                    raise self._interrupted(signals.received)
+        self._report_bad_videos()
+
+    def _make_validator(self, graphdef: Any) -> Evaluator:
+        return Evaluator(
+            self._config,
+            assembly.open_split(self._config, "val"),
+            graphdef,
+            self._mesh,
+            n_way=self._config.train.n_way,
+            shots=(self._config.train.n_shot,),
+        )
+
+    def _resume(self) -> None:
+        """Restores the last checkpoint, or starts from the initial weights."""
+        whole = replicated(self._mesh)
+        for checkpoints in (self._best, self._latest):
+            step = checkpoints.latest_step()
+            if step is not None:
+                meta = checkpoints.meta(step)
+                where = checkpoints.describe(step)
+                check_architecture(where, meta["architecture"], self._model)
+        step = self._best.latest_step()
+        if step is not None:
+            self._best_accuracy = self._best.meta(step)["val_accuracy"]
+        step = self._latest.latest_step()
+        if step is None:
+            self._state = jax.device_put(self._state, whole)
+            return
+        meta = self._latest.meta(step)
+        _warn_of_changes(meta["config"], self._config)
+        items = self._latest.restore(step, _items(self._state), whole)
+        self._state = TrainState(**items["model"], **items["optimizer"])
+        self._unlogged, self.step = meta["unlogged"], step
+        logging.info("going on from step %d in %s", step, self._workdir)
+
+    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+        data, episodes = self._config.data, self._config.train.episodes_per_step
+        return episode_batches(
+            self._dataset,
+            self._sampler,
+            start=self.step * episodes,
+            stop=self._config.train.steps * episodes,
+            batch_size=episodes,
+            workers=data.workers,
+            prefetch=data.prefetch,
+            resize=data.resize,
+            sampling=data.sampling,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def _advance(self, batch: dict[str, np.ndarray]) -> None:
+        """Starts an optimizer step, and meanwhile checks the numbers of the one before it."""
+        sharding = episodes_sharding(self._mesh)
+        chunks = chunked(batch, self._config.train.microbatch * self._mesh.local_mesh.size)
+        arrays = {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in chunks.items()
+        }
+        started = time.perf_counter()
+        self._state, metrics = self._step_function(self._state, arrays)
+        if self._watch is None:
+            jax.block_until_ready(metrics)
+            seconds = time.perf_counter() - started
+            logging.info("the first step, with its compilation, took %.0f s", seconds)
+            self._watch = Stopwatch()
+        self._settle()
+        self.step += 1
+        self._running = self.step, metrics
+        self._watch.add(self._config.train.episodes_per_step)
+        self._bar.update()
+
+    def _settle(self) -> None:
+        """Waits for the running step, if there is one, and checks its numbers."""
+        if self._running is None:
+            return
+        step, metrics = self._running
+        self._running = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        check_finite(step, values)
+        self._unlogged.append(values)
+
+    def _write_line(self) -> None:
+        """Logs the mean over the steps since the last line."""
+        self._settle()
+        values = mean_metrics(self._unlogged)
+        self._unlogged = []
+        values["learning_rate"] = float(self._schedule(jnp.int32(self.step - 1)))
+        values["episodes_per_second"] = self._watch.rate()
+        self._log.write(self.step, "train", values)
+        self._say({name: values[name] for name in _SHOWN}, is_step=True)
+
+    def _validate(self) -> None:
+        """Evaluates on the val split, and keeps the weights if they are the best so far."""
+        self._settle()
+        self._watch.pause()
+        params, batch_stats = self._state.params, self._state.batch_stats
+        episodes = self._config.train.val_episodes
+        scores = self._validator.scores(params, batch_stats, episodes=episodes, title="val")
+        score = scores[self._config.train.n_shot]
+        values = {"accuracy": score.accuracy, "ci95": score.ci95}
+        self._log.write(self.step, "val", values)
+        self._say({f"val_{name}": value for name, value in values.items()})
+        if score.accuracy > self._best_accuracy:
+            self._best_accuracy = score.accuracy
+            meta = self._meta() | {"val_accuracy": score.accuracy, "val_ci95": score.ci95}
+            self._best.save(self.step, meta=meta, model=_items(self._state)["model"])
+        self._watch.resume()
+
+    def _save(self) -> None:
+        """Saves everything that training needs in order to go on from here."""
+        self._settle()
+        self._watch.pause()
+        _check_weights(self.step, self._state)
+        meta = self._meta() | {"unlogged": self._unlogged}
+        self._latest.save(self.step, meta=meta, **_items(self._state))
+        self._watch.resume()
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "architecture": architecture(self._model),
+            "step": self.step,
+            "config": self._config.to_dict(),
+        }
+
+    def _say(self, values: dict[str, float], *, is_step: bool = False) -> None:
+        """Shows numbers beside the progress bar, or as a log line where there is none."""
+        if self._bar.disable:
+            logging.info("step %d  %s", self.step, format_metrics(values))
+        elif is_step:
+            self._bar.set_postfix_str(format_metrics(values))
+        else:
+            self._bar.write(f"step {self.step}  {format_metrics(values)}")
+
+    def _interrupted(self, number: int) -> Interrupted:
+        error = Interrupted(
+            f"stopped by {signal.Signals(number).name} after step {self.step}, which is saved; the"
+            " same command goes on from there"
+        )
+        error.exit_code = 128 + number
+        return error
+
+    def _report_bad_videos(self) -> None:
+        if self._dataset.bad_count:
+            logging.warning(
+                "%d videos of the train split were left out as unusable", self._dataset.bad_count
+            )
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM instead of dying of them; the second one has its usual effect."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._usual: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._usual[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
+
+
+def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+    """Returns the trees that a checkpoint holds."""
+    return {
+        "model": {"params": state.params, "batch_stats": state.batch_stats},
+        "optimizer": {"opt_state": state.opt_state, "step": state.step},
+    }
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree)
+
+
+def _check_weights(step: int, state: TrainState) -> None:
+    """Refuses to save what no training can go on from.
+
+    Raises:
+        MoloError: naming the first tensor that is not finite.
+    """
+    model = _items(state)["model"]
+    for path, finite in jax.tree_util.tree_flatten_with_path(jax.device_get(_finite(model)))[0]:
+        if not finite:
+            name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+            raise MoloError(
+                f"step {step}: {name} is not finite, though the loss is; nothing is saved. A lower"
+                " optimizer.base_lr may help; the last checkpoint is from before it"
+            )
+
+
+def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
+    """Logs which values of the configuration differ from those a checkpoint was made with."""
+    now = json.loads(json.dumps(config.to_dict()))
+    changes = []
+    for key in config_keys(now):
+        old, new = _lookup(stored, key), _lookup(now, key)
+        if old != new:
+            changes.append(f"{key} was {old!r}, is {new!r}")
+    if changes:
+        logging.warning("the configuration changed since the checkpoint: %s", "; ".join(changes))
+
+
+def _lookup(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        if part not in tree:
+            return None
+        tree = tree[part]
+    return tree

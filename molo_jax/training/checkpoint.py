@@ -1,0 +1,234 @@
+"""Checkpoints on disk, by orbax: written as a whole or not at all, read back bit for bit.
+
+A checkpoint `<folder>/<step>` holds three items: `model` (parameters and batch-normalization
+statistics), `optimizer` (optimizer state and step; absent where training cannot go on from it) and
+`meta` (JSON). Trees are stored as nested plain dictionaries named by their paths.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from molo_jax.errors import MoloError
+from molo_jax.model import MoLoConfig
+
+_ITEMS = ("model", "optimizer")
+# The fields of MoLoConfig that decide which parameters exist and their shapes.
+_ARCHITECTURE = ("backbone", "num_classes")
+
+
+class Checkpoints:
+    """The checkpoints of one folder; the latest few are kept.
+
+    Use as a context manager: leaving it waits until everything is on disk.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+        """Opens `folder`, which need not exist.
+
+        Args:
+            folder: where the checkpoints are.
+            keep: how many are kept; older ones are removed after a newer one is complete.
+            read_only: neither creates the folder nor removes anything.
+        """
+        self.folder = folder.absolute()
+        self._manager = None
+        if read_only and not self.folder.is_dir():
+            return
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+        )
+        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Waits until everything is on disk. Leaving without it would lose the last checkpoint."""
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint."""
+        return None if self._manager is None else self._manager.latest_step()
+
+    def save(
+        self, step: int, *, meta: Mapping[str, Any], model: Any, optimizer: Any | None = None
+    ) -> None:
+        """Saves the checkpoint of `step` and returns when it is on disk.
+
+        A checkpoint of the same step stays as it is: training is deterministic, so it is the same.
+
+        Args:
+            step: finished optimizer steps.
+            meta: what `restore` checks and `evaluate` reports; JSON types only.
+            model: tree of parameters and statistics.
+            optimizer: tree of what else training needs in order to go on.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = {"model": ocp.args.StandardSave(to_plain(model))}
+        if optimizer is not None:
+            items["optimizer"] = ocp.args.StandardSave(to_plain(optimizer))
+        items["meta"] = ocp.args.JsonSave(dict(meta))
+        self._manager.save(step, args=ocp.args.Composite(**items))
+        self._manager.wait_until_finished()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Reads the JSON that was saved with the checkpoint of `step`.
+
+        Raises:
+            MoloError: when it cannot be read.
+        """
+        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._read(step, lambda: self._manager.restore(step, args=arguments).meta)
+
+    def restore(self, step: int, targets: Mapping[str, Any], sharding: Sharding) -> dict[str, Any]:
+        """Reads items of the checkpoint of `step`.
+
+        Args:
+            step: which checkpoint.
+            targets: for `model` and, where wanted, `optimizer` a tree of arrays of the expected
+                structure and shapes; their values do not matter.
+            sharding: where the arrays shall be.
+
+        Returns:
+            Trees like the targets, with the stored values.
+
+        Raises:
+            MoloError: when tensors are missing, left over or of another shape, or the files cannot
+                be read.
+        """
+        if "optimizer" in targets and not (self.folder / str(step) / "optimizer").is_dir():
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} has no optimizer state; training cannot go"
+                " on from it"
+            )
+        abstract = {item: to_plain(_abstract(tree, sharding)) for item, tree in targets.items()}
+        stored = self._read(step, lambda: {item: self._tree(step, item) for item in abstract})
+        for item, expected in abstract.items():
+            self._check_shapes(step, expected, stored[item])
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
+        restored = self._read(
+            step, lambda: self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        )
+        return {item: from_plain(targets[item], restored[item]) for item in targets}
+
+    def describe(self, step: int) -> str:
+        """Returns the checkpoint's path."""
+        return str(self.folder / str(step))
+
+    def _read(self, step: int, read: Any) -> Any:
+        try:
+            return read()
+        # orbax and tensorstore raise a dozen types for files that are gone, cut off or altered.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} cannot be read"
+                f" ({type(error).__name__}: {reason}); remove this folder to go on from an"
+                " earlier one or from the start"
+            ) from error
+
+    def _tree(self, step: int, item: str) -> Any:
+        """Reads names and shapes of the stored tensors, without the tensors."""
+        return self._manager.item_metadata(step)[item].tree
+
+    def _check_shapes(self, step: int, expected: Any, stored: Any) -> None:
+        wanted, found = _shapes(expected), _shapes(stored)
+        problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+        problems += [f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]
+        problems += [
+            f"{name} has shape {found[name]}, expected {wanted[name]}"
+            for name in sorted(wanted.keys() & found.keys())
+            if wanted[name] != found[name]
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} does not fit this network:"
+                f" {'; '.join(problems[:3])}{more}"
+            )
+
+
+def architecture(config: MoLoConfig) -> dict[str, Any]:
+    """Returns the fields of a network's configuration, as JSON for a checkpoint's meta."""
+    return dataclasses.asdict(config)
+
+
+def check_architecture(where: str, stored: Mapping[str, Any], config: MoLoConfig) -> None:
+    """Compares the architecture in a checkpoint's meta with the wanted one.
+
+    Raises:
+        MoloError: naming every field that differs and both values.
+    """
+    wanted = architecture(config)
+    differing = [name for name in _ARCHITECTURE if stored[name] != wanted[name]]
+    if differing:
+        details = "; ".join(
+            f"{name} is {stored[name]} in the checkpoint and {wanted[name]} here"
+            for name in differing
+        )
+        raise MoloError(
+            f"the checkpoint {where} is of another architecture: {details}. Use the configuration"
+            " and the train split that it was made with, or another --workdir"
+        )
+
+
+def to_plain(tree: Any) -> dict[str, Any]:
+    """Turns any tree into nested dictionaries named by the paths of its leaves."""
+    nested: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        *parents, name = _names(path)
+        here = nested
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[name] = leaf
+    return nested
+
+
+def from_plain(target: Any, plain: Mapping[str, Any]) -> Any:
+    """Undoes `to_plain`: returns a tree of the structure of `target` with the leaves of `plain`."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(target)
+    leaves = []
+    for path, _ in paths:
+        leaf = plain
+        for name in _names(path):
+            leaf = leaf[name]
+        leaves.append(leaf)
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _names(path: tuple) -> list[str]:
+    """Names a leaf; the array inside an nnx variable carries the variable's name."""
+    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    is_variable = len(names) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
+    return names[:-1] if is_variable else names
+
+
+def _abstract(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(jax.tree_util.keystr((key,), simple=True) for key in path): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

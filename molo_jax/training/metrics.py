@@ -1,0 +1,140 @@
+"""Where numbers go while a training runs: `metrics.jsonl`, TensorBoard, and the log."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from molo_jax.errors import MoloError
+
+METRICS_FILE = "metrics.jsonl"
+# Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
+_CONSEQUENCES = ("loss", "grad_norm")
+
+
+class MetricLog:
+    """Appends lines `{"step": …, "kind": "train" | "val", …}` to `<workdir>/metrics.jsonl`.
+
+    The same numbers go to TensorBoard (`<workdir>/tensorboard`) as `<kind>/<name>`.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        """Opens the files of `workdir` and forgets what a killed run wrote after `first_step`.
+
+        Args:
+            workdir: an existing folder.
+            first_step: finished steps of the checkpoint that training goes on from, or 0.
+        """
+        path = workdir / METRICS_FILE
+        _rewrite(path, [line for line in read_metrics(workdir) if line["step"] <= first_step])
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Writes one line and hands it to the operating system."""
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._board.close()
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the complete lines of `<workdir>/metrics.jsonl`, none when there is no file."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            # A process was killed while it wrote this line.
+            continue
+    return lines
+
+
+def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Averages metrics over steps; every step has the same names."""
+    return {name: math.fsum(step[name] for step in steps) / len(steps) for name in steps[0]}
+
+
+def check_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Stops at the first number that is not finite.
+
+    Args:
+        step: the optimizer step that the metrics belong to, counted from 1.
+        metrics: loss terms, their sum and the gradient norm.
+
+    Raises:
+        MoloError: naming the step and the loss term.
+    """
+    names = sorted(metrics, key=_CONSEQUENCES.__contains__)
+    for name in names:
+        if not math.isfinite(metrics[name]):
+            what = "gradient norm" if name == "grad_norm" else f"loss term {name!r}"
+            raise MoloError(
+                f"step {step}: the {what} is {metrics[name]}; training stops before the parameters"
+                " are touched. A lower optimizer.base_lr or a look at the data of this step helps;"
+                " the last checkpoint is from before it"
+            )
+
+
+def format_metrics(values: Mapping[str, float]) -> str:
+    """Formats metrics for a log line: `loss 1.234  learning_rate 5e-04`."""
+    return "  ".join(f"{name} {_format(value)}" for name, value in values.items())
+
+
+def _format(value: float) -> str:
+    small = value != 0 and abs(value) < 1e-3
+    return f"{value:.1e}" if small else f"{value:.4g}"
+
+
+class Stopwatch:
+    """Measures a rate over the time that training takes, leaving out what is between `pause`s."""
+
+    def __init__(self) -> None:
+        self._seconds, self._count = 0.0, 0
+        self._since = time.perf_counter()
+
+    def add(self, count: int) -> None:
+        """Counts episodes as done."""
+        self._count += count
+
+    def pause(self) -> None:
+        """Stops the clock, for validation and saving."""
+        self._seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Starts the clock again."""
+        self._since = time.perf_counter()
+
+    def rate(self) -> float:
+        """Returns the episodes per second since the last call, and starts anew."""
+        self.pause()
+        rate = self._count / max(self._seconds, 1e-9)
+        self._seconds, self._count = 0.0, 0
+        self.resume()
+        return rate

@@ -1,0 +1,107 @@
+"""Operations against direct sums and against the library's own formulation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from molo_jax.model import ops
+
+
+def _normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _direct_conv(x, kernel, stride, padding):
+    n, h, w, _ = x.shape
+    kh, kw, _, f = kernel.shape
+    padded = np.pad(x.astype(np.float64), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
+    out = np.zeros((n, (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1, f))
+    for y in range(out.shape[1]):
+        for z in range(out.shape[2]):
+            window = padded[:, y * stride : y * stride + kh, z * stride : z * stride + kw]
+            out[:, y, z] = np.einsum("nhwc,hwcf->nf", window, kernel.astype(np.float64))
+    return out
+
+
+CONVOLUTIONS = {
+    "stem 7x7": (13, 11, 7, 2, 3),
+    "3x3 on a large map": (9, 7, 3, 1, 1),
+    "3x3 stride 2 to patches": (7, 5, 3, 2, 1),
+    "3x3 on 4x4, patches": (4, 4, 3, 1, 1),
+    "3x3 on 2x2, dense": (2, 2, 3, 1, 1),
+    "3x3 stride 2 on 2x2, dense": (2, 2, 3, 2, 1),
+    "3x3 on one pixel, dense": (1, 1, 3, 1, 1),
+    "3x3 on a 1x3 row": (1, 3, 3, 1, 1),
+    "1x1": (5, 3, 1, 1, 0),
+    "1x1 stride 2": (5, 3, 1, 2, 0),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_equals_the_direct_sum(case):
+    h, w, size, stride, padding = CONVOLUTIONS[case]
+    x, kernel = _normal(0, 3, h, w, 5), _normal(1, size, size, 5, 2)
+    y = ops.conv2d(jnp.asarray(x), jnp.asarray(kernel), stride=stride, padding=padding)
+    np.testing.assert_allclose(y, _direct_conv(x, kernel, stride, padding), atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_has_the_gradients_of_the_library_convolution(case):
+    h, w, size, stride, padding = CONVOLUTIONS[case]
+    x, kernel = jnp.asarray(_normal(0, 3, h, w, 5)), jnp.asarray(_normal(1, size, size, 5, 2))
+
+    def gradients(convolve):
+        loss = lambda x, k: jnp.sum(jnp.sin(convolve(x, k, stride=stride, padding=padding)))  # noqa: E731
+        return jax.grad(loss, argnums=(0, 1))(x, kernel)
+
+    for ours, library in zip(gradients(ops.conv2d), gradients(ops._conv_xla), strict=True):
+        np.testing.assert_allclose(ours, library, atol=2e-5)
+
+
+def test_max_pool_takes_the_maximum_of_each_padded_window():
+    x = -np.arange(1, 13, dtype=np.float32).reshape(1, 3, 4, 1)
+    y = ops.max_pool(jnp.asarray(x), window=3, stride=2, padding=1)
+    np.testing.assert_array_equal(y[0, :, :, 0], [[-1, -2], [-5, -6]])
+
+
+def test_max_pool_sends_the_gradient_of_equal_maxima_to_the_first():
+    pooled = lambda x: jnp.sum(ops.max_pool(x, window=3, stride=2, padding=1))  # noqa: E731
+    grad = jax.grad(pooled)(jnp.ones((1, 3, 3, 1)))[0, :, :, 0]
+    np.testing.assert_array_equal(grad, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+
+
+def test_upsampling_matrix_aligns_the_corners():
+    expected = [[1, 0], [2 / 3, 1 / 3], [1 / 3, 2 / 3], [0, 1]]
+    np.testing.assert_allclose(ops.upsampling_matrix(2, 2), expected, atol=1e-7)
+
+
+def test_upsampling_repeats_a_single_pixel():
+    np.testing.assert_array_equal(ops.upsampling_matrix(1, 4), np.ones((4, 1)))
+
+
+def test_upsample_interpolates_both_axes():
+    x = np.array([[0.0, 3.0, 6.0], [9.0, 12.0, 15.0]], np.float32)[None, :, :, None]
+    y = ops.upsample(jnp.asarray(x), 2)[0, :, :, 0]
+    np.testing.assert_allclose(y[:, 0], [0, 3, 6, 9], atol=1e-6)
+    np.testing.assert_allclose(y[0], [0, 1.2, 2.4, 3.6, 4.8, 6.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("h", "w", "factor"), [(1, 1, 2), (2, 3, 4), (7, 5, 2)])
+def test_upsample_conv_equals_upsampling_followed_by_convolution(h, w, factor):
+    x, kernel = jnp.asarray(_normal(2, 3, h, w, 5)), jnp.asarray(_normal(3, 3, 3, 5, 2))
+
+    def two_steps(x, kernel, factor):
+        return ops._conv_xla(ops.upsample(x, factor), kernel, stride=1, padding=1)
+
+    for f in (lambda g: g, lambda g: jax.grad(lambda *a: jnp.sum(jnp.sin(g(*a))), argnums=(0, 1))):
+        ours = f(lambda x, k: ops.upsample_conv3x3(x, k, factor))(x, kernel)
+        plain = f(lambda x, k: two_steps(x, k, factor))(x, kernel)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, plain)
+
+
+def test_safe_norm_is_the_norm_with_zero_gradient_at_zero():
+    x = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(ops.safe_norm(x), [5.0, 0.0])
+    grad = jax.grad(lambda x: jnp.sum(ops.safe_norm(x)))(x)
+    np.testing.assert_allclose(grad, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)

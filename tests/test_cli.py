@@ -1,0 +1,134 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from molo_jax import cli
+from molo_jax.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+SYNTHETIC = f"--config={ROOT}/configs/synthetic.py"
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def error_of(*arguments, cwd, code=2):
+    """Runs a command that must fail; returns its one line on stderr."""
+    result = run(*arguments, cwd=cwd)
+    assert result.returncode == code
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: --config=FILE is required, for example --config=configs/synthetic.py"),
+        (["--config=none.py"], "error: configuration file 'none.py' does not exist"),
+        ([SYNTHETIC, "--config.train.stpes=5"], "did you mean --config.train.steps?"),
+        ([SYNTHETIC, "--config.crop=64"], "did you mean --config.data.crop?"),
+        ([SYNTHETIC, "--config.train=5"], "--config.train is a section; set one of its keys"),
+        ([SYNTHETIC, "--config.train.steps=many"], "--config.train.steps=many: invalid literal"),
+        ([SYNTHETIC, "--config.data.crop=40"], "config.data.crop is 40; it must be divisible"),
+        ([SYNTHETIC, "--wrkdir=x"], "error: unknown flag --wrkdir; did you mean --workdir?"),
+        ([SYNTHETIC, "--mode=test"], "--mode=test: value should be one of"),
+        ([SYNTHETIC, "train"], "unexpected argument 'train'; flags are written --name=value"),
+        ([SYNTHETIC, "--workdir=/proc/none"], "error: --workdir=/proc/none cannot be made"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    assert message in error_of("molo_jax.main", *arguments, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset=imagenet", "--out=x"], "--dataset=imagenet is not known; choose one of: syn"),
+        (["--dataset=synthetic"], "--dataset=NAME and --out=DIR are required"),
+        (["--dataset=synthetic", "--out=x", "--seed=-1"], "--seed=-1"),
+    ],
+)
+def test_prepare_says_which_datasets_and_flags_it_knows(arguments, message, tmp_path):
+    assert message in error_of("molo_jax.prepare", *arguments, cwd=tmp_path)
+
+
+def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them(tmp_path):
+    arguments = f"--config={ROOT}/configs/ssv2_5shot.py", "--workdir=w"
+    line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)
+    assert "the video folder data/ssv2/videos does not exist" in line
+    assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line
+    assert "MoLo/f7f73b6dd8cba446b414b1c47652ab26033bc88e/configs/projects/MoLo/ssv2_full" in line
+
+
+def test_help_lists_the_flags_and_exits_without_error(tmp_path):
+    result = run("molo_jax.main", "--help", cwd=tmp_path)
+    assert "--config" in result.stdout
+    assert "--workdir" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def get_config(:", "failed: SyntaxError"),
+        ("import nowhere", "failed: ModuleNotFoundError: No module named 'nowhere'"),
+        ("x = 1", "failed: KeyError: 'get_config'"),
+        ("def get_config(): return 1 / 0", "failed: ZeroDivisionError"),
+        ("def get_config(): return {}", "returned dict, no ConfigDict"),
+    ],
+)
+def test_a_configuration_file_that_fails_is_named_with_the_reason(body, message, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text(body)
+    with pytest.raises(UsageError, match=f"{path}.*{message}"):
+        cli.load_config(str(path))
+
+
+def program(tmp_path, body):
+    path = tmp_path / "command.py"
+    path.write_text(
+        textwrap.dedent("""
+            import signal, sys, time
+            from molo_jax import cli
+            from molo_jax.errors import MoloError
+            def main(argv):
+        """)
+        + textwrap.indent(textwrap.dedent(body), "    ")
+        + "\ncli.run(main)\n"
+    )
+    return [sys.executable, str(path)]
+
+
+def test_a_known_error_is_one_line_and_exit_code_1(tmp_path):
+    command = program(tmp_path, "raise MoloError('class 17 has 4 videos')")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: class 17 has 4 videos\n"
+
+
+def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path):
+    command = program(tmp_path, "print('ready', flush=True); time.sleep(60)")
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert child.stdout.readline() == "ready\n"
+    os.kill(child.pid, signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert errors == "error: interrupted\n"
+
+
+def test_an_error_of_the_program_keeps_its_trace(tmp_path):
+    command = program(tmp_path, "raise RuntimeError('a defect')")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: a defect" in result.stderr

@@ -1,0 +1,126 @@
+import ast
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+
+from molo_jax.config import BACKBONES, MAX_POSITIONS, base_config, config_keys, validate
+from molo_jax.errors import UsageError
+from molo_jax.model import resnet, temporal
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob("configs/*.py"))
+NOT_READERS = ("config.py",)
+
+
+def attribute_chains(source):
+    """Returns the last two names of every attribute access: `a.b.c.d` gives `c.d`, `b.c`, `a.b`."""
+    chains = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            name = getattr(owner, "id", getattr(owner, "attr", ""))
+            chains.add(f"{name}.{node.attr}")
+    return chains
+
+
+def keys_read_by_the_package():
+    chains = set()
+    for path in (ROOT / "molo_jax").rglob("*.py"):
+        if path.name not in NOT_READERS:
+            chains |= attribute_chains(path.read_text())
+    return chains | {chain.removeprefix("config.") for chain in chains}
+
+
+def test_every_key_of_the_configuration_is_read_by_the_package():
+    unread = set(config_keys(base_config())) - keys_read_by_the_package()
+    assert not unread
+
+
+def test_a_key_that_nobody_reads_would_be_found():
+    assert "train.stepss" not in keys_read_by_the_package()
+    assert attribute_chains("x = self._config.train.steps") >= {"train.steps", "_config.train"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_locked(path):
+    config = runpy.run_path(str(path))["get_config"]()
+    validate(config)
+    assert config_keys(config) == config_keys(base_config())
+    with pytest.raises(AttributeError):
+        config.train.stepss = 1
+
+
+def test_ssv2_5shot_has_the_values_of_the_papers_setting():
+    config = runpy.run_path(str(ROOT / "configs/ssv2_5shot.py"))["get_config"]()
+    loss, optimizer, train = config.loss, config.optimizer, config.train
+    assert config.seed == 8
+    assert (loss.classification, loss.contrast, loss.reconstruction) == (0.8, 0.05, 0.1)
+    assert (optimizer.base_lr, optimizer.warmup_start_lr) == (1e-4, 2e-5)
+    assert optimizer.steps_iter == 6000
+    assert (optimizer.boundaries, optimizer.factors) == ((0, 6, 9), (1.0, 0.1, 0.01))
+    assert (optimizer.schedule, optimizer.weight_decay) == ("official", 1e-3)
+    # 50000 iterations, 4 of which make an optimizer step.
+    assert train.steps == 12500
+    assert (train.n_way, train.n_shot, train.n_query, train.episodes_per_step) == (5, 1, 6, 16)
+    assert (config.model.backbone, config.data.crop, config.data.resize) == ("resnet50", 224, 256)
+    assert (config.model.positional_a, config.model.positional_b) == (10.0, 1.0)
+    assert (config.eval.shots, config.eval.episodes, config.eval.n_query) == ((5,), 10000, 1)
+
+
+def test_the_limits_of_the_configuration_are_those_of_the_network():
+    assert MAX_POSITIONS == temporal.MAX_POSITIONS
+    for backbone in BACKBONES:
+        assert resnet.feature_width(backbone) in (512, 2048)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.crop", 40, "config.data.crop is 40; it must be divisible by 32.*32 or 64"),
+        ("data.crop", 16, "config.data.crop is 16; it must be divisible by 32.*for example 32$"),
+        ("data.crop", 0, "config.data.crop is 0; it must be divisible by 32"),
+        ("data.crop", 288, "config.data.resize is 256; it must be at least data.crop, 288"),
+        ("data.num_frames", 1, "config.data.num_frames is 1; it must be at least 2"),
+        ("data.num_frames", 20, "config.data.num_frames is 20; at most 19 fit"),
+        ("data.sampling", "uniform", "is 'uniform'; choose one of segments, window"),
+        ("data.on_bad_video", "ignore", "is 'ignore'; choose one of fail, skip"),
+        ("model.backbone", "resnet101", "choose one of resnet18, resnet34, resnet50"),
+        ("model.positional_a", 0.0, "config.model.positional_a is 0.0; it must be above 0"),
+        ("model.dropout_attention", 1.0, "it must be at least 0 and below 1"),
+        ("augment.flip", 1.5, "config.augment.flip is 1.5; it must be between 0 and 1"),
+        ("augment.hue", 0.6, "config.augment.hue is 0.6; it must be between 0 and 0.5"),
+        ("train.n_query", 0, "config.train.n_query is 0; it must be at least 1"),
+        ("train.steps", 0, "config.train.steps is 0; it must be at least 1"),
+        ("train.eval_every", -1, "config.train.eval_every is -1; it must be at least 0"),
+        ("optimizer.base_lr", 0.0, "config.optimizer.base_lr is 0.0; it must be above 0"),
+        ("optimizer.base_lr", math.nan, "config.optimizer.base_lr is nan; it must be above 0"),
+        ("optimizer.schedule", "step", "choose one of official, cosine"),
+        ("optimizer.boundaries", (1, 6), "ascending whole numbers, the first of them 0"),
+        ("optimizer.boundaries", (0, 6, 6), "ascending whole numbers"),
+        ("optimizer.factors", (1.0,), "it needs one value for each of the 3"),
+        ("eval.split", "dev", "choose one of train, val, test"),
+        ("eval.shots", (), "it must hold whole numbers of at least 1"),
+        ("eval.shots", (1, 0), "it must hold whole numbers of at least 1"),
+        ("eval.shots", (5, 5), "each number may occur once"),
+        ("eval.controls", ("random",), "it may hold untrained and static"),
+        ("eval.frame_draw", "clip", "choose one of episode, video"),
+        ("eval.episodes", 1, "config.eval.episodes is 1; it must be at least 2"),
+        ("seed", -1, "config.seed is -1; it must be at least 0"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_name_and_what_it_should_be(key, value, message):
+    config = base_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UsageError, match=message):
+        validate(config)
+
+
+def test_a_warmup_longer_than_the_training_is_refused():
+    config = base_config()
+    config.optimizer.schedule = "cosine"
+    config.train.steps = config.optimizer.warmup_steps = 7
+    with pytest.raises(UsageError, match=r"warmup_steps is 7; it must be below train.steps, 7"):
+        validate(config)

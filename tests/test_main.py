@@ -1,0 +1,216 @@
+"""The whole command on real files: trained, killed, resumed, evaluated, drawn."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from molo_jax import assembly, evaluate
+from molo_jax.cli import load_config
+from molo_jax.errors import MoloError
+from molo_jax.training.metrics import read_metrics
+from molo_jax.training.step import make_mesh
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/synthetic.py"
+SETTINGS = {
+    "data.num_frames": 2,
+    "data.resize": 32,
+    "data.crop": 32,
+    "data.workers": 1,
+    "train.n_way": 3,
+    "train.n_query": 1,
+    "train.steps": 12,
+    "train.episodes_per_step": 1,
+    "train.log_every": 1,
+    "train.eval_every": 4,
+    "train.checkpoint_every": 2,
+    "train.val_episodes": 5,
+    "eval.n_way": 3,
+    "eval.episodes": 7,
+    "eval.episode_batch": 4,
+    "eval.clip_batch": 5,
+}
+
+
+def command(data: Path, workdir: Path, *extra: str) -> list[str]:
+    overrides = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    return [
+        *(sys.executable, "-m", "molo_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"),
+        *(f"--config.data.root={data}/videos", f"--config.data.split_dir={data}/splits"),
+        *(*overrides, "--config.eval.shots=1", "--config.eval.shots=3", *extra),
+    ]
+
+
+def run_until(step: int, number: int, arguments: list[str], workdir: Path) -> tuple[int, str]:
+    """Runs the command and sends it a signal once `step` is in its metrics."""
+    child = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=workdir.parent)
+    while child.poll() is None and not any(x["step"] >= step for x in read_metrics(workdir)):
+        time.sleep(0.005)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=120)
+    return child.returncode, errors
+
+
+def results(workdir: Path) -> dict[str, dict]:
+    """Reads the result files, without what names the folder."""
+    found = {}
+    for path in sorted(workdir.glob("eval_*.json")):
+        found[path.name] = json.loads(path.read_text())
+        found[path.name].pop("checkpoint")
+    return found
+
+
+def lines(workdir: Path) -> list[dict]:
+    kept = [dict(line) for line in read_metrics(workdir)]
+    for line in kept:
+        line.pop("episodes_per_second", None)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def whole(motion_data, tmp_path_factory):
+    """A run from start to end; returns its folder and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    arguments = command(motion_data, workdir)
+    result = subprocess.run(
+        arguments, capture_output=True, text=True, cwd=workdir.parent, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
+    workdir, _ = whole
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {"checkpoints", "best", "metrics.jsonl", "tensorboard", "summary.png"}
+    assert list(results(workdir)) == [
+        f"eval_test_{shot}shot{variant}.json"
+        for shot in (1, 3)
+        for variant in ("", "_static", "_untrained")
+    ]
+    assert [line["step"] for line in lines(workdir) if line["kind"] == "val"] == [4, 8, 12]
+    assert imread(workdir / "summary.png").std() > 0.1
+
+
+def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
+    workdir, printed = whole
+    for name, result in results(workdir).items():
+        assert 0 <= result["accuracy"] <= 1
+        cell = f"{100 * result['accuracy']:.1f} ± {100 * result['ci95']:.1f}"
+        assert cell in printed
+        assert set(result["per_class"]) <= {"3", "5", "8"}
+        mean = sum(result["per_class"].values()) / len(result["per_class"])
+        # All three classes are in every episode, with one query each.
+        assert mean == pytest.approx(result["accuracy"])
+        assert (result["way"], result["query"], result["episodes"]) == (3, 1, 7)
+        assert result["shot"] == (1 if "1shot" in name else 3)
+        best = max((line for line in lines(workdir) if line["kind"] == "val"), key=_accuracy)
+        assert result["checkpoint_step"] == (0 if "untrained" in name else best["step"])
+        assert result["config"]["train"]["steps"] == 12
+        assert result["bad_videos"] == {}
+
+
+def _accuracy(line: dict) -> float:
+    return line["accuracy"]
+
+
+def test_a_run_that_is_killed_and_stopped_ends_exactly_as_one_that_is_not(
+    whole, motion_data, tmp_path
+):
+    workdir = tmp_path / "killed"
+    arguments = command(motion_data, workdir)
+    code, _ = run_until(5, signal.SIGKILL, arguments, workdir)
+    assert code == -signal.SIGKILL
+    code, errors = run_until(7, signal.SIGTERM, arguments, workdir)
+    assert code == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1].startswith("error: stopped by SIGTERM after step ")
+    assert "Traceback" not in errors
+    final = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert final.returncode == 0, final.stderr
+    assert lines(workdir) == lines(whole[0])
+    assert results(workdir) == results(whole[0])
+    mine, theirs = (_weights(motion_data, folder) for folder in (workdir, whole[0]))
+    assert mine.step == theirs.step
+    for a, b in zip(jax.tree.leaves(mine.params), jax.tree.leaves(theirs.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _config(data: Path):
+    config = load_config(str(CONFIG))
+    config.update_from_flattened_dict(SETTINGS)
+    config.data.root, config.data.split_dir = f"{data}/videos", f"{data}/splits"
+    return config
+
+
+def _weights(data: Path, workdir: Path) -> evaluate.Network:
+    return evaluate.load_network(_config(data), workdir, make_mesh())
+
+
+def test_another_architecture_is_refused_in_evaluation(whole, motion_data):
+    config = _config(motion_data)
+    config.model.backbone = "resnet50"
+    message = "backbone is resnet18 in the checkpoint and resnet50 here"
+    with pytest.raises(MoloError, match=message):
+        evaluate.load_network(config, whole[0], make_mesh())
+
+
+def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path):
+    message = f"there is no checkpoint in {tmp_path}/best or {tmp_path}/checkpoints; train first"
+    with pytest.raises(MoloError, match=message):
+        _weights(motion_data, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode(
+    whole, motion_data
+):
+    config = _config(motion_data)
+    network = _weights(motion_data, whole[0])
+    dataset = assembly.open_split(config, "test")
+    mesh = make_mesh()
+    evaluator = evaluate.Evaluator(config, dataset, network.graphdef, mesh, n_way=3, shots=(1,))
+    weights = network.params, network.batch_stats
+    sampler = evaluator.samplers[1]
+    episode = sampler.resolve(sampler(2))
+    requests = (*episode.support, *episode.query)
+    parts = [tokens for _, tokens in evaluator.embed(*weights, requests)]
+    appearance, motion = (np.concatenate(part) for part in zip(*parts, strict=True))
+    model = evaluate.nnx.merge(network.graphdef, *weights)
+    clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
+    pixels = evaluate.eval_views(np.stack(clips), 32)
+    output = model(
+        pixels[:3], pixels[3:], episode.support_labels, n_way=3, train=False, reconstruct=False
+    )
+    table = evaluate.Tokens(appearance=appearance, motion=motion)
+    labels = episode.support_labels[None]
+    logits = evaluator.match(*weights, table, np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]]), labels)
+    np.testing.assert_allclose(logits[0], output.logits.match, rtol=1e-4, atol=1e-4)
+
+
+def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
+    whole, motion_data, tmp_path, capsys
+):
+    config = _config(motion_data)
+    for path in (motion_data / "videos").rglob("*.mp4"):
+        copy = tmp_path / "videos" / path.relative_to(motion_data / "videos")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    broken = tmp_path / "videos/test_motion8/1.mp4"
+    broken.write_text("not a video")
+    config.data.root = str(tmp_path / "videos")
+    config.eval.shots, config.eval.controls = (1,), ()
+    (tmp_path / "best").symlink_to(whole[0] / "best")
+    with pytest.raises(MoloError, match=r"test_motion8/1\.mp4"):
+        evaluate.evaluate(config, tmp_path)
+    config.data.on_bad_video = "skip"
+    evaluate.evaluate(config, tmp_path)
+    assert "7 episodes" in capsys.readouterr().out
+    assert list(results(tmp_path)["eval_test_1shot.json"]["bad_videos"]) == [str(broken)]

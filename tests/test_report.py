@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from molo_jax import assembly, report
+from molo_jax.config import base_config
+from molo_jax.model import TERMS
+
+
+def metrics():
+    lines = []
+    for step in (10, 20, 30):
+        terms = {term: 1.0 + place for place, term in enumerate(TERMS)}
+        lines.append({"step": step, "kind": "train", "loss": 50 / step, "accuracy": 0.3} | terms)
+        lines.append({"step": step, "kind": "val", "accuracy": step / 100, "ci95": 0.05})
+    return lines
+
+
+def row(name, predicted, level=0):
+    clip = np.full((3, 7, 5, 3), level, np.uint8)
+    return report.ExampleRow(name=name, support=clip, query=clip, predicted=predicted)
+
+
+@pytest.fixture
+def figure():
+    rows = [row("left", "left"), row("right", "left", level=200), row("up", "up")]
+    drawn = report.draw_summary(
+        metrics(), rows, title="a run", episode_title="an episode", chance=0.2
+    )
+    drawn.draw_without_rendering()
+    return drawn
+
+
+def curves(axes):
+    return {line.get_label(): np.asarray(line.get_data()) for line in axes.get_lines()}
+
+
+def test_the_loss_and_every_term_are_drawn_over_the_steps(figure):
+    drawn = curves(figure.axes[0])
+    assert set(drawn) == {"loss", *TERMS}
+    np.testing.assert_allclose(drawn["loss"], [[10, 20, 30], [5, 2.5, 50 / 30]])
+    np.testing.assert_allclose(drawn["s2q"], [[10, 20, 30], [3, 3, 3]])
+
+
+def test_validation_accuracy_and_chance_are_drawn_in_percent(figure):
+    drawn = curves(figure.axes[1])
+    np.testing.assert_allclose(drawn["val, 95 %"], [[10, 20, 30], [10, 20, 30]])
+    np.testing.assert_allclose(drawn["chance"][1], 20)
+
+
+def test_each_query_carries_its_prediction_in_the_color_of_right_or_wrong(figure):
+    titles = {
+        axes.get_title(loc="left"): to_hex(axes.spines["left"].get_edgecolor())
+        for axes in figure.axes[2:]
+    }
+    assert titles["query, predicted: left  ✓"] == "#1a7f37"
+    assert titles["query, predicted: left  ✗  truth: right"] == "#c62828"
+    assert titles["query, predicted: up  ✓"] == "#1a7f37"
+    assert {"support: left", "support: right", "support: up"} <= set(titles)
+    suptitles = [sub.get_suptitle() for sub in figure.subfigs]
+    assert "an episode: 2 of 3 queries right" in suptitles
+
+
+def test_the_frames_of_a_clip_stand_side_by_side_in_order(figure):
+    clip = np.stack([np.full((7, 5, 3), level, np.uint8) for level in (10, 20, 30)])
+    axes = figure.axes[2]
+    axes.images[0].remove()
+    report._draw_clip(axes, clip, "red")
+    strip = np.asarray(axes.images[0].get_array())
+    assert strip.shape == (7, 3 * 5 + 2, 3)
+    np.testing.assert_array_equal(strip[0, [0, 4, 6, 10, 12, 16], 0], [10, 10, 20, 20, 30, 30])
+
+
+def test_a_class_is_called_by_the_folder_of_its_videos_or_by_its_number(motion_data, tmp_path):
+    config = base_config()
+    config.data.root = str(motion_data / "videos")
+    config.data.split_dir = str(motion_data / "splits")
+    assert report.class_name(assembly.open_split(config, "val"), 1) == "val_motion5"
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "78.mp4").touch()
+    (tmp_path / "val_few_shot.txt").write_text("val17/78\n")
+    config.data.root, config.data.split_dir = str(videos), str(tmp_path)
+    assert report.class_name(assembly.open_split(config, "val"), 0) == "class 17"

@@ -1,0 +1,257 @@
+"""The training loop around a stand-in for the network: a number that each step adds to."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from molo_jax import train
+from molo_jax.config import base_config
+from molo_jax.errors import MoloError
+from molo_jax.training.checkpoint import Checkpoints
+from molo_jax.training.evaluation import Score
+from molo_jax.training.metrics import read_metrics
+
+
+class StandIn:
+    """Replaces network, step and validation. Notes the episodes of every step."""
+
+    def __init__(self):
+        self.episodes, self.at_step = [], {}
+        self.accuracies = iter(())
+
+    def create_model(self, config, seed):
+        params = nnx.State({"outc": {"kernel": nnx.Param(jnp.full((2, 3), float(seed)))}})
+        return None, params, nnx.State({"bn": {"mean": nnx.BatchStat(jnp.zeros(2))}})
+
+    def make_train_step(self, graphdef, optimizer, **_):
+        def step(state, batch):
+            number = int(state.step) + 1
+            indices = np.asarray(batch["index"]).ravel()
+            self.episodes.append(indices.tolist())
+            metrics = {"loss": jnp.float32(indices.sum()), "match": jnp.float32(number)}
+            metrics |= {"accuracy": jnp.float32(0.5), "grad_norm": jnp.float32(1)}
+            params = jax.tree.map(lambda x: x + indices.sum() / 3, state.params)
+            state = train.TrainState(params, state.batch_stats, state.opt_state, state.step + 1)
+            change = self.at_step.get(number, lambda state, metrics: (state, metrics))
+            return change(state, metrics)
+
+        return step
+
+    def make_evaluator(self, *_, shots, **__):
+        stand_in = self
+
+        class Evaluator:
+            def scores(self, params, batch_stats, *, episodes, title):
+                score = Score(next(stand_in.accuracies), 0.01, episodes, {})
+                return dict.fromkeys(shots, score)
+
+        return Evaluator()
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    stand_in = StandIn()
+    monkeypatch.setattr(train, "create_model", stand_in.create_model)
+    monkeypatch.setattr(train, "make_train_step", stand_in.make_train_step)
+    monkeypatch.setattr(train, "Evaluator", stand_in.make_evaluator)
+    return stand_in
+
+
+@pytest.fixture
+def config(motion_data):
+    config = base_config()
+    config.seed = 4
+    config.model.backbone = "resnet18"
+    config.data.root = str(motion_data / "videos")
+    config.data.split_dir = str(motion_data / "splits")
+    config.data.resize = config.data.crop = 32
+    config.data.num_frames = 2
+    config.data.workers = 1
+    config.train.n_way, config.train.n_query = 3, 2
+    config.train.steps, config.train.episodes_per_step = 7, 2
+    config.train.log_every, config.train.eval_every, config.train.checkpoint_every = 3, 0, 2
+    return config
+
+
+def weights(workdir: Path):
+    target = {"params": nnx.State({"outc": {"kernel": nnx.Param(jnp.zeros((2, 3)))}})}
+    target["batch_stats"] = nnx.State({"bn": {"mean": nnx.BatchStat(jnp.zeros(2))}})
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        model = checkpoints.restore(step, {"model": target}, here)["model"]
+    return step, np.asarray(model["params"]["outc"]["kernel"][...])
+
+
+def lines(workdir: Path):
+    return [
+        {name: value for name, value in line.items() if name != "episodes_per_second"}
+        for line in read_metrics(workdir)
+    ]
+
+
+def crash(state, metrics):
+    raise RuntimeError("power cut")
+
+
+def test_each_step_gets_the_next_episodes_and_lines_are_means_over_steps(
+    stand_in, config, tmp_path
+):
+    train.train(config, tmp_path)
+    assert stand_in.episodes == [[2 * step, 2 * step + 1] for step in range(7)]
+    found = [(line["step"], line["kind"], line["loss"], line["match"]) for line in lines(tmp_path)]
+    assert found == [(3, "train", 5, 2), (6, "train", 17, 5), (7, "train", 25, 7)]
+    step, kernel = weights(tmp_path / "checkpoints")
+    assert step == 7
+    expected = np.float32(4)
+    for episodes in stand_in.episodes:
+        expected = np.float32(expected + np.float32(sum(episodes) / 3))
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+
+
+def test_a_run_that_died_goes_on_and_ends_as_one_that_did_not(stand_in, config, tmp_path):
+    train.train(config, tmp_path / "whole")
+    whole = stand_in.episodes
+    stand_in.episodes = []
+    stand_in.at_step = {6: crash}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train.train(config, tmp_path / "died")
+    stand_in.at_step = {}
+    train.train(config, tmp_path / "died")
+    # The last checkpoint was that of step 4, so steps 5 and 6 are done again.
+    assert stand_in.episodes == whole[:6] + whole[4:]
+    assert lines(tmp_path / "died") == lines(tmp_path / "whole")
+    for mine, theirs in zip(
+        weights(tmp_path / "died/checkpoints"),
+        weights(tmp_path / "whole/checkpoints"),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_finished_run_does_nothing_more(stand_in, config, tmp_path, caplog):
+    train.train(config, tmp_path)
+    before = lines(tmp_path)
+    stand_in.episodes.clear()
+    train.train(config, tmp_path)
+    assert stand_in.episodes == []
+    assert lines(tmp_path) == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_saves_nothing(
+    stand_in, config, tmp_path
+):
+    stand_in.at_step = {4: lambda state, metrics: (state, metrics | {"match": jnp.float32("nan")})}
+    with pytest.raises(MoloError, match="step 4: the loss term 'match' is nan"):
+        train.train(config, tmp_path)
+    assert weights(tmp_path / "checkpoints")[0] == 2
+    assert [line["step"] for line in lines(tmp_path)] == [3]
+
+
+def test_weights_that_are_not_finite_are_not_saved(stand_in, config, tmp_path):
+    def spoil(state, metrics):
+        params = jax.tree.map(lambda x: x.at[1, 2].set(jnp.inf), state.params)
+        return train.TrainState(params, state.batch_stats, state.opt_state, state.step), metrics
+
+    stand_in.at_step = {4: spoil}
+    with pytest.raises(MoloError, match="step 4: params/outc/kernel is not finite"):
+        train.train(config, tmp_path)
+    assert weights(tmp_path / "checkpoints")[0] == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_current_step_and_ends_in_one_message(
+    stand_in, config, tmp_path, number, code
+):
+    def kill(state, metrics):
+        os.kill(os.getpid(), number)
+        return state, metrics
+
+    before = signal.getsignal(number)
+    stand_in.at_step = {3: kill}
+    with pytest.raises(train.Interrupted, match="after step 3, which is saved") as stopped:
+        train.train(config, tmp_path)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(number) == before
+    assert weights(tmp_path / "checkpoints")[0] == 3
+    stand_in.at_step = {}
+    train.train(config, tmp_path)
+    assert [episodes[0] // 2 for episodes in stand_in.episodes] == [0, 1, 2, 3, 4, 5, 6]
+    assert [line["match"] for line in lines(tmp_path)] == [2, 5, 7]
+
+
+def test_validation_keeps_the_best_weights_not_the_last(stand_in, config, tmp_path):
+    config.train.eval_every = 3
+    stand_in.accuracies = iter([0.25, 0.75, 0.5])
+    train.train(config, tmp_path)
+    val = [(line["step"], line["accuracy"]) for line in lines(tmp_path) if line["kind"] == "val"]
+    assert val == [(3, 0.25), (6, 0.75), (7, 0.5)]
+    assert weights(tmp_path / "best")[0] == 6
+    with Checkpoints(tmp_path / "best", read_only=True) as best:
+        meta = best.meta(6)
+    assert meta["val_accuracy"] == 0.75
+    assert meta["architecture"]["num_classes"] == 3
+    assert meta["config"]["train"]["steps"] == 7
+
+
+def test_the_best_of_a_run_that_died_is_remembered(stand_in, config, tmp_path):
+    config.train.eval_every = 2
+    stand_in.accuracies, stand_in.at_step = iter([0.75]), {4: crash}
+    with pytest.raises(RuntimeError):
+        train.train(config, tmp_path)
+    stand_in.accuracies, stand_in.at_step = iter([0.5, 0.25, 0.5]), {}
+    train.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 2
+
+
+def test_another_architecture_in_the_folder_is_refused_before_training(stand_in, config, tmp_path):
+    train.train(config, tmp_path)
+    config.model.backbone = "resnet34"
+    message = "backbone is resnet18 in the checkpoint and resnet34 here"
+    with pytest.raises(MoloError, match=message):
+        train.train(config, tmp_path)
+
+
+def test_changed_values_are_named_in_one_warning(stand_in, config, tmp_path, caplog):
+    train.train(config, tmp_path)
+    config.train.steps = 8
+    config.optimizer.factors = (1.0, 0.5, 0.25)
+    train.train(config, tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if "changed" in record.msg]
+    assert len(warnings) == 1
+    assert "train.steps was 7, is 8" in warnings[0]
+    assert "optimizer.factors was [1.0, 0.1, 0.01], is [1.0, 0.5, 0.25]" in warnings[0]
+    assert weights(tmp_path / "checkpoints")[0] == 8
+
+
+def test_an_unusable_video_stops_the_training_unless_it_may_be_skipped(
+    stand_in, config, tmp_path, motion_data, caplog
+):
+    videos = tmp_path / "videos"
+    for path in (motion_data / "videos").rglob("*.mp4"):
+        copy = videos / path.relative_to(motion_data / "videos")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (videos / "train_motion5/2.mp4").write_text("not a video")
+    config.data.root = str(videos)
+    with pytest.raises(MoloError, match=r"train_motion5/2\.mp4"):
+        train.train(config, tmp_path / "fail")
+    config.data.on_bad_video = "skip"
+    train.train(config, tmp_path / "skip")
+    assert "1 videos of the train split were left out" in caplog.text
+
+
+def test_metrics_are_json_numbers(stand_in, config, tmp_path):
+    train.train(config, tmp_path)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["learning_rate"] == pytest.approx(
+        float(train.assembly.schedule(config)(jnp.int32(2)))
+    )
+    assert first["episodes_per_second"] > 0
