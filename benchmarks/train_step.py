@@ -33,9 +33,10 @@ def main() -> None:
     graphdef, params, stats = create_model(config, seed=0)
     clips = options.way * (options.shot + options.query)
     print(
-        f"{options.backbone}, {count_parameters(params) / 1e6:.1f} M parameters, crop {options.crop}, "
-        f"{options.frames} frames, {options.way}-way {options.shot}-shot {options.query} queries a class "
-        f"({clips} clips an episode), {options.episodes} episodes a step, "
+        f"{options.backbone}, {count_parameters(params) / 1e6:.1f} M parameters, "
+        f"crop {options.crop}, {options.frames} frames, {options.way}-way {options.shot}-shot "
+        f"{options.query} queries a class ({clips} clips an episode), "
+        f"{options.episodes} episodes a step, "
         f"{options.microbatch} at once, on {len(jax.devices())} {jax.devices()[0].device_kind}"
     )
     _report("evaluation", options, _forward(options, graphdef, params, stats))

@@ -1,11 +1,11 @@
 """A generated few-shot video dataset whose classes are motions and nothing else.
 
-A class is a way of moving: a trajectory (a direction, a circle, an oscillation or none), a rotation and
-a change of size. Everything else is drawn anew for every video, independently of the class: shape,
-colors, texture, background, speed, duration and the state in which the motion starts. The states lie
-on circles (position wraps around, the angle does, growth restarts), start uniformly on them and move
-along them, so at every instant the state has the same distribution whatever the class: one frame says
-nothing about the class.
+A class is a way of moving: a trajectory (a direction, a circle, an oscillation or none), a rotation
+and a change of size. Everything else is drawn anew for every video, independently of the class:
+shape, colors, texture, background, speed, duration and the state in which the motion starts. The
+states lie on circles (position wraps around, the angle does, growth restarts), start uniformly on
+them and move along them, so at every instant the state has the same distribution whatever the
+class: one frame says nothing about the class.
 """
 
 import concurrent.futures
@@ -321,7 +321,9 @@ def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
 
 
 def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None) -> None:
-    progress = tqdm.tqdm(total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5)
+    progress = tqdm.tqdm(
+        total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
+    )
     with progress, concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count()) as pool:
         for _ in pool.map(functools.partial(_make, videos), jobs, chunksize=8):
             progress.update()

@@ -64,8 +64,8 @@ class TemporalConv3d(nnx.Module):
     """3-D convolution 3x3x3 over the frames of each clip, zero padding 1 on time, height and width.
 
     The ``kernel`` is ``(3, 3, 3, c_in, c_out)``, time first. Computed as one 2-D convolution that
-    gives the contribution of a frame to its predecessor, itself and its successor, followed by a sum
-    over shifted frames: the sums are those of the 3-D convolution.
+    gives the contribution of a frame to its predecessor, itself and its successor, followed by a
+    sum over shifted frames: the sums are those of the 3-D convolution.
     """
 
     def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):

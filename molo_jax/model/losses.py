@@ -32,7 +32,8 @@ class LossWeights:
         contrast: weight of each of the four long-short cross-entropies.
         reconstruction: weight of the autodecoder's mean squared error.
         accumulation: number of episodes over which the official code accumulates gradients. Quirk
-            kept: the cross-entropies are divided by it and the reconstruction is not, so relative to
+            kept: the cross-entropies are divided by it and the reconstruction is not, so relative
+                to
             them the reconstruction counts this many times.
     """
 
@@ -69,9 +70,7 @@ def loss_terms(output: MoLoOutput, episode: Episode) -> dict[str, Float[Array, "
     }
 
 
-def total_loss(
-    terms: dict[str, Float[Array, ""]], weights: LossWeights
-) -> Float[Array, ""]:
+def total_loss(terms: dict[str, Float[Array, ""]], weights: LossWeights) -> Float[Array, ""]:
     """Weighs the terms of one episode; a step minimizes the mean of this over its episodes.
 
     ``match + l_cls classification + l_con (s2q + q2s + s2q_motion + q2s_motion)

@@ -1,7 +1,8 @@
 """Prototypes and the distances between token sequences.
 
 Reference: Wang et al., MoLo, CVPR 2023, "Long-short contrastive objective"; the bidirectional mean
-Hausdorff metric is that of Wang et al., HyRSM, CVPR 2022. Letters: q query, s support, n way, i and j tokens, d feature.
+Hausdorff metric is that of Wang et al., HyRSM, CVPR 2022. Letters: q query, s support, n way, i and
+j tokens, d feature.
 """
 
 import jax.numpy as jnp
@@ -28,9 +29,7 @@ def prototypes(
     return jnp.einsum("ns,sld->nld", mean, tokens, precision=_PRECISION)
 
 
-def cosine_distances(
-    a: Float[Array, "q i d"], b: Float[Array, "n j d"]
-) -> Float[Array, "q n i j"]:
+def cosine_distances(a: Float[Array, "q i d"], b: Float[Array, "n j d"]) -> Float[Array, "q n i j"]:
     """``1 - a.b / (|a| |b| + 0.01)`` between every token of ``a`` and every token of ``b``."""
     products = jnp.einsum("qid,njd->qnij", a, b, precision=_PRECISION)
     norms = safe_norm(a)[:, None, :, None] * safe_norm(b)[None, :, None, :]
@@ -42,8 +41,8 @@ def bi_mean_hausdorff(
 ) -> Float[Array, "q n"]:
     """Bidirectional mean Hausdorff distance up to a constant factor.
 
-    ``D = sum_i min_j dist(i, j) + sum_j min_i dist(i, j)`` over the frame tokens ``i`` of the query and
-    ``j`` of the prototype.
+    ``D = sum_i min_j dist(i, j) + sum_j min_i dist(i, j)`` over the frame tokens ``i`` of the query
+    and ``j`` of the prototype.
 
     Args:
         distances: distances between frame tokens.

@@ -24,8 +24,8 @@ from molo_jax.model.structures import (
 class MoLo(nnx.Module):
     """The full network: backbone, motion branch with autodecoder, encoders, classifier, matching.
 
-    Parameters are float32; nothing depends on the number of frames or the crop, as long as a clip has
-    2 to 19 frames and the crop is divisible by 32.
+    Parameters are float32; nothing depends on the number of frames or the crop, as long as a clip
+    has 2 to 19 frames and the crop is divisible by 32.
     """
 
     def __init__(self, config: MoLoConfig, *, rngs: nnx.Rngs):
@@ -79,7 +79,8 @@ class MoLo(nnx.Module):
             n_way: number of classes.
             train: uses and tracks the batch statistics of each set, and applies dropout.
             reconstruct: whether to run the autodecoder.
-            rngs: source of dropout masks (stream ``dropout``), needed in training if a rate is not 0.
+            rngs: source of dropout masks (stream ``dropout``), needed in training if a rate is not
+                0.
 
         Returns:
             The outputs and every named stage.
@@ -113,8 +114,8 @@ class MoLo(nnx.Module):
     def embed(self, clips: Float[Array, "v t h w 3"]) -> Tokens:
         """Computes the tokens of clips with the running statistics and without dropout.
 
-        A clip's tokens do not depend on the other clips, so they can be computed once and matched in
-        any number of episodes.
+        A clip's tokens do not depend on the other clips, so they can be computed once and matched
+        in any number of episodes.
 
         Raises:
             ValueError: if the shape is not that of clips.
@@ -127,8 +128,8 @@ class MoLo(nnx.Module):
     ) -> Matching:
         """Scores queries against the prototypes of the classes (long-short contrastive objective).
 
-        Match logits are ``-(D_appearance + motion_weight D_motion)``; long-short logits are negative
-        sums of distances to the global token, scaled by ``scale`` and ``scale_motion``.
+        Match logits are ``-(D_appearance + motion_weight D_motion)``; long-short logits are
+        negative sums of distances to the global token, scaled by ``scale`` and ``scale_motion``.
         """
         streams = []
         for name, scale in (("appearance", self.scale), ("motion", self.scale_motion)):
@@ -211,8 +212,8 @@ def _check_clips(clips: Array, which: str) -> None:
         )
     if shape[2] % resnet.STRIDE or shape[3] % resnet.STRIDE or 0 in shape:
         raise ValueError(
-            f"{which} clips are {shape[2]}x{shape[3]} pixels; both sides must be positive multiples "
-            f"of {resnet.STRIDE}"
+            f"{which} clips are {shape[2]}x{shape[3]} pixels; both sides must be positive "
+            f"multiples of {resnet.STRIDE}"
         )
 
 

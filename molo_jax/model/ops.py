@@ -1,27 +1,30 @@
 """Array operations with PyTorch's semantics, in the formulations that run fast on each backend.
 
-Layout is channels-last: maps are ``(n, h, w, c)``, kernels ``(h, w, c_in, c_out)``. Every padding is
-explicit and symmetric, as in PyTorch.
+Layout is channels-last: maps are ``(n, h, w, c)``, kernels ``(h, w, c_in, c_out)``. Every padding
+is explicit and symmetric, as in PyTorch.
 """
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float
 
-# Largest number of (output pixel, input pixel) pairs for which a convolution is written as one dense
-# matrix product; beyond it most entries of that matrix would be zero.
+# Largest number of (output pixel, input pixel) pairs for which a convolution is written as one
+# dense matrix product; beyond it most entries of that matrix would be zero.
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
 
 
 def conv2d(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c f"], *, stride: int = 1, padding: int = 0
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c f"],
+    *,
+    stride: int = 1,
+    padding: int = 0,
 ) -> Float[Array, "n oh ow f"]:
     """Computes a 2-D cross-correlation with symmetric zero padding, as ``torch.conv2d``.
 
@@ -102,7 +105,11 @@ def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill:
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(x, pad, constant_values=fill)
     return [
-        padded[:, dy : dy + (out_h - 1) * stride + 1 : stride, dx : dx + (out_w - 1) * stride + 1 : stride]
+        padded[
+            :,
+            dy : dy + (out_h - 1) * stride + 1 : stride,
+            dx : dx + (out_w - 1) * stride + 1 : stride,
+        ]
         for dy in range(window[0])
         for dx in range(window[1])
     ]
@@ -112,8 +119,8 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     """Takes the maximum over square windows, padded with minus infinity, as ``torch.max_pool2d``.
 
     Written as a running maximum over shifted views: its gradient is a chain of selections, several
-    times faster on CPU than that of XLA's windowed reduction. Among equal maxima the gradient goes to
-    the first in row-major order, as in PyTorch.
+    times faster on CPU than that of XLA's windowed reduction. Among equal maxima the gradient goes
+    to the first in row-major order, as in PyTorch.
     """
     first, *others = _shifted(x, (window, window), stride, padding, fill=-jnp.inf)
     best = first
@@ -125,8 +132,8 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
 def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
     """Weights of linear interpolation from ``size`` to ``factor * size`` points, corners aligned.
 
-    Output point ``i`` reads position ``i (size - 1) / (factor size - 1)``. With one input point every
-    output equals it.
+    Output point ``i`` reads position ``i (size - 1) / (factor size - 1)``. With one input point
+    every output equals it.
     """
     out = size * factor
     position = np.arange(out) * ((size - 1) / max(out - 1, 1))
@@ -148,12 +155,12 @@ def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c
 def upsample_conv3x3(
     x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"], factor: int
 ) -> Float[Array, "n fh fw f"]:
-    """Computes ``conv2d(upsample(x, factor), kernel, padding=1)`` without the large intermediate map.
+    """Computes ``conv2d(upsample(x, factor), kernel, padding=1)`` without the large middle map.
 
-    Upsampling and convolution are both linear and act on different axes, so the channel sums are done
-    first, on the small map, and interpolation and shift of each tap become one matrix for each axis:
-    ``y = sum over taps (a, b) of R_a (x K_ab) C_b^T`` with ``R_a`` the interpolation matrix shifted by
-    ``a`` rows with a zero row at the border.
+    Upsampling and convolution are both linear and act on different axes, so the channel sums are
+    done first, on the small map, and interpolation and shift of each tap become one matrix for each
+    axis: ``y = sum over taps (a, b) of R_a (x K_ab) C_b^T`` with ``R_a`` the interpolation matrix
+    shifted by ``a`` rows with a zero row at the border.
     """
     rows, columns = (_shifted_upsampling(size, factor).astype(x.dtype) for size in x.shape[1:3])
     channels = jnp.einsum("nhwc,abcf->nhawbf", x, kernel)

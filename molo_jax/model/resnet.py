@@ -104,9 +104,7 @@ class ResNet(nnx.Module):
     """The convolutional trunk: frames to feature maps of 1/32 of their size."""
 
     def __init__(self, name: str, *, rngs: nnx.Rngs):
-        self.conv1 = Conv2d(
-            3, 64, 7, stride=2, padding=3, kernel_init=he_fan_out, rngs=rngs
-        )
+        self.conv1 = Conv2d(3, 64, 7, stride=2, padding=3, kernel_init=he_fan_out, rngs=rngs)
         self.bn1 = BatchNorm(64)
         block, features = _block_class(name), 64
         for number, (depth, width) in enumerate(zip(_DEPTHS[name], _STAGE_WIDTHS, strict=True), 1):

@@ -22,7 +22,8 @@ class MoLoConfig:
     Attributes:
         num_classes: number of training classes, the outputs of the auxiliary classifier.
         backbone: ``resnet18``, ``resnet34`` or ``resnet50``.
-        positional_a: tokens are scaled by ``sqrt(D / positional_a)`` before the sinusoids are added.
+        positional_a: tokens are scaled by ``sqrt(D / positional_a)`` before the sinusoids are
+            added.
         positional_b: weight of the sinusoids.
         motion_weight: weight of motion distances beside appearance distances.
         single_direction: keeps only the query-to-class half of the Hausdorff metric.

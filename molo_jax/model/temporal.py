@@ -20,9 +20,10 @@ _HIDDEN = 2048
 
 
 def sinusoids(length: int, width: int) -> Float[np.ndarray, "length d"]:
-    """Positional encoding ``pe[p, i] = sin(p / 10000^(2i/D))``, ``pe[p, i+1] = cos(p / 10000^(2(i+1)/D))``.
+    """Positional encoding of each position ``p`` and channel.
 
-    ``i`` runs over the even channels. Quirk kept: the exponent doubles the channel index, where
+    ``pe[p, i] = sin(p / 10000^(2i/D))`` for even channels ``i``,
+    ``pe[p, i] = cos(p / 10000^(2i/D))`` for odd ones. Quirk kept: the exponent doubles the channel index, where
     Vaswani et al. (2017, section 3.5) have ``i/D``.
     """
     position = np.arange(length, dtype=np.float64)[:, None]
@@ -49,7 +50,7 @@ class PositionalEncoder(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``."""
+    """Self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``."""
 
     def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
         self.norm = layer_norm(width, rngs=rngs)
@@ -113,4 +114,6 @@ def prepend_token(
     token: Float[Array, "1 1 d"], tokens: Float[Array, "v l d"]
 ) -> Float[Array, "v l+1 d"]:
     """Puts the learnt class token in front of every clip's frame tokens."""
-    return jnp.concatenate([jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[-1])), tokens], 1)
+    return jnp.concatenate(
+        [jnp.broadcast_to(token, (tokens.shape[0], 1, token.shape[-1])), tokens], 1
+    )

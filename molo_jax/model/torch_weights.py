@@ -1,8 +1,8 @@
 """The one map between our parameters and the tensors of an official PyTorch checkpoint.
 
 Names are those of the official ``state_dict`` without the prefixes ``head.`` and ``module.``. The
-backbone is numbered as a Sequential there: 0 is ``conv1``, 1 is ``bn1``, 4 to 7 are the four stages.
-NumPy only.
+backbone is numbered as a Sequential there: 0 is ``conv1``, 1 is ``bn1``, 4 to 7 are the four
+stages. NumPy only.
 """
 
 import re

@@ -83,8 +83,8 @@ def make_train_step(
     Returns:
         ``step(state, batch)``, whose batch is cut by :func:`chunked` and must hold ``index``, the
         episodes' indices; it returns the new state and the means over the batch of every loss term,
-        of the ``loss``, the ``accuracy``, the ``class_accuracy`` of the auxiliary classifier, and the
-        ``grad_norm``. The old state's memory is reused.
+        of the ``loss``, the ``accuracy``, the ``class_accuracy`` of the auxiliary classifier, and
+        the ``grad_norm``. The old state's memory is reused.
     """
 
     def episode_loss(params, empty_stats, arrays):
@@ -154,12 +154,13 @@ def make_train_step(
 def fold_batch_stats(running: nnx.State, updates: nnx.State) -> nnx.State:
     """Applies the statistics' updates of several episodes, in order, to the running statistics.
 
-    An episode's ``k`` updates turn a running value ``r`` into ``0.9^k r + c``; ``c`` is what they make
-    of zero. So ``E`` episodes give ``0.9^(k E) r + sum_e 0.9^(k (E - 1 - e)) c_e``.
+    An episode's ``k`` updates turn a running value ``r`` into ``0.9^k r + c``; ``c`` is what they
+    make of zero. So ``E`` episodes give ``0.9^(k E) r + sum_e 0.9^(k (E - 1 - e)) c_e``.
 
     Args:
         running: statistics before the episodes.
-        updates: with a leading episode axis, what each episode makes of statistics that are all zero.
+        updates: with a leading episode axis, what each episode makes of statistics that are all
+            zero.
     """
     given, flat = dict(nnx.to_flat_state(running)), {}
     for path, update in nnx.to_flat_state(updates):
@@ -200,7 +201,8 @@ def make_embed(
     Args:
         graphdef: the network's structure.
         preprocess: turns raw clips ``(v, t, r, r, 3)`` into normalized crops.
-        mesh: the devices, over which the clips are spread; their number must divide that of the clips.
+        mesh: the devices, over which the clips are spread; their number must divide that of the
+            clips.
     """
 
     def embed(params, batch_stats, clips):
@@ -217,8 +219,9 @@ def make_match(
     """Builds the jitted matching of many episodes among embedded clips.
 
     Returns:
-        ``match(params, batch_stats, tokens, support, query, support_labels)`` with ``support (e, s)``
-        and ``query (e, q)`` the positions of the episodes' clips in ``tokens``; gives the match logits.
+        ``match(params, batch_stats, tokens, support, query, support_labels)`` with ``support (e,
+        s)`` and ``query (e, q)`` the positions of the episodes' clips in ``tokens``; gives the
+        match logits.
     """
 
     def episode_logits(model, tokens, support, query, labels):

@@ -94,7 +94,9 @@ def test_interrupted_generation_resumes_without_touching_whole_videos(dataset, t
 
 
 def test_a_folder_made_with_other_settings_is_refused(dataset):
-    with pytest.raises(MoloError, match="holds a dataset made with .*'seed': 5.*'seed': 6.* delete"):
+    with pytest.raises(
+        MoloError, match=r"holds a dataset made with .*'seed': 5.*'seed': 6.* delete"
+    ):
         synthetic.generate(dataset, seed=6, videos_per_class=FEW)
     assert json.loads((dataset / "dataset.json").read_text())["seed"] == 5
 
@@ -115,7 +117,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(settings, message
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MoloError, match="cannot write the dataset in .*file"):
+    with pytest.raises(MoloError, match=r"cannot write the dataset in .*file"):
         synthetic.generate(tmp_path / "file", videos_per_class=FEW)
 
 

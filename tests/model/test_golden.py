@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from molo_jax.model import Episode, LossWeights, MoLo, MoLoConfig, loss_terms, torch_weights, total_loss
+from molo_jax.model import (
+    Episode,
+    LossWeights,
+    MoLo,
+    MoLoConfig,
+    loss_terms,
+    torch_weights,
+    total_loss,
+)
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "parity_tests" / "golden"
 OUTPUTS = {
@@ -39,7 +47,7 @@ def _recorded(name):
 
 
 def _network(meta, stats):
-    """The network with the recipe's weights, every dropout off, and the given running statistics."""
+    """The network with the recipe's weights, dropout off, and the given running statistics."""
     config = MoLoConfig(
         num_classes=meta["num_class"],
         backbone=meta["backbone"],
@@ -66,7 +74,7 @@ def _episode(meta):
     names = {"support_classes": "support_real", "query_classes": "query_real"}
     clips = {k: jnp.asarray(np.moveaxis(raw[k], 2, -1)) for k in ("support", "query")}
     labels = ("support_labels", "query_labels", "support_classes", "query_classes")
-    return Episode(**clips, **{k: jnp.asarray(raw[names[k] if k in names else k]) for k in labels})
+    return Episode(**clips, **{k: jnp.asarray(raw[names.get(k, k)]) for k in labels})
 
 
 def _forward(meta, stats, train):
@@ -104,7 +112,7 @@ def test_training_gives_the_recorded_logits_losses_and_running_statistics():
     output, terms, batch_stats = _forward(meta, {}, train=True)
     _assert_outputs(output, values)
     for name, expected in meta["losses"].items():
-        ours = terms[TERMS[name] if name in TERMS else name]
+        ours = terms[TERMS.get(name, name)]
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
     coefficients = (meta["coef"][k] for k in ("cls", "con", "rec"))
     total = total_loss(terms, LossWeights(*coefficients, accumulation=1))

@@ -68,9 +68,7 @@ def test_default_initialization_is_uniform_within_the_torch_bound():
 
 
 def test_residual_kernels_have_the_fan_out_deviation():
-    conv = layers.Conv2d(
-        50, 40, 3, kernel_init=layers.he_fan_out, rngs=nnx.Rngs(1)
-    )
+    conv = layers.Conv2d(50, 40, 3, kernel_init=layers.he_fan_out, rngs=nnx.Rngs(1))
     np.testing.assert_allclose(np.std(conv.kernel[...]), np.sqrt(2 / (9 * 40)), rtol=0.02)
 
 

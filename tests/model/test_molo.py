@@ -149,7 +149,9 @@ def test_embedding_clips_alone_gives_the_tokens_of_the_episode():
     graphdef, params, stats = _network()
     embed = jax.jit(lambda clips: nnx.merge(graphdef, params, stats).embed(clips))
     alone = [embed(_clips(2, 4)[i : i + 1]) for i in range(4)]
-    together = Tokens(*(jnp.concatenate(x) for x in zip(*((a.appearance, a.motion) for a in alone))))
+    together = Tokens(
+        *(jnp.concatenate(x) for x in zip(*((a.appearance, a.motion) for a in alone), strict=True))
+    )
     for stream in ("appearance", "motion"):
         expected = getattr(output.tokens.query, stream)
         np.testing.assert_allclose(getattr(together, stream), expected, rtol=1e-4, atol=1e-4)
@@ -197,10 +199,18 @@ def test_dropout_changes_training_outputs_and_only_with_the_key():
 @pytest.mark.parametrize(
     ("support", "query", "message"),
     [
-        ((2, 3, 48, 32, 3), (2, 3, 48, 32, 3), "48x32 pixels; both sides must be positive multiples of 32"),
+        (
+            (2, 3, 48, 32, 3),
+            (2, 3, 48, 32, 3),
+            "48x32 pixels; both sides must be positive multiples of 32",
+        ),
         ((2, 1, 32, 32, 3), (2, 1, 32, 32, 3), "have 1 frames; motion needs at least 2"),
         ((2, 20, 32, 32, 3), (2, 20, 32, 32, 3), "have 20 frames; .* at most 19"),
-        ((2, 3, 32, 32, 3), (2, 3, 64, 32, 3), r"support clips are \(3, 32, 32, 3\), query clips \(3, 64"),
+        (
+            (2, 3, 32, 32, 3),
+            (2, 3, 64, 32, 3),
+            r"support clips are \(3, 32, 32, 3\), query clips \(3, 64",
+        ),
     ],
 )
 def test_wrong_clips_are_refused_with_their_shape(support, query, message):

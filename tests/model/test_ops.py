@@ -16,7 +16,9 @@ def _direct_conv(x, kernel, stride, padding):
     n, h, w, _ = x.shape
     kh, kw, _, f = kernel.shape
     padded = np.pad(x.astype(np.float64), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)))
-    out = np.zeros((n, (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1, f))
+    out = np.zeros(
+        (n, (h + 2 * padding - kh) // stride + 1, (w + 2 * padding - kw) // stride + 1, f)
+    )
     for y in range(out.shape[1]):
         for z in range(out.shape[2]):
             window = padded[:, y * stride : y * stride + kh, z * stride : z * stride + kw]

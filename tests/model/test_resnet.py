@@ -19,7 +19,9 @@ def test_parameter_count_is_that_of_torchvision_without_classifier(name):
     assert sum(int(np.prod(leaf.shape)) for leaf in leaves) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize(("name", "width"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)]
+)
 def test_maps_shrink_by_four_and_then_by_two_at_each_later_stage(name, width):
     model = nnx.eval_shape(lambda: resnet.ResNet(name, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)

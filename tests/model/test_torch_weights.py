@@ -70,6 +70,8 @@ def test_import_names_missing_unexpected_and_misshapen_tensors():
     del tensors["scale"]
     tensors["outc.conv.weight"] = np.zeros((3, 15, 1, 1))
     tensors["fc.weight"] = np.zeros(2)
-    with pytest.raises(ValueError, match="missing scale; unexpected fc.weight; outc.conv.weight") as e:
+    with pytest.raises(
+        ValueError, match=r"missing scale; unexpected fc\.weight; outc\.conv\.weight"
+    ) as e:
         torch_weights.import_tensors(tensors, shapes)
     assert "(3, 15, 1, 1), expected (3, 16, 1, 1)" in str(e.value)

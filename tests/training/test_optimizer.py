@@ -30,7 +30,7 @@ def test_decay_is_added_to_the_gradient_before_the_moments():
     optimizer = make_optimizer(lambda step: 0.1 * (step + 1), weight_decay=0.5)
     state = optimizer.init(params)
     values = {"conv": 2.0, "layer1": 2.0}
-    moments = {name: (0.0, 0.0) for name in values}
+    moments = dict.fromkeys(values, (0.0, 0.0))
     for step, gradient in enumerate((1.0, -3.0), start=1):
         grads = jax.tree.map(lambda x, g=gradient: jnp.full_like(x, g), params)
         updates, state = optimizer.update(grads, state, params)
