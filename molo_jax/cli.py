@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 the work failed (`MoloError`), 2 a flag or a configuration
 import difflib
 import logging as std_logging
 import os
+import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -166,10 +168,26 @@ def load_config(path: str) -> ConfigDict:
         config = runpy.run_path(path)["get_config"]()
     # Whatever the file's own code raises is a mistake in that file.
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"configuration file {path!r} failed: {reason}") from error
+        reason = _without_other_fields(error)
+        where = "".join(f", line {line}" for line in _last_line(error, path))
+        raise UsageError(f"configuration file {path!r} failed{where}: {reason}") from error
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"get_config() of {path!r} returned {type(config).__name__}, no ConfigDict"
         )
     return config
+
+
+def _without_other_fields(error: Exception) -> str:
+    """Puts an error on one line, without the list of all keys that ml_collections adds."""
+    text = str(error.args[0] if error.args else error).replace("\\n", " ")
+    text = " ".join(text.split())
+    # The text of a KeyError comes in quotes.
+    text = text[1:-1] if text.startswith("'") and text.endswith("'") else text
+    return f"{type(error).__name__}: {re.sub(r'Other fields present: .*}. ?', '', text)}"
+
+
+def _last_line(error: Exception, path: str) -> list[int]:
+    """Returns the number of the line of the file that the error came from, if one did."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.lineno for frame in frames if frame.filename == path][-1:]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,24 +106,40 @@ def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(mo
         assembly.eval_sampler(config, dataset, n_way=3, n_shot=4)
 
 
-def test_augmentation_takes_its_strengths_from_the_configuration():
+def test_augmentation_takes_crop_and_strengths_from_the_configuration(monkeypatch):
+    used = []
+
+    def train_views(key, support, query, crop, strengths):
+        used.append((crop, strengths))
+        return support + 1, query + 2
+
+    monkeypatch.setattr(assembly, "train_views", train_views)
     config = base_config()
-    config.data.crop = 32
-    for name in ("flip", "brightness", "contrast", "saturation", "hue", "grey"):
-        config.augment[name] = 0.0
-    arrays = {
-        "support": np.full((2, 3, 32, 32, 3), 51, np.uint8),
-        "query": np.full((4, 3, 32, 32, 3), 102, np.uint8),
-        "support_labels": np.int32([1, 0]),
-        "query_labels": np.int32([0, 0, 1, 1]),
-        "support_classes": np.int32([9, 7]),
-        "query_classes": np.int32([7, 7, 9, 9]),
+    config.data.crop = 64
+    strengths = {"flip": 0.1, "brightness": 0.2, "contrast": 0.3, "saturation": 0.4}
+    strengths |= {"hue": 0.45, "grey": 0.6}
+    config.augment.update(strengths)
+    names = ("support", "query", "support_labels", "query_labels")
+    arrays = {name: jnp.full(3, place) for place, name in enumerate(names)}
+    arrays |= {"support_classes": jnp.full(3, 4), "query_classes": jnp.full(3, 5)}
+    episode = assembly.train_preprocess(config)(arrays, jax.random.key(0))
+    assert used == [(64, assembly.AugmentConfig(**strengths))]
+    fields = dataclasses.asdict(episode)
+    assert {name: int(value[0]) for name, value in fields.items()} == {
+        "support": 1,
+        "query": 3,
+        "support_labels": 2,
+        "query_labels": 3,
+        "support_classes": 4,
+        "query_classes": 5,
     }
-    episode = assembly.train_preprocess(config)(arrays, assembly.train_key(config)(5))
-    np.testing.assert_allclose(episode.support, (0.2 - 0.45) / 0.225, rtol=1e-5)
-    np.testing.assert_allclose(episode.query, (0.4 - 0.45) / 0.225, rtol=1e-5)
-    np.testing.assert_array_equal(episode.query_classes, [7, 7, 9, 9])
-    config.augment.brightness = 0.5
-    brightened = assembly.train_preprocess(config)(arrays, assembly.train_key(config)(5))
-    assert not np.allclose(brightened.query, episode.query)
-    np.testing.assert_array_equal(brightened.support, episode.support)
+
+
+def test_an_episodes_key_depends_on_the_seed_and_on_its_index_alone():
+    config = base_config()
+    config.seed = 5
+    data = [jax.random.key_data(assembly.train_key(config)(index)) for index in (3, 3, 4)]
+    np.testing.assert_array_equal(data[0], data[1])
+    assert (data[0] != data[2]).any()
+    config.seed = 6
+    assert (jax.random.key_data(assembly.train_key(config)(3)) != data[0]).any()

@@ -11,6 +11,11 @@ from molo_jax import cli
 from molo_jax.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
+MISSPELT = """from molo_jax.config import base_config
+def get_config():
+    config = base_config()
+    config.train.stpes = 5
+"""
 SYNTHETIC = f"--config={ROOT}/configs/synthetic.py"
 
 
@@ -79,9 +84,10 @@ def test_help_lists_the_flags_and_exits_without_error(tmp_path):
     ("body", "message"),
     [
         ("def get_config(:", "failed: SyntaxError"),
-        ("import nowhere", "failed: ModuleNotFoundError: No module named 'nowhere'"),
-        ("x = 1", "failed: KeyError: 'get_config'"),
-        ("def get_config(): return 1 / 0", "failed: ZeroDivisionError"),
+        ("import nowhere", "failed, line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("x = 1", "failed: KeyError: get_config"),
+        ("x = 0\n\ndef get_config():\n  return 1 / x", "failed, line 4: ZeroDivisionError"),
+        (MISSPELT, 'failed, line 4: AttributeError: Key "stpes" .* Did you mean "steps"'),
         ("def get_config(): return {}", "returned dict, no ConfigDict"),
     ],
 )

@@ -20,6 +20,7 @@ MEAN, STD = 0.45, 0.225
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+_QUERY_DRAWS = 12  # flip, grey, place (2), factors (3), hue, order (4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +86,10 @@ def train_views(
     """
     _check_crop(crop, support.shape[-2])
     support_key, query_key = jax.random.split(key)
-    support_keys = jax.random.split(support_key, support.shape[0])
-    query_keys = jax.random.split(query_key, query.shape[0])
-    support = jax.vmap(lambda k, clip: random_crop(k, clip, crop))(support_keys, support)
-    query = jax.vmap(lambda k, clip: _query_view(k, clip, crop, config))(query_keys, query)
+    support_draws = jax.random.uniform(support_key, (support.shape[0], 2))
+    query_draws = jax.random.uniform(query_key, (query.shape[0], _QUERY_DRAWS))
+    support = jax.vmap(lambda draws, clip: _crop(clip, draws, crop))(support_draws, support)
+    query = jax.vmap(lambda draws, clip: _query_view(clip, draws, crop, config))(query_draws, query)
     return normalize(_to_unit(support)), normalize(query)
 
 
@@ -104,21 +105,6 @@ def eval_views(
     first = (clips.shape[-2] - crop) // 2
     window = slice(first, first + crop)
     return normalize(_to_unit(clips[..., window, window, :]))
-
-
-def random_crop(
-    key: Key[Array, ""], clip: UInt8[Array, "t r r c"], crop: int
-) -> UInt8[Array, "t {crop} {crop} c"]:
-    """Cuts a square out of all frames at one random place.
-
-    Quirk kept: the offsets are below `r - crop`, never equal to it.
-    """
-    margin = clip.shape[-2] - crop
-    if margin == 0:
-        return clip
-    top, left = jax.random.randint(key, (2,), 0, margin)
-    frames, _, _, channels = clip.shape
-    return jax.lax.dynamic_slice(clip, (0, top, left, 0), (frames, crop, crop, channels))
 
 
 def normalize(pixels: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -202,36 +188,49 @@ def color_jitter(
     return _blend_all(clip, blends, jnp.where(places < hue_place, 1.0, amounts))
 
 
+def _crop(
+    clip: UInt8[Array | np.ndarray, "t r r c"], draws: Float[Array, "2"], crop: int
+) -> UInt8[Array | np.ndarray, "t {crop} {crop} c"]:
+    """Cuts a square out of all frames at the place that two draws in [0, 1) name.
+
+    Quirk kept: the offsets are below `r - crop`, never equal to it.
+    """
+    frames, side, _, channels = clip.shape
+    if side == crop:
+        return clip
+    top, left = jnp.floor(draws * (side - crop)).astype(jnp.int32)
+    return jax.lax.dynamic_slice(clip, (0, top, left, 0), (frames, crop, crop, channels))
+
+
 def _query_view(
-    key: Key[Array, ""], clip: UInt8[Array, "t r r c"], crop: int, config: AugmentConfig
+    clip: UInt8[Array | np.ndarray, "t r r c"],
+    draws: Float[Array, "12"],
+    crop: int,
+    config: AugmentConfig,
 ) -> Float[Array, "t {crop} {crop} c"]:
-    """Flip, crop and jitter, with one random choice of each for the whole clip."""
-    flip_key, crop_key, grey_key, jitter_key = jax.random.split(key, 4)
+    """Flip, crop, grey and jitter, with one choice of each for the whole clip."""
+    flip, grey, place, jitter = draws[0], draws[1], draws[2:4], draws[4:]
     if config.flip:
-        clip = jnp.where(jax.random.bernoulli(flip_key, config.flip), clip[:, :, ::-1], clip)
-    pixels = _to_unit(random_crop(crop_key, clip, crop))
+        clip = jnp.where(flip < config.flip, clip[:, :, ::-1], clip)
+    pixels = _to_unit(_crop(clip, place, crop))
     if config.grey:
-        grey = jax.random.bernoulli(grey_key, config.grey)
-        pixels = jnp.where(grey, to_grey(pixels), pixels)
-    return _random_jitter(jitter_key, pixels, config)
+        pixels = jnp.where(grey < config.grey, to_grey(pixels), pixels)
+    return _jitter(pixels, jitter, config)
 
 
-def _random_jitter(
-    key: Key[Array, ""], clip: Float[Array, "t h w c"], config: AugmentConfig
+def _jitter(
+    clip: Float[Array, "t h w c"], draws: Float[Array, "8"], config: AugmentConfig
 ) -> Float[Array, "t h w c"]:
+    """Color jitter from draws in [0, 1): three factors, the hue shift, four for the order."""
     strengths = np.array([config.brightness, config.contrast, config.saturation], np.float32)
     if not strengths.any() and not config.hue:
         return clip
-    factor_key, hue_key, order_key = jax.random.split(key, 3)
     lowest, highest = np.maximum(1 - strengths, 0), 1 + strengths
-    factors = jax.random.uniform(factor_key, (3,), minval=lowest, maxval=highest)
-    hue_shift = None
-    if config.hue:
-        hue_shift = jax.random.uniform(hue_key, (), minval=-config.hue, maxval=config.hue)
-    order = jax.random.permutation(order_key, 4)
+    factors = lowest + draws[:3] * (highest - lowest)
+    hue_shift = (2 * draws[3] - 1) * config.hue if config.hue else None
     if not strengths.any():
         return adjust_hue(clip, hue_shift)
-    return color_jitter(clip, factors, hue_shift, order)
+    return color_jitter(clip, factors, hue_shift, jnp.argsort(draws[4:]))
 
 
 def _blend_all(

@@ -23,7 +23,9 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "length d"]:
     """Positional encoding of each position ``p`` and channel.
 
     ``pe[p, i] = sin(p / 10000^(2i/D))`` for even channels ``i``,
-    ``pe[p, i] = cos(p / 10000^(2i/D))`` for odd ones. Quirk kept: the exponent doubles the channel index, where
+    ``pe[p, i] = cos(p / 10000^(2i/D))`` for odd ones.
+
+    Quirk kept: the exponent doubles the channel index, where
     Vaswani et al. (2017, section 3.5) have ``i/D``.
     """
     position = np.arange(length, dtype=np.float64)[:, None]

@@ -208,6 +208,44 @@ def test_hue_shifts_are_uniform_around_zero():
     assert np.abs(np.quantile(shifts, [0.1, 0.5, 0.9]) - [-0.8 / 6, 0, 0.8 / 6]).max() < 0.02
 
 
+def test_the_24_orders_are_equally_frequent_and_drawn_for_each_clip(monkeypatch):
+    def show_order(clip, factors, hue_shift, order):
+        return jnp.full_like(clip, jnp.sum(order * jnp.array([64, 16, 4, 1])) / 255)
+
+    monkeypatch.setattr(augment, "color_jitter", show_order)
+    query = np.zeros((5, 1, 2, 2, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(6), 2000)
+    config = AugmentConfig()
+    view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 2, config)[1]))
+    codes = to_levels(view(keys))[:, :, 0, 0, 0, 0]
+    orders, counts = np.unique(codes, return_counts=True)
+    digits = (orders[:, None] // np.array([64, 16, 4, 1])) % 4
+    assert sorted(digits.tolist()) == [list(p) for p in itertools.permutations(range(4))]
+    assert np.abs(counts / 10000 * 24 - 1).max() < 0.2
+    assert abs((codes[:, 0] == codes[:, 1]).mean() - 1 / 24) < 0.02
+
+
+def test_the_choices_for_a_clip_are_independent(monkeypatch):
+    def show_amounts(clip, factors, hue_shift, order):
+        shown = [*factors, hue_shift + 1]
+        return clip.at[:, :2, :2, 2].set(jnp.stack(shown).reshape(1, 2, 2))
+
+    monkeypatch.setattr(augment, "color_jitter", show_amounts)
+    query = place_coded(4, frames=1)
+    keys = jax.random.split(jax.random.key(7), 1000)
+    config = AugmentConfig(flip=0.5, grey=0.5)
+    view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 10, config)[1]))
+    views = (np.asarray(view(keys)) * 0.225 + 0.45).reshape(-1, 10, 10, 3)
+    grey = np.abs(views[..., 0] - views[..., 1]).max(axis=(1, 2)) < 1e-5
+    flipped = views[:, 0, 0, 1] > views[:, 0, 1, 1]
+    amounts = views[:, :2, :2, 2].reshape(-1, 4).T
+    correlation = np.corrcoef([grey, flipped, *amounts])
+    assert np.abs(correlation - np.eye(6)).max() < 0.07
+    tops = np.where(grey, np.nan, views[:, 0, 0, 0])  # a grey pixel does not tell its row
+    of_colored = np.corrcoef([values[~grey] for values in (tops, flipped, *amounts)])
+    assert np.abs(of_colored - np.eye(6)).max() < 0.1
+
+
 def test_everything_switched_off_leaves_the_crop_alone():
     clips = place_coded(3)
     _, query = augment.train_views(jax.random.key(8), clips[:1], clips, 13, OFF)

@@ -1,0 +1,76 @@
+"""Who may import whom: commands -> training -> model, and commands -> data."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "molo_jax"
+NO_TENSORFLOW = (
+    "molo_jax.config",
+    "molo_jax.model",
+    "molo_jax.model.torch_weights",
+    "molo_jax.training.checkpoint",
+    "molo_jax.training.evaluation",
+    "molo_jax.training.metrics",
+    "molo_jax.training.schedule",
+    "molo_jax.training.step",
+    "molo_jax.data.augment",
+    "molo_jax.data.episodes",
+    "molo_jax.data.splits",
+    "molo_jax.data.synthetic",
+)
+
+
+def imported(path):
+    """Returns the full names of what a file imports, wherever in the file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def offenders(folder, forbidden, allowed=()):
+    """Returns the imports of the files in a folder that begin with a forbidden name."""
+    found = []
+    for path in sorted((PACKAGE / folder).rglob("*.py")):
+        for name in imported(path):
+            if path.name not in allowed and any(
+                (name + ".").startswith(f"{f}.") for f in forbidden
+            ):
+                found.append((path.name, name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [
+        (".", ("torch",)),
+        (
+            "model",
+            ("molo_jax.data", "molo_jax.training", "molo_jax.config", "absl", "ml_collections"),
+        ),
+        ("training", ("molo_jax.data", "molo_jax.config", "tensorflow", "ml_collections")),
+        ("data", ("molo_jax.model", "molo_jax.training", "molo_jax.config", "flax")),
+    ],
+)
+def test_imports_go_downwards_only(folder, forbidden):
+    assert offenders(folder, forbidden) == []
+
+
+def test_the_data_package_leaves_jax_to_the_augmentation():
+    assert offenders("data", ("jax",), allowed=("augment.py",)) == []
+    assert offenders("data", ("jax",)) != []
+
+
+def test_what_needs_no_files_does_not_wait_for_tensorflow():
+    program = "import sys, {}; print('tensorflow' in sys.modules)".format(", ".join(NO_TENSORFLOW))
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "False\n", result.stderr
