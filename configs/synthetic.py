@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.augment.grey = 0.0
 
     config.train.n_query = 1
-    config.train.steps = 1600
+    config.train.steps = 1200
     config.train.episodes_per_step = 1
     config.train.log_every = 20
     config.train.eval_every = 200

@@ -330,10 +330,6 @@ def _check_schedule(config: ConfigDict) -> None:
     expected = f"it needs one value for each of the {len(boundaries)} optimizer.boundaries"
     _require(len(factors) == len(boundaries), "optimizer.factors", factors, expected)
     _require(all(f > 0 for f in factors), "optimizer.factors", factors, "all must be above 0")
-    warmup, steps = optimizer.warmup_steps, config.train.steps
-    expected = f"it must be below train.steps, {steps}"
-    good = optimizer.schedule != "cosine" or warmup < steps
-    _require(good, "optimizer.warmup_steps", warmup, expected)
 
 
 def _value(config: ConfigDict, name: str) -> object:

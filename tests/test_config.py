@@ -116,11 +116,3 @@ def test_a_wrong_value_is_refused_with_its_name_and_what_it_should_be(key, value
         config.update_from_flattened_dict({key: value})
     with pytest.raises(UsageError, match=message):
         validate(config)
-
-
-def test_a_warmup_longer_than_the_training_is_refused():
-    config = base_config()
-    config.optimizer.schedule = "cosine"
-    config.train.steps = config.optimizer.warmup_steps = 7
-    with pytest.raises(UsageError, match=r"warmup_steps is 7; it must be below train.steps, 7"):
-        validate(config)

@@ -33,6 +33,8 @@ SETTINGS = {
     "train.eval_every": 4,
     "train.checkpoint_every": 2,
     "train.val_episodes": 5,
+    "train.microbatch": 1,
+    "optimizer.warmup_steps": 2,
     "eval.n_way": 3,
     "eval.episodes": 7,
     "eval.episode_batch": 4,

@@ -95,13 +95,15 @@ def cosine_schedule(base_lr: float, warmup_steps: int, steps: int) -> Schedule:
 
     Args:
         base_lr: the highest rate.
-        warmup_steps: w, below `steps`.
+        warmup_steps: w; a training that is not longer ends while the rate still rises.
         steps: optimizer steps of the whole training; the rate stays 0 after them.
     """
 
+    fall = max(steps - warmup_steps, 1)
+
     def schedule(step: Array) -> Float[Array, ""]:
         rising = base_lr * (step + 1) / max(warmup_steps, 1)
-        done = jnp.clip((step - warmup_steps) / (steps - warmup_steps), 0.0, 1.0)
+        done = jnp.clip((step - warmup_steps) / fall, 0.0, 1.0)
         falling = base_lr * 0.5 * (1.0 + jnp.cos(math.pi * done))
         return jnp.where(step < warmup_steps, rising, falling).astype(jnp.float32)
 

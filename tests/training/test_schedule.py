@@ -74,3 +74,9 @@ def test_cosine_schedule_has_the_hand_worked_values():
 
 def test_cosine_schedule_without_warmup_starts_at_the_base_rate():
     assert cosine_schedule(0.3, warmup_steps=0, steps=7)(jnp.int32(0)) == np.float32(0.3)
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_cosine_schedule_of_a_training_no_longer_than_its_warmup_only_rises(steps):
+    schedule = jax.vmap(cosine_schedule(0.5, warmup_steps=5, steps=steps))
+    np.testing.assert_allclose(schedule(jnp.arange(5)), [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-6)
