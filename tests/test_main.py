@@ -25,6 +25,10 @@ SETTINGS = {
     "data.resize": 32,
     "data.crop": 32,
     "data.workers": 1,
+    # Random parts of a step, which a resumed run must draw again as they were.
+    "model.dropout_position": 0.1,
+    "augment.hue": 0.25,
+    "augment.flip": 0.5,
     "train.n_way": 3,
     "train.n_query": 1,
     "train.steps": 12,
@@ -189,7 +193,12 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
     pixels = evaluate.eval_views(np.stack(clips), 32)
     output = model(
-        pixels[:3], pixels[3:], episode.support_labels, n_way=3, train=False, reconstruct=False
+        pixels[:3],
+        pixels[3:],
+        jax.numpy.asarray(episode.support_labels),
+        n_way=3,
+        train=False,
+        reconstruct=False,
     )
     table = evaluate.Tokens(appearance=appearance, motion=motion)
     labels = episode.support_labels[None]

@@ -14,8 +14,10 @@ import functools
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import pathlib
+import signal
 from collections.abc import Iterator, Mapping
 
 import av
@@ -212,9 +214,12 @@ def write_video(path: pathlib.Path, frames: UInt8[np.ndarray, "t h w 3"]) -> Non
             stream = container.add_stream("libx264", rate=FRAME_RATE)
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+            # A constant quantizer: with rate control, x264 does not give the same bits each time.
+            stream.options = {"qp": "18", "preset": "veryfast", "threads": "1"}
             for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                # The same holds for this conversion where it is left to the encoder.
+                container.mux(stream.encode(picture.reformat(format="yuv420p")))
             container.mux(stream.encode())
         partial.rename(path)
     finally:
@@ -324,9 +329,21 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     progress = tqdm.tqdm(
         total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
     )
-    with progress, concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        for _ in pool.map(functools.partial(_make, videos), jobs, chunksize=8):
-            progress.update()
+    # A forked child of a process with threads (JAX has some) can deadlock.
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers or os.cpu_count(),
+        mp_context=spawn,
+        # An interrupt is for the parent, which stops the others.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    with progress, pool:
+        try:
+            for _ in pool.map(functools.partial(_make, videos), jobs, chunksize=8):
+                progress.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _write_splits(folder: pathlib.Path, jobs: list[_Job]) -> None:

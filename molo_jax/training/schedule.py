@@ -98,7 +98,6 @@ def cosine_schedule(base_lr: float, warmup_steps: int, steps: int) -> Schedule:
         warmup_steps: w; a training that is not longer ends while the rate still rises.
         steps: optimizer steps of the whole training; the rate stays 0 after them.
     """
-
     fall = max(steps - warmup_steps, 1)
 
     def schedule(step: Array) -> Float[Array, ""]:

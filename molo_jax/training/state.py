@@ -20,7 +20,7 @@ class TrainState:
     params: nnx.State
     batch_stats: nnx.State
     opt_state: optax.OptState
-    step: Int[Array, ""]
+    step: Int[Array | np.ndarray, ""]
 
 
 def create_model(config: MoLoConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

@@ -53,4 +53,4 @@ def test_decay_mask_is_that_of_the_recorded_run():
     config = MoLoConfig(num_classes=64, backbone="resnet18")
     params = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
     mask = nnx.to_flat_state(decay_mask(params))
-    assert {official_name(path) for path, value in mask if not value[...]} == no_decay
+    assert {official_name(path) for path, value in mask if not value.get_value()} == no_decay
