@@ -21,6 +21,7 @@ from molo_jax.config import config_keys
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.errors import MoloError
 from molo_jax.evaluate import BEST, LATEST, Evaluator
+from molo_jax.model import TERMS
 from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
 from molo_jax.training.metrics import (
     MetricLog,
@@ -33,8 +34,17 @@ from molo_jax.training.optimizer import make_optimizer
 from molo_jax.training.state import TrainState, count_parameters, create_model, create_state
 from molo_jax.training.step import chunked, episodes_sharding, make_train_step, replicated
 
-# What a log line shows; metrics.jsonl and TensorBoard get everything.
-_SHOWN = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
+# What a log line says, and what of it fits beside a progress bar.
+_LOGGED = (
+    "loss",
+    *TERMS,
+    "accuracy",
+    "class_accuracy",
+    "grad_norm",
+    "learning_rate",
+    "episodes_per_second",
+)
+_BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
 
 
 class Interrupted(MoloError):
@@ -225,7 +235,8 @@ class Trainer:
         values["learning_rate"] = float(self._schedule(jnp.int32(self.step - 1)))
         values["episodes_per_second"] = self._watch.rate()
         self._log.write(self.step, "train", values)
-        self._say({name: values[name] for name in _SHOWN}, is_step=True)
+        shown = _LOGGED if self._bar.disable else _BESIDE_BAR
+        self._say({name: values[name] for name in shown}, is_step=True)
 
     def _validate(self) -> None:
         """Evaluates on the val split, and keeps the weights if they are the best so far."""
