@@ -34,8 +34,8 @@ lint: $(VENV)/.installed-test ## ruff check and ruff format --check
 
 install: $(VENV)/.installed ## only make the environment
 
-clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache
+clean: ## remove the environment and caches, not the runs
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

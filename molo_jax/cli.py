@@ -52,6 +52,9 @@ def _guard(work: Callable[[], object]) -> object:
         return work()
     except MoloError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", MoloError.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
 

@@ -7,6 +7,7 @@ and a test fails on a key that no code reads.
 The defaults are those of the official SSv2 setting where the paper has one.
 """
 
+import math
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -284,7 +285,7 @@ def _check_numbers(config: ConfigDict) -> None:
         _require(value >= least, name, value, f"it must be at least {least}")
     for name in _ABOVE_ZERO:
         value = _value(config, name)
-        _require(value > 0, name, value, "it must be above 0")
+        _require(0 < value < math.inf, name, value, "it must be above 0 and finite")
     for name in _FRACTIONS:
         value = _value(config, name)
         _require(0 <= value <= 1, name, value, "it must be between 0 and 1")

@@ -166,6 +166,7 @@ class Trainer:
                 meta = checkpoints.meta(step)
                 where = checkpoints.describe(step)
                 check_architecture(where, meta["architecture"], self._model)
+        self._discard_newer_best()
         step = self._best.latest_step()
         if step is not None:
             self._best_accuracy = self._best.meta(step)["val_accuracy"]
@@ -179,6 +180,25 @@ class Trainer:
         self._state = TrainState(**items["model"], **items["optimizer"])
         self._unlogged, self.step = meta["unlogged"], step
         logging.info("going on from step %d in %s", step, self._workdir)
+
+    def _discard_newer_best(self) -> None:
+        """Removes a best network from after the last checkpoint: training will come to it again.
+
+        Raises:
+            MoloError: when there is no checkpoint and the best network is of other settings.
+        """
+        best, latest = self._best.latest_step(), self._latest.latest_step()
+        if best is None or (latest is not None and best <= latest):
+            return
+        meta = self._best.meta(best)
+        if latest is None and _changes(meta["config"], self._config):
+            raise MoloError(
+                f"{self._best.describe(best)} is of a training with other settings, and there is"
+                f" no checkpoint to go on from; remove {self._workdir / BEST} or use another"
+                " --workdir"
+            )
+        logging.info("going back to before %s", self._best.describe(best))
+        self._best.delete(best)
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         data, episodes = self._config.data, self._config.train.episodes_per_step
@@ -347,14 +367,19 @@ def _check_weights(step: int, state: TrainState) -> None:
 
 def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
     """Logs which values of the configuration differ from those a checkpoint was made with."""
+    changes = _changes(stored, config)
+    if changes:
+        logging.warning("the configuration changed since the checkpoint: %s", "; ".join(changes))
+
+
+def _changes(stored: dict[str, Any], config: ConfigDict) -> list[str]:
     now = json.loads(json.dumps(config.to_dict()))
     changes = []
     for key in config_keys(now):
         old, new = _lookup(stored, key), _lookup(now, key)
         if old != new:
             changes.append(f"{key} was {old!r}, is {new!r}")
-    if changes:
-        logging.warning("the configuration changed since the checkpoint: %s", "; ".join(changes))
+    return changes
 
 
 def _lookup(tree: dict[str, Any], key: str) -> Any:

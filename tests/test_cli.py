@@ -138,3 +138,13 @@ def test_an_error_of_the_program_keeps_its_trace(tmp_path):
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "RuntimeError: a defect" in result.stderr
+
+
+def test_an_unwritable_place_is_one_line_without_a_trace(capsys):
+    def work():
+        raise PermissionError(13, "Permission denied", "/proc/here")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli._guard(work)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: /proc/here: Permission denied\n"

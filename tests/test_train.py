@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flax import nnx
 from molo_jax import train
 from molo_jax.config import base_config
 from molo_jax.errors import MoloError
+from molo_jax.model import TERMS
 from molo_jax.training.checkpoint import Checkpoints
 from molo_jax.training.evaluation import Score
 from molo_jax.training.metrics import read_metrics
@@ -35,8 +37,9 @@ class StandIn:
             number = int(state.step) + 1
             indices = np.asarray(batch["index"]).ravel()
             self.episodes.append(indices.tolist())
-            metrics = {"loss": jnp.float32(indices.sum()), "match": jnp.float32(number)}
-            metrics |= {"accuracy": jnp.float32(0.5), "grad_norm": jnp.float32(1)}
+            names = (*TERMS, "accuracy", "class_accuracy", "grad_norm")
+            metrics = dict.fromkeys(names, jnp.float32(0.5))
+            metrics |= {"loss": jnp.float32(indices.sum()), "match": jnp.float32(number)}
             params = jax.tree.map(lambda x: x + indices.sum() / 3, state.params)
             state = train.TrainState(params, state.batch_stats, state.opt_state, state.step + 1)
             change = self.at_step.get(number, lambda state, metrics: (state, metrics))
@@ -209,6 +212,31 @@ def test_the_best_of_a_run_that_died_is_remembered(stand_in, config, tmp_path):
     stand_in.accuracies, stand_in.at_step = iter([0.5, 0.25, 0.5]), {}
     train.train(config, tmp_path)
     assert weights(tmp_path / "best")[0] == 2
+
+
+def test_a_best_network_from_after_the_last_checkpoint_is_found_again(stand_in, config, tmp_path):
+    config.train.eval_every, config.train.checkpoint_every = 3, 2
+    stand_in.accuracies, stand_in.at_step = iter([0.75]), {4: crash}
+    with pytest.raises(RuntimeError):
+        train.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 3
+    # Step 3 is done again, and what it gives this time is what counts.
+    stand_in.accuracies, stand_in.at_step = iter([0.25, 0.5, 0.125]), {}
+    train.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 6
+
+
+def test_a_best_network_of_other_settings_without_a_checkpoint_is_refused(
+    stand_in, config, tmp_path
+):
+    config.train.eval_every = 7
+    stand_in.accuracies = iter([0.75])
+    train.train(config, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    config.seed = 5
+    with pytest.raises(MoloError, match=r"best/7 is of a training with other settings.* remove"):
+        train.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 7
 
 
 def test_another_architecture_in_the_folder_is_refused_before_training(stand_in, config, tmp_path):

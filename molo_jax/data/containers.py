@@ -38,10 +38,12 @@ def check_file(path: str) -> None:
             shorter than its header says.
     """
     try:
+        mode = os.stat(path).st_mode
+        # Opening a pipe would wait for somebody to write to it; opening a folder says what it is.
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise BadVideoError(path, "not a regular file")
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise BadVideoError(path, "not a regular file")
             reason = _defect(file, status.st_size)
     except OSError as error:
         raise BadVideoError(path, f"cannot be opened: {error.strerror}") from None

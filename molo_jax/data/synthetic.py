@@ -18,6 +18,8 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import av
@@ -308,7 +310,10 @@ def _claim(out: pathlib.Path, settings: dict) -> None:
     note = out / "dataset.json"
     out.mkdir(parents=True, exist_ok=True)
     if note.exists():
-        found = json.loads(note.read_text())
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            found = "unknown settings"
         if found != settings:
             raise MoloError(
                 f"{out} holds a dataset made with {found}, asked for is {settings}; delete the "
@@ -325,6 +330,19 @@ def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
                 yield _Job(split, index, number, seed)
 
 
+def _follow_parent() -> None:
+    """Makes a worker end with its parent, and leave interrupts to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None) -> None:
     progress = tqdm.tqdm(
         total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
@@ -334,9 +352,7 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     pool = concurrent.futures.ProcessPoolExecutor(
         workers or os.cpu_count(),
         mp_context=spawn,
-        # An interrupt is for the parent, which stops the others.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
+        initializer=_follow_parent,
     )
     with progress, pool:
         try:

@@ -32,9 +32,8 @@ class LossWeights:
         contrast: weight of each of the four long-short cross-entropies.
         reconstruction: weight of the autodecoder's mean squared error.
         accumulation: number of episodes over which the official code accumulates gradients. Quirk
-            kept: the cross-entropies are divided by it and the reconstruction is not, so relative
-                to
-            them the reconstruction counts this many times.
+            kept: the cross-entropies are divided by it and the reconstruction is not, so the
+            reconstruction counts this many times.
     """
 
     classification: float

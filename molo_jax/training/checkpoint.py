@@ -6,6 +6,7 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 """
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,49 @@ class Checkpoints:
             meta: what `restore` checks and `evaluate` reports; JSON types only.
             model: tree of parameters and statistics.
             optimizer: tree of what else training needs in order to go on.
+
+        Raises:
+            MoloError: when there is no room, or the folder cannot be written.
         """
         if step in self._manager.all_steps():
             return
+        self._check_space(model, optimizer)
         items = {"model": ocp.args.StandardSave(to_plain(model))}
         if optimizer is not None:
             items["optimizer"] = ocp.args.StandardSave(to_plain(optimizer))
         items["meta"] = ocp.args.JsonSave(dict(meta))
-        self._manager.save(step, args=ocp.args.Composite(**items))
-        self._manager.wait_until_finished()
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items))
+            self._manager.wait_until_finished()
+        # orbax and tensorstore raise a dozen types for a folder that cannot be written.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} cannot be saved: {reason}"
+            ) from error
+        if not saved:
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} was not saved: {self.folder} holds a later"
+                " one; remove it or use another --workdir"
+            )
+
+    def delete(self, step: int) -> None:
+        """Removes the checkpoint of `step`."""
+        self._manager.delete(step)
+
+    def _check_space(self, *trees: Any) -> None:
+        """Stops before a disk that is too full, on which orbax would fail in the background.
+
+        Raises:
+            MoloError: naming how much room a checkpoint takes and how much there is.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise MoloError(
+                f"a checkpoint in {self.folder} takes up to {needed / 2**20:.0f} MiB, and"
+                f" {free / 2**20:.0f} MiB are free; make room, then run the same command again"
+            )
 
     def meta(self, step: int) -> dict[str, Any]:
         """Reads the JSON that was saved with the checkpoint of `step`.

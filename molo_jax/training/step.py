@@ -1,5 +1,6 @@
 """The jitted training step and the jitted evaluation functions, over a mesh of devices."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -10,7 +11,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from molo_jax.model import Episode, LossWeights, Matching, Tokens, loss_terms, total_loss
+from molo_jax.model import (
+    TERMS,
+    Episode,
+    LossWeights,
+    Matching,
+    Tokens,
+    loss_terms,
+    total_loss,
+)
 from molo_jax.model.layers import BATCH_NORM_MOMENTUM
 from molo_jax.training.state import TrainState
 
@@ -53,6 +62,20 @@ def chunked(batch: Batch, chunk: int) -> Batch:
     return jax.tree.map(cut, dict(batch))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Totals:
+    """Sums over the chunks of a batch so far, and the statistics that have come out of them."""
+
+    grads: nnx.State
+    metrics: Metrics
+    batch_stats: nnx.State
+
+
+# (parameters, running statistics, the arrays of one chunk) -> its means.
+_ChunkGradient = Callable[[nnx.State, nnx.State, Batch], _Totals]
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -86,6 +109,49 @@ def make_train_step(
         of the ``loss``, the ``accuracy``, the ``class_accuracy`` of the auxiliary classifier, and
         the ``grad_norm``. The old state's memory is reused.
     """
+    gradient = _chunk_gradient(graphdef, preprocess, episode_key, weights, n_way)
+    whole, spread = replicated(mesh), episodes_sharding(mesh)
+
+    def single(state, batch):
+        return _update(optimizer, state, gradient(state.params, state.batch_stats, _cut(batch, 0)))
+
+    def add(totals, params, batch, chunk):
+        new = gradient(params, totals.batch_stats, _cut(batch, chunk))
+        sums = jax.tree.map(jnp.add, (totals.grads, totals.metrics), (new.grads, new.metrics))
+        return _Totals(*sums, new.batch_stats)
+
+    def finish(state, totals, chunks):
+        means = jax.tree.map(lambda x: x / chunks, (totals.grads, totals.metrics))
+        return _update(optimizer, state, _Totals(*means, totals.batch_stats))
+
+    single = jax.jit(single, in_shardings=(whole, spread), out_shardings=whole, donate_argnums=0)
+    start = jax.jit(_no_totals, out_shardings=whole)
+    add = jax.jit(
+        add, in_shardings=(whole, whole, spread, whole), out_shardings=whole, donate_argnums=0
+    )
+    finish = jax.jit(finish, out_shardings=whole, donate_argnums=0)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        chunks = batch["index"].shape[0]
+        if chunks == 1:
+            return single(state, batch)
+        # Not a loop inside one program: XLA runs the body of a loop far slower on CPU.
+        batch, totals = jax.device_put(dict(batch), spread), start(state)
+        for chunk in range(chunks):
+            totals = add(totals, state.params, batch, np.int32(chunk))
+        return finish(state, totals, np.float32(chunks))
+
+    return step
+
+
+def _chunk_gradient(
+    graphdef: nnx.GraphDef,
+    preprocess: Callable[[Batch, Array], Episode],
+    episode_key: Callable[[Int[Array, ""]], Array],
+    weights: LossWeights,
+    n_way: int,
+) -> _ChunkGradient:
+    """Builds the gradient and the metrics of one chunk of episodes, means over them."""
 
     def episode_loss(params, empty_stats, arrays):
         augment_key, dropout_key = jax.random.split(episode_key(arrays["index"]))
@@ -109,46 +175,41 @@ def make_train_step(
         losses, (metrics, updates) = run(params, empty_stats, arrays)
         return jnp.mean(losses), (jax.tree.map(jnp.mean, metrics), updates)
 
-    def chunk_gradient(params, batch_stats, arrays):
+    def gradient(params, batch_stats, arrays):
         empty = jax.tree.map(jnp.zeros_like, batch_stats)
-        gradient = jax.grad(chunk_loss, has_aux=True)
-        grads, (metrics, updates) = gradient(params, empty, arrays)
-        return grads, metrics, fold_batch_stats(batch_stats, updates)
+        grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(params, empty, arrays)
+        return _Totals(grads, metrics, fold_batch_stats(batch_stats, updates))
 
-    def gradient(params, batch_stats, batch):
-        chunks = jax.tree.leaves(batch)[0].shape[0]
-        if chunks == 1:
-            return chunk_gradient(params, batch_stats, jax.tree.map(lambda x: x[0], batch))
+    return gradient
 
-        def body(carry, arrays):
-            total, stats = carry
-            grads, metrics, stats = chunk_gradient(params, stats, arrays)
-            return (jax.tree.map(jnp.add, total, grads), stats), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        (total, stats), metrics = jax.lax.scan(body, (zeros, batch_stats), batch)
-        mean = jax.tree.map(lambda x: x / chunks, total)
-        return mean, jax.tree.map(jnp.mean, metrics), stats
+def _cut(batch: Batch, chunk: Int[Array, ""] | int) -> Batch:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, chunk, keepdims=False), batch)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, metrics, batch_stats = gradient(state.params, state.batch_stats, batch)
-        metrics["grad_norm"] = optax.global_norm(grads)
 
-        def apply(_):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            return TrainState(params, batch_stats, opt_state, state.step + 1)
-
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        return jax.lax.cond(finite, apply, lambda _: state, None), metrics
-
-    whole = replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(whole, episodes_sharding(mesh)),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
+def _no_totals(state: TrainState) -> _Totals:
+    """Sums over no chunks; the statistics are copied, for their memory will be reused."""
+    names = (*TERMS, "loss", "accuracy", "class_accuracy")
+    return _Totals(
+        grads=jax.tree.map(jnp.zeros_like, state.params),
+        metrics={name: jnp.zeros(()) for name in names},
+        batch_stats=jax.tree.map(jnp.copy, state.batch_stats),
     )
+
+
+def _update(
+    optimizer: optax.GradientTransformation, state: TrainState, means: _Totals
+) -> tuple[TrainState, Metrics]:
+    """Applies the optimizer, unless the loss or the gradient is not finite."""
+    metrics = means.metrics | {"grad_norm": optax.global_norm(means.grads)}
+
+    def apply():
+        updates, opt_state = optimizer.update(means.grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, means.batch_stats, opt_state, state.step + 1)
+
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    return jax.lax.cond(finite, apply, lambda: state), metrics
 
 
 def fold_batch_stats(running: nnx.State, updates: nnx.State) -> nnx.State:
@@ -225,13 +286,16 @@ def make_match(
     """
 
     def episode_logits(model, tokens, support, query, labels):
-        take = lambda which: jax.tree.map(lambda x: x[which], tokens)  # noqa: E731
-        return model.match(take(support), take(query), labels, n_way=n_way).match
+        shots, queries = (jax.tree.map(lambda x, i=i: x[i], tokens) for i in (support, query))
+        return model.match(shots, queries, labels, n_way=n_way).match
 
     @jax.jit
     def match(params, batch_stats, tokens, support, query, support_labels):
         model = nnx.merge(graphdef, params, batch_stats)
-        one = lambda s, q, labels: episode_logits(model, tokens, s, q, labels)  # noqa: E731
-        return jax.lax.map(lambda x: one(*x), (support, query, support_labels), batch_size=64)
+        return jax.lax.map(
+            lambda episode: episode_logits(model, tokens, *episode),
+            (support, query, support_labels),
+            batch_size=64,
+        )
 
     return match

@@ -108,11 +108,18 @@ def test_a_file_without_read_permission_is_named(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
 
+    (tmp_path / "a.mp4").touch()
     monkeypatch.setattr(builtins, "open", refuse)
     with pytest.raises(BadVideoError, match=r"a\.mp4: cannot be opened: Permission denied"):
-        check_file("a.mp4")
+        check_file(str(tmp_path / "a.mp4"))
 
 
 def test_a_device_is_no_video():
     with pytest.raises(BadVideoError, match="not a regular file"):
         check_file(os.devnull)
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(BadVideoError, match="not a regular file"):
+        check_file(str(tmp_path / "pipe.mp4"))

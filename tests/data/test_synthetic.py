@@ -180,3 +180,9 @@ def test_growing_and_shrinking_objects_change_by_the_same_ratio_each_frame():
         restarts = np.sign(change) != sign
         np.testing.assert_allclose(change[~restarts], expected, rtol=1e-6)
         assert restarts.sum() <= 2
+
+
+def test_a_damaged_note_of_the_settings_is_one_clear_error(tmp_path):
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(MoloError, match="holds a dataset made with unknown settings"):
+        synthetic.generate(tmp_path, videos_per_class=FEW)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,22 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for step in (2, 4, 6):
         save(tmp_path, step)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["4", "6"]
+
+
+def test_a_step_below_the_newest_is_an_error_and_not_dropped_silently(tmp_path):
+    save(tmp_path, 6)
+    with pytest.raises(MoloError, match=r"/4 was not saved: .* holds a later one"):
+        save(tmp_path, 4)
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=3 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with Checkpoints(tmp_path) as checkpoints:
+        model = {"kernel": jnp.zeros((2**20,))}
+        with pytest.raises(MoloError, match="takes up to 4 MiB, and 3 MiB are free"):
+            checkpoints.save(2, meta={}, model=model)
+        assert checkpoints.latest_step() is None
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):

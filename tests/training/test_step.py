@@ -123,6 +123,20 @@ def test_loss_and_gradient_are_means_over_the_episodes(chunk):
     np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(squares), rtol=1e-3)
 
 
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_parameters_move_as_adam_moves_them_along_the_mean_gradient(chunk):
+    # Where the gradient is far above rounding: Adam's first step is its sign times the rate.
+    state, _ = _run(chunk)
+    _, gradient, _ = _one_by_one()
+    _, before, _ = _network()
+    decayed = jax.tree.map(lambda g, p: g + 1e-3 * p, gradient, before)
+    for name in ("motion_conv", "classification_layer"):
+        g, old, new = (t[name]["kernel"][...] for t in (decayed, before, state.params))
+        clear = np.abs(g) > 1e-2 * np.abs(g).max()
+        assert clear.mean() > 0.05
+        np.testing.assert_allclose((new - old)[clear], -1e-3 * np.sign(g)[clear], rtol=1e-3)
+
+
 def test_the_order_of_episodes_matters_to_the_statistics():
     reverse = {name: value[::-1].copy() for name, value in _batch().items()}
     mean = lambda state: np.asarray(state.batch_stats["backbone"]["bn1"]["mean"][...])  # noqa: E731
@@ -164,6 +178,8 @@ for devices in (1, 4):
 (one, few), (four, many) = results
 np.testing.assert_allclose(few["loss"], many["loss"], rtol=1e-5)
 np.testing.assert_allclose(few["grad_norm"], many["grad_norm"], rtol=1e-3)
+for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+    assert np.mean(np.abs(a - b) > 1e-4) < 1e-2
 for a, b in zip(jax.tree.leaves(one.batch_stats), jax.tree.leaves(four.batch_stats), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 print("equal on", len(jax.devices()), "devices")
