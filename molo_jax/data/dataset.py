@@ -152,7 +152,7 @@ class VideoDataset:
         )
         if self.on_bad_video == "fail":
             raise MoloError(
-                f"{message}. Set on_bad_video=skip to leave them out of their classes, "
+                f"{message}. Set data.on_bad_video=skip to leave them out of their classes, "
                 f"or get them: {how_to_get}"
             )
         logger.warning("%s; they are left out of their classes", message)

@@ -85,7 +85,7 @@ def test_missing_videos_are_counted_and_named_with_their_lines(open_list):
     with pytest.raises(
         MoloError,
         match=r"7 of the 9 videos in .*val_few_shot\.txt are not in .*videos: 2 \(line 3\), "
-        r"4 \(line 5\), 6 \(line 7\), 8 \(line 9\), 1 \(line 2\), …\. Set on_bad_video=skip .*"
+        r"4 \(line 5\), 6 \(line 7\), 8 \(line 9\), 1 \(line 2\), …\. Set data.on_bad_video=skip .*"
         r"or get them: Ask the owner\.",
     ):
         open_list(lines, ["0.mp4", "3.mp4"])
