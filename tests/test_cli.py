@@ -123,7 +123,13 @@ def test_a_known_error_is_one_line_and_exit_code_1(tmp_path):
 def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path):
     command = program(tmp_path, "print('ready', flush=True); time.sleep(60)")
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A job in the background of a shell starts with interrupts ignored, and so its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout.readline() == "ready\n"
     os.kill(child.pid, signal.SIGINT)

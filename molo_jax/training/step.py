@@ -201,7 +201,7 @@ def _update(
     optimizer: optax.GradientTransformation, state: TrainState, means: _Totals
 ) -> tuple[TrainState, Metrics]:
     """Applies the optimizer, unless the loss or the gradient is not finite."""
-    metrics = means.metrics | {"grad_norm": optax.global_norm(means.grads)}
+    metrics = means.metrics | {"grad_norm": optax.tree.norm(means.grads)}
 
     def apply():
         updates, opt_state = optimizer.update(means.grads, state.opt_state, state.params)
