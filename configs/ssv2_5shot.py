@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     config.data.sampling = "segments"
 
     config.model.backbone = "resnet50"
+    config.model.pretrained = "imagenet"
     config.model.positional_a = 10.0
     config.model.positional_b = 1.0
 

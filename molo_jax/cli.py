@@ -37,13 +37,18 @@ def define_config() -> flags.FlagHolder:
     )
 
 
-def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) -> NoReturn:
     """Parses the flags, calls `main` with the arguments that are no flags, and exits.
 
     Args:
         main: the command; raises `MoloError` for what its user can mend.
+        arguments: names of the arguments without `--` that the command needs, in their order;
+            `main` gets them behind the name of the program.
     """
-    app.run(lambda argv: _guard(lambda: main(argv)), flags_parser=_parse_or_exit)
+    app.run(
+        lambda argv: _guard(lambda: main(argv)),
+        flags_parser=lambda argv: _parse_or_exit(argv, arguments),
+    )
 
 
 def _guard(work: Callable[[], object]) -> object:
@@ -64,13 +69,13 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _parse_or_exit(argv: list[str]) -> list[str]:
+def _parse_or_exit(argv: list[str], arguments: Sequence[str]) -> list[str]:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_serious)
-    return _guard(lambda: parse_flags(argv))
+    return _guard(lambda: parse_flags(argv, arguments))
 
 
 def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
@@ -79,23 +84,30 @@ def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
     return record.levelno >= std_logging.ERROR or record.pathname.startswith(ours)
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]:
     """Parses `argv` into absl's flags and returns what is left.
 
     Raises:
         UsageError: for an unknown flag, a configuration that cannot be loaded, a key that it does
-            not have (with the closest one that it has), or a value of the wrong type.
+            not have (with the closest one that it has), a value of the wrong type, or another
+            number of arguments than there are names in `arguments`.
     """
     if _CONFIG_FLAG in flags.FLAGS:
         _check_config(argv[1:])
+    if arguments:
+        # Flags may stand behind the arguments.
+        flags.FLAGS.set_gnu_getopt()
     try:
         rest = flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:
         raise UsageError(f"unknown flag --{error.flagname}{_closest_flag(error)}") from None
     except flags.Error as error:
         raise UsageError(f"{_without_prefix(str(error))}") from None
-    if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    if len(rest) > 1 + len(arguments):
+        extra = rest[1 + len(arguments)]
+        raise UsageError(f"unexpected argument {extra!r}; flags are written --name=value")
+    if len(rest) < 1 + len(arguments):
+        raise UsageError(f"{' and '.join(arguments)} are required; --help says what they are")
     return rest
 
 

@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from molo_jax.errors import UsageError
 
 MAX_POSITIONS = 20
+IMAGENET = "imagenet"
+WEIGHT_FILES = (".pth", ".pyth", ".safetensors")
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 SAMPLINGS = ("segments", "window")
 BAD_VIDEO_POLICIES = ("fail", "skip")
@@ -30,6 +32,13 @@ def base_config() -> ConfigDict:
             # Every random choice is a function of this number: weights, episodes, frames,
             # augmentation, dropout.
             "seed": 0,
+            # Weights to begin with: a molo_jax checkpoint (work folder, folder of checkpoints, or
+            # one of them) or an official .pth, .pyth or .safetensors file. With --mode=eval these
+            # are evaluated; a training that has a checkpoint goes on from that instead.
+            "init_from": "",
+            # The auxiliary classifier begins anew, so that init_from may have been trained on
+            # another number of classes.
+            "init_new_classifier": False,
             "dataset": _dataset(),
             "model": _model(),
             "loss": _loss(),
@@ -56,6 +65,10 @@ def _model() -> dict:
     return {
         # resnet18, resnet34 or resnet50.
         "backbone": "resnet50",
+        # What the backbone's training begins with, unless there is an init_from: the path of a
+        # torchvision checkpoint, imagenet (downloads torchvision's IMAGENET1K_V1 weights), or
+        # nothing (random weights).
+        "pretrained": "",
         # Positional encoding: tokens * sqrt(width / positional_a) + positional_b * encoding.
         "positional_a": 10.0,
         "positional_b": 1.0,
@@ -204,6 +217,7 @@ def validate(config: ConfigDict) -> None:
         UsageError: naming the first wrong value and what it should be.
     """
     _check_choices(config)
+    _check_weights(config)
     _check_numbers(config)
     _check_clip(config)
     _check_schedule(config)
@@ -228,6 +242,16 @@ def _check_choices(config: ConfigDict) -> None:
     for control in config.eval.controls:
         expected = f"it may hold {' and '.join(CONTROLS)}, one flag for each on the command line"
         _require(control in CONTROLS, "eval.controls", config.eval.controls, expected)
+
+
+def _check_weights(config: ConfigDict) -> None:
+    pretrained = config.model.pretrained
+    good = pretrained in ("", IMAGENET) or pretrained.lower().endswith(WEIGHT_FILES)
+    expected = f"it must be {IMAGENET}, a path that ends in {', '.join(WEIGHT_FILES)}, or empty"
+    _require(good, "model.pretrained", pretrained, expected)
+    anew = config.init_new_classifier
+    expected = "it is for weights from --config.init_from, which is empty"
+    _require(bool(config.init_from) or not anew, "init_new_classifier", anew, expected)
 
 
 _AT_LEAST = {

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,21 @@ from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import clip_batches
 from molo_jax.errors import MoloError
-from molo_jax.model import MoLo, Tokens
+from molo_jax.initial import (
+    BEST,
+    LATEST,
+    abstract_network,
+    check_backbone,
+    filled,
+    load_weights,
+)
+from molo_jax.model import MoLoConfig, Tokens
 from molo_jax.model.resnet import feature_width
 from molo_jax.training.checkpoint import Checkpoints, check_architecture
 from molo_jax.training.evaluation import Score, TokenStore, evaluate_episodes
 from molo_jax.training.state import create_model
 from molo_jax.training.step import make_embed, make_match, make_mesh, replicated
 
-LATEST, BEST = "checkpoints", "best"
 # The rows of the table; the trained network has no suffix in the names of its files.
 TRAINED, UNTRAINED, STATIC = "trained", "untrained", "static"
 _TITLES = {
@@ -182,11 +189,15 @@ def _bar(unit: str, title: str, total: int | None = None) -> tqdm:
 
 
 def load_network(config: ConfigDict, workdir: Path, mesh: Mesh) -> Network:
-    """Loads the network that was best on the val split, or else the newest one.
+    """Loads the network of `init_from`, or else that of the work folder.
+
+    That is the one that was best on the val split, or the newest if there was no validation.
 
     Raises:
         MoloError: when there is no checkpoint, it cannot be read, or is of another architecture.
     """
+    if config.init_from:
+        return _load_given(config, mesh)
     for folder in (workdir / BEST, workdir / LATEST):
         with Checkpoints(folder, read_only=True) as checkpoints:
             step = checkpoints.latest_step()
@@ -198,24 +209,41 @@ def load_network(config: ConfigDict, workdir: Path, mesh: Mesh) -> Network:
     )
 
 
+def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
+    weights = load_weights(config.init_from)
+    check_backbone(weights, config.model.backbone)
+    wanted = assembly.model_config(config, weights.num_classes)
+    _warn_of_changes(weights.source, weights.architecture, wanted)
+    graphdef, *abstract = abstract_network(wanted)
+    states = [filled(state, weights.variables) for state in abstract]
+    params, batch_stats = jax.device_put(states, replicated(mesh))
+    logging.info("the network is that of %s", weights.source)
+    return Network(graphdef, params, batch_stats, weights.source, weights.step)
+
+
+def _warn_of_changes(where: str, stored: Mapping[str, Any], wanted: MoLoConfig) -> None:
+    """Warns of settings that are not as in training; a converted checkpoint says little of them."""
+    now = dataclasses.asdict(wanted)
+    changed = [name for name in now if name in stored and stored[name] != now[name]]
+    if changed:
+        logging.warning("model.%s not as in training (%s)", ", model.".join(changed), where)
+
+
 def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Network:
     where = checkpoints.describe(step)
     meta = checkpoints.meta(step)
     stored = meta["architecture"]
     wanted = assembly.model_config(config, stored["num_classes"])
     check_architecture(where, stored, wanted)
-    changed = [name for name, value in dataclasses.asdict(wanted).items() if stored[name] != value]
-    if changed:
-        logging.warning("model.%s not as in training (%s)", ", model.".join(changed), where)
-    abstract = nnx.eval_shape(lambda: MoLo(wanted, rngs=nnx.Rngs(0)))
-    graphdef, params, batch_stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    _warn_of_changes(where, stored, wanted)
+    graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
     model = checkpoints.restore(step, {"model": target}, replicated(mesh))["model"]
     return Network(graphdef, model["params"], model["batch_stats"], where, step)
 
 
 def untrained(config: ConfigDict, num_classes: int, mesh: Mesh) -> Network:
-    """Returns the network as training would begin with it."""
+    """Returns the network with random weights."""
     model = assembly.model_config(config, num_classes)
     graphdef, *weights = create_model(model, config.seed)
     params, batch_stats = jax.device_put(weights, replicated(mesh))
@@ -234,7 +262,7 @@ def check_data(config: ConfigDict) -> None:
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
-    """Evaluates the network of `workdir` and the controls, writes the results, prints a table.
+    """Evaluates a network (see :func:`load_network`) and the controls, prints a table.
 
     Writes `<workdir>/eval_<split>_<shot>shot[_untrained|_static].json`.
 
@@ -273,6 +301,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
             record = _record(config, dataset, shown, variant, shot, result)
             _write_json(workdir / _file_name(config, variant, shot), record)
     print(format_table(config, results, network.step))
+    if config.init_from:
+        print(f"the network is that of {network.checkpoint}")
     if dataset.bad_count:
         logging.warning("%d videos of the split were left out as unusable", dataset.bad_count)
     return results

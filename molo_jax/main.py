@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
         evaluate.check_data(config)
     if _MODE.value != "eval":
         train.train(config, workdir)
+        # What is evaluated now is the trained network, not what its training began with.
+        config.init_from = ""
     if _MODE.value != "train":
         evaluate.evaluate(config, workdir)
     if _MODE.value == "train_and_eval":

@@ -1,6 +1,7 @@
 """The training loop: episodes in, checkpoints and metrics out, resumable at any moment."""
 
 import contextlib
+import dataclasses
 import json
 import signal
 import time
@@ -17,10 +18,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from molo_jax import assembly
-from molo_jax.config import config_keys
+from molo_jax.config import base_config, config_keys
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.errors import MoloError
-from molo_jax.evaluate import BEST, LATEST, Evaluator
+from molo_jax.evaluate import Evaluator
+from molo_jax.initial import BEST, LATEST, starting_weights
 from molo_jax.model import TERMS
 from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
 from molo_jax.training.metrics import (
@@ -53,6 +55,8 @@ class Interrupted(MoloError):
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains to `train.steps`, going on from the last checkpoint in `workdir` if there is one.
+
+    Otherwise it starts from `init_from`, from `model.pretrained`, or from random weights.
 
     Writes `checkpoints/` (the newest), `best/` (the best on the val split), `metrics.jsonl` and
     `tensorboard/` into `workdir`.
@@ -165,6 +169,7 @@ class Trainer:
             if step is not None:
                 meta = checkpoints.meta(step)
                 where = checkpoints.describe(step)
+                _refuse_converted(where, meta)
                 check_architecture(where, meta["architecture"], self._model)
         self._discard_newer_best()
         step = self._best.latest_step()
@@ -172,14 +177,26 @@ class Trainer:
             self._best_accuracy = self._best.meta(step)["val_accuracy"]
         step = self._latest.latest_step()
         if step is None:
-            self._state = jax.device_put(self._state, whole)
+            self._begin()
             return
+        if self._config.init_from:
+            logging.info("init_from is not used again: %s has a checkpoint", self._workdir)
         meta = self._latest.meta(step)
         _warn_of_changes(meta["config"], self._config)
         items = self._latest.restore(step, _items(self._state), whole)
         self._state = TrainState(**items["model"], **items["optimizer"])
         self._unlogged, self.step = meta["unlogged"], step
         logging.info("going on from step %d in %s", step, self._workdir)
+
+    def _begin(self) -> None:
+        """Starts from the initial weights."""
+        state = self._state
+        params, batch_stats = starting_weights(
+            self._config, self._model, state.params, state.batch_stats
+        )
+        # The optimizer's moments are zeros, whatever the weights are.
+        state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
+        self._state = jax.device_put(state, replicated(self._mesh))
 
     def _discard_newer_best(self) -> None:
         """Removes a best network from after the last checkpoint: training will come to it again.
@@ -365,6 +382,19 @@ def _check_weights(step: int, state: TrainState) -> None:
             )
 
 
+def _refuse_converted(where: str, meta: dict[str, Any]) -> None:
+    """Keeps a training from going on from, or replacing, what it did not write.
+
+    Raises:
+        MoloError: when the checkpoint was made by `molo_jax.convert`.
+    """
+    if "source" in meta:
+        raise MoloError(
+            f"{where} was converted from {meta['source']} and is of no training here; move its"
+            " folder elsewhere and start from it with --config.init_from=FOLDER"
+        )
+
+
 def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
     """Logs which values of the configuration differ from those a checkpoint was made with."""
     changes = _changes(stored, config)
@@ -373,18 +403,19 @@ def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
 
 
 def _changes(stored: dict[str, Any], config: ConfigDict) -> list[str]:
-    now = json.loads(json.dumps(config.to_dict()))
+    now, defaults = (json.loads(json.dumps(c.to_dict())) for c in (config, base_config()))
     changes = []
     for key in config_keys(now):
-        old, new = _lookup(stored, key), _lookup(now, key)
+        # What is younger than the checkpoint had its default value then.
+        old, new = _lookup(stored, key, _lookup(defaults, key)), _lookup(now, key)
         if old != new:
             changes.append(f"{key} was {old!r}, is {new!r}")
     return changes
 
 
-def _lookup(tree: dict[str, Any], key: str) -> Any:
+def _lookup(tree: dict[str, Any], key: str, default: Any = None) -> Any:
     for part in key.split("."):
         if part not in tree:
-            return None
+            return default
         tree = tree[part]
     return tree

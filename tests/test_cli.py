@@ -65,6 +65,22 @@ def test_prepare_says_which_datasets_and_flags_it_knows(arguments, message, tmp_
     assert message in error_of("molo_jax.prepare", *arguments, cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.pyth"], "error: SRC and DST are required; --help says what they are"),
+        (["a.pyth", "out", "more"], "unexpected argument 'more'; flags are written --name=value"),
+        (["a.pyth", "out", "--overwrit"], "unknown flag --overwrit; did you mean --overwrite?"),
+        (["a.pyth", "b.pth"], "SRC is a.pyth and DST is b.pth: both are a PyTorch file (.pth, "),
+        (["a", "b"], "neither is a PyTorch file (.pth, .pyth or .safetensors). To molo_jax: "),
+        (["a.pth", "b", "--layout=bare"], "--layout=bare is for writing a PyTorch file; b is none"),
+        (["a", "b.safetensors", "--layout=official"], "--layout=official needs a .pth or .pyth"),
+    ],
+)
+def test_convert_says_which_arguments_it_wants(arguments, message, tmp_path):
+    assert message in error_of("molo_jax.convert", *arguments, cwd=tmp_path)
+
+
 def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them(tmp_path):
     arguments = f"--config={ROOT}/configs/ssv2_5shot.py", "--workdir=w"
     line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from molo_jax.config import BACKBONES, MAX_POSITIONS, base_config, config_keys, validate
+from molo_jax import torch_files
+from molo_jax.config import (
+    BACKBONES,
+    MAX_POSITIONS,
+    WEIGHT_FILES,
+    base_config,
+    config_keys,
+    validate,
+)
 from molo_jax.errors import UsageError
-from molo_jax.model import resnet, temporal
+from molo_jax.model import resnet, temporal, torch_weights
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
@@ -66,11 +74,14 @@ def test_ssv2_5shot_has_the_values_of_the_papers_setting():
     assert (train.n_way, train.n_shot, train.n_query, train.episodes_per_step) == (5, 1, 6, 16)
     assert (config.model.backbone, config.data.crop, config.data.resize) == ("resnet50", 224, 256)
     assert (config.model.positional_a, config.model.positional_b) == (10.0, 1.0)
+    assert (config.model.pretrained, config.init_from) == ("imagenet", "")
     assert (config.eval.shots, config.eval.episodes, config.eval.n_query) == ((5,), 10000, 1)
 
 
 def test_the_limits_of_the_configuration_are_those_of_the_network():
     assert MAX_POSITIONS == temporal.MAX_POSITIONS
+    assert BACKBONES == resnet.BACKBONES == torch_weights.BACKBONES
+    assert WEIGHT_FILES == torch_files.SUFFIXES
     for backbone in BACKBONES:
         assert resnet.feature_width(backbone) in (512, 2048)
 
@@ -87,6 +98,8 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("data.sampling", "uniform", "is 'uniform'; choose one of segments, window"),
         ("data.on_bad_video", "ignore", "is 'ignore'; choose one of fail, skip"),
         ("model.backbone", "resnet101", "choose one of resnet18, resnet34, resnet50"),
+        ("model.pretrained", "Imagenet", "it must be imagenet, a path that ends in .pth, .pyth, "),
+        ("init_new_classifier", True, "it is for weights from --config.init_from, which is empty"),
         ("model.positional_a", 0.0, "config.model.positional_a is 0.0; it must be above 0"),
         ("model.dropout_attention", 1.0, "it must be at least 0 and below 1"),
         ("augment.flip", 1.5, "config.augment.flip is 1.5; it must be between 0 and 1"),

@@ -10,6 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "molo_jax"
 NO_TENSORFLOW = (
     "molo_jax.config",
+    "molo_jax.convert",
+    "molo_jax.initial",
     "molo_jax.model",
     "molo_jax.model.torch_weights",
     "molo_jax.training.checkpoint",
@@ -21,6 +23,7 @@ NO_TENSORFLOW = (
     "molo_jax.data.episodes",
     "molo_jax.data.splits",
     "molo_jax.data.synthetic",
+    "molo_jax.torch_files",
 )
 
 
@@ -50,7 +53,6 @@ def offenders(folder, forbidden, allowed=()):
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        (".", ("torch",)),
         (
             "model",
             ("molo_jax.data", "molo_jax.training", "molo_jax.config", "absl", "ml_collections"),
@@ -61,6 +63,20 @@ def offenders(folder, forbidden, allowed=()):
 )
 def test_imports_go_downwards_only(folder, forbidden):
     assert offenders(folder, forbidden) == []
+
+
+def test_one_file_knows_pytorch_and_only_when_it_is_needed():
+    assert offenders(".", ("torch", "safetensors"), allowed=("torch_files.py",)) == []
+    program = "import sys, molo_jax.convert, molo_jax.initial; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "False\n", result.stderr
+
+
+def test_the_weight_map_needs_nothing_but_numpy():
+    own = {"collections", "re", "numpy"}
+    assert {name.split(".")[0] for name in imported(PACKAGE / "model/torch_weights.py")} == own
 
 
 def test_the_data_package_leaves_jax_to_the_augmentation():

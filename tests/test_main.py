@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.image import imread
 
 from molo_jax import assembly, evaluate
 from molo_jax.cli import load_config
+from molo_jax.convert import convert
 from molo_jax.errors import MoloError
 from molo_jax.training.metrics import read_metrics
 from molo_jax.training.step import make_mesh
@@ -173,6 +175,55 @@ def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path)
     with pytest.raises(MoloError, match=message):
         _weights(motion_data, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
+    whole, motion_data, tmp_path, capsys
+):
+    config = _config(motion_data)
+    config.eval.shots, config.eval.controls = (1, 3), ()
+    convert(whole[0], tmp_path / "x.safetensors")
+    for source in (whole[0], tmp_path / "x.safetensors"):
+        workdir = tmp_path / f"from_{source.name}"
+        workdir.mkdir()
+        config.init_from = str(source)
+        evaluate.evaluate(config, workdir)
+        checkpoint = evaluate.load_network(config, workdir, make_mesh()).checkpoint
+        assert checkpoint == (str(source) if source.suffix else f"{source}/best/{_best(whole[0])}")
+        assert f"the network is that of {checkpoint}" in capsys.readouterr().out
+        for shot in (1, 3):
+            name = f"eval_test_{shot}shot.json"
+            mine, theirs = (json.loads((f / name).read_text()) for f in (workdir, whole[0]))
+            assert mine["checkpoint"] == checkpoint
+            for key in ("accuracy", "ci95", "per_class"):
+                assert mine[key] == theirs[key]
+
+
+def _best(workdir: Path) -> int:
+    return max(int(path.name) for path in (workdir / "best").iterdir() if path.name.isdigit())
+
+
+def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
+    monkeypatch, motion_data, tmp_path
+):
+    from molo_jax import main, report, train
+
+    config = _config(motion_data)
+    config.init_from = "x.pth"
+    seen = []
+    note = {"train": train, "evaluate": evaluate, "write_summary": report, "check_data": evaluate}
+    for name, module in note.items():
+        used = lambda config, *_, name=name: seen.append((name, config.init_from))  # noqa: E731
+        monkeypatch.setattr(module, name, used)
+    monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
+    monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
+    for mode in ("eval", "train_and_eval"):
+        monkeypatch.setattr(main, "_MODE", SimpleNamespace(value=mode))
+        main.main([])
+    assert seen == [
+        *(("check_data", "x.pth"), ("evaluate", "x.pth")),
+        *(("check_data", "x.pth"), ("train", "x.pth"), ("evaluate", ""), ("write_summary", "")),
+    ]
 
 
 def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode(

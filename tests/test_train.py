@@ -148,6 +148,66 @@ def test_a_finished_run_does_nothing_more(stand_in, config, tmp_path, caplog):
     assert lines(tmp_path) == before
 
 
+def given_weights(monkeypatch, value):
+    """Replaces the reading of files; returns the list of the times it was asked for."""
+    asked = []
+
+    def starting_weights(config, model, params, batch_stats):
+        asked.append((config.init_from, model.num_classes))
+        return jax.tree.map(lambda x: jnp.full_like(x, value), (params, batch_stats))
+
+    monkeypatch.setattr(train, "starting_weights", starting_weights)
+    return asked
+
+
+def test_a_training_starts_from_the_given_weights_once_and_then_from_its_checkpoint(
+    stand_in, config, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="absl")
+    asked = given_weights(monkeypatch, 100)
+    config.init_from, config.train.steps = "x.pth", 1
+    config.model.pretrained = "imagenet"
+    train.train(config, tmp_path)
+    step, kernel = weights(tmp_path / "checkpoints")
+    assert step == 1
+    np.testing.assert_allclose(kernel, 100 + 1 / 3, rtol=1e-6)
+    config.train.steps = 2
+    train.train(config, tmp_path)
+    assert asked == [("x.pth", 3)]
+    assert "init_from is not used again" in caplog.text
+    np.testing.assert_allclose(weights(tmp_path / "checkpoints")[1], 100 + 6 / 3, rtol=1e-6)
+
+
+def test_going_on_reads_no_imagenet_weights(stand_in, config, tmp_path):
+    train.train(config, tmp_path)
+    config.model.pretrained, config.train.steps = "/nowhere/resnet18.pth", 8
+    train.train(config, tmp_path)
+    assert weights(tmp_path / "checkpoints")[0] == 8
+    with pytest.raises(MoloError, match=r"/nowhere/resnet18\.pth does not exist"):
+        train.train(config, tmp_path / "new")
+
+
+@pytest.mark.parametrize("place", ["best", "checkpoints"])
+def test_a_converted_checkpoint_in_the_work_folder_is_left_alone(stand_in, config, tmp_path, place):
+    model = {"params": {"outc": {"kernel": jnp.zeros((2, 3))}}}
+    meta = {"architecture": {"backbone": "resnet18", "num_classes": 3}, "config": {}}
+    with Checkpoints(tmp_path / place) as checkpoints:
+        checkpoints.save(0, meta=meta | {"source": "x.pyth"}, model=model)
+    message = rf"{place}/0 was converted from x\.pyth .* with --config\.init_from=FOLDER"
+    with pytest.raises(MoloError, match=message):
+        train.train(config, tmp_path)
+    with Checkpoints(tmp_path / place, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 0
+
+
+def test_a_checkpoint_from_before_a_key_existed_has_its_default(stand_in, config, tmp_path, caplog):
+    stored = json.loads(json.dumps(config.to_dict()))
+    del stored["init_from"], stored["optimizer"]["boundaries"]
+    assert train._changes(stored, config) == []
+    config.init_from = "x.pth"
+    assert train._changes(stored, config) == ["init_from was '', is 'x.pth'"]
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_term_and_saves_nothing(
     stand_in, config, tmp_path
 ):

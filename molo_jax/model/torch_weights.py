@@ -2,9 +2,11 @@
 
 Names are those of the official ``state_dict`` without the prefixes ``head.`` and ``module.``. The
 backbone is numbered as a Sequential there: 0 is ``conv1``, 1 is ``bn1``, 4 to 7 are the four
-stages. NumPy only.
+stages. torchvision's ImageNet files name the same tensors ``conv1``, ``bn1``, ``layer1`` to
+``layer4``. NumPy only.
 """
 
+import collections
 import re
 from collections.abc import Iterable, Mapping
 
@@ -29,16 +31,50 @@ _MODULES = (
     (r"^(up\d)\.bn$", r"\1.conv.double_conv.1"),
     (r"^outc$", "outc.conv"),
 )
+# torchvision's name -> the official one; applied in order, each at most once.
+_TORCHVISION = (
+    (r"^conv1\.", "backbone.0."),
+    (r"^bn1\.", "backbone.1."),
+    (r"^layer(\d)\.", lambda m: f"backbone.{int(m[1]) + 3}."),
+)
+_COUNTER = "num_batches_tracked"
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
-    "num_batches_tracked": "num_batches_tracked",
+    _COUNTER: _COUNTER,
 }
 # Parameters that belong to no layer and keep their names.
 _BARE = ("scale", "scale_motion", "class_token", "class_token_motion")
+# The buffer that is computed and not learnt: the sinusoids, (1, positions, D).
+FIXED = "pe.pe"
+# Largest difference from our own sinusoids: they are below 1, so this is ten float32 roundings.
+_FIXED_TOLERANCE = 1e-6
+
+# Order of a PyTorch ``state_dict``: a module's own tensors, then its modules as they are made.
+_ORDER = (
+    *_BARE,
+    *("backbone", "pe", "temporal_atte_before", "temporal_atte_before_motion", "motion_reduce"),
+    *("motion_conv", "motion_up", "classification_layer", "up1", "up2", "up3", "outc"),
+    *("layers", "norm", "fn", "to_qkv", "to_out", "net", "conv", "double_conv"),
+    *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
+    *("weight", "bias", "running_mean", "running_var", _COUNTER),
+)
+
+_PREFIX = re.compile(r"(?:module\.|head\.)*")
+# Blocks of the four stages and whether they have three convolutions -> the ResNet that has these.
+_RESNETS = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+BACKBONES = ("resnet18", "resnet34", "resnet50")
+# How many names a message shows.
+_SHOWN = 4
 
 
 def official_name(path: Path) -> str:
@@ -50,10 +86,13 @@ def official_name(path: Path) -> str:
     *modules, leaf = (str(part) for part in path)
     if not modules and leaf in _BARE:
         return leaf
-    name = ".".join(modules)
-    for pattern, replacement in _MODULES:
+    return f"{_renamed('.'.join(modules), _MODULES)}.{_LEAVES[leaf]}"
+
+
+def _renamed(name: str, rules: tuple) -> str:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name, count=1)
-    return f"{name}.{_LEAVES[leaf]}"
+    return name
 
 
 def decays(path: Path) -> bool:
@@ -83,38 +122,226 @@ def _axes(path: Path, ndim: int) -> tuple[int, ...]:
     return (ndim - 1, ndim - 2, *range(ndim - 2))
 
 
-def export_tensors(variables: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
-    """Renames and transposes all variables to an official ``state_dict`` (without ``pe.pe``)."""
-    return {official_name(p): to_official(p, np.asarray(v)) for p, v in variables.items()}
+def export_tensors(
+    variables: Mapping[Path, np.ndarray], fixed: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Renames and transposes all variables to an official ``state_dict``, in its order.
+
+    Args:
+        variables: path and value of every variable; counters become int64 as PyTorch has them.
+        fixed: buffers to add under their official names.
+    """
+    tensors = dict(fixed or {})
+    for path, value in variables.items():
+        tensor = to_official(path, np.asarray(value))
+        tensors[official_name(path)] = (
+            tensor.astype(np.int64) if path[-1] == _COUNTER else np.array(tensor, order="C")
+        )
+    return {name: tensors[name] for name in sorted(tensors, key=_place)}
+
+
+def _place(name: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else _ORDER.index(part) for part in name.split("."))
 
 
 def import_tensors(
-    tensors: Mapping[str, np.ndarray], shapes: Mapping[Path, tuple[int, ...]]
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[Path, tuple[int, ...]],
+    fixed: Mapping[str, np.ndarray] | None = None,
 ) -> dict[Path, np.ndarray]:
     """Renames and transposes official tensors to our variables; the map must be total.
 
     Args:
         tensors: official names without prefixes; the fixed buffer ``pe.pe`` may be present.
         shapes: path and shape of every variable of the model.
+        fixed: what the fixed buffers must hold where they are present; unchecked where not given.
+
+    Returns:
+        The values by path, in the dtypes they have (see :func:`exact_values`).
 
     Raises:
-        ValueError: names every tensor that is missing, left over or of the wrong shape.
+        ValueError: names the tensors that are missing, left over or of the wrong shape, and fixed
+            buffers with other values.
     """
     names = {official_name(path): path for path in shapes}
-    given = set(tensors) - {"pe.pe"}
-    problems = _listed("missing", set(names) - given) + _listed("unexpected", given - set(names))
-    imported = {}
-    for name in sorted(given & set(names)):
+    given = set(tensors) - {FIXED}
+    imported, misshapen = {}, []
+    for name in sorted(given & set(names), key=_place):
         path = names[name]
         if np.ndim(tensors[name]) == len(shapes[path]):
             imported[path] = from_official(path, np.asarray(tensors[name]))
         if path not in imported or imported[path].shape != tuple(shapes[path]):
             wanted = to_official(path, np.empty(shapes[path], np.bool_)).shape
-            problems.append(f"{name} has shape {np.shape(tensors[name])}, expected {wanted}")
-    if problems:
-        raise ValueError("the tensors do not fit the model: " + "; ".join(problems))
+            misshapen.append(f"{name} has shape {np.shape(tensors[name])}, expected {wanted}")
+    _refuse(
+        {
+            "missing in the file": sorted(set(names) - given, key=_place),
+            "not part of the network": sorted(given - set(names)),
+            "of another shape": misshapen,
+            "not the buffer that the network computes": _other_buffers(tensors, fixed or {}),
+        }
+    )
     return imported
 
 
-def _listed(what: str, names: Iterable[str]) -> list[str]:
-    return [f"{what} {', '.join(sorted(names))}"] if names else []
+def _other_buffers(tensors: Mapping[str, np.ndarray], fixed: Mapping[str, np.ndarray]) -> list[str]:
+    wrong = []
+    for name in sorted(fixed.keys() & tensors.keys()):
+        found, wanted = np.asarray(tensors[name]), fixed[name]
+        if found.shape != wanted.shape:
+            wrong.append(f"{name} has shape {found.shape}, expected {wanted.shape}")
+        elif not np.all(np.abs(found.astype(np.float64) - wanted) <= _FIXED_TOLERANCE):
+            wrong.append(f"{name} has other values than the positional encoding")
+    return wrong
+
+
+def exact_values(variables: Mapping[Path, np.ndarray]) -> dict[Path, np.ndarray]:
+    """Turns values into the dtypes of a network without changing any: float32, int32 counters.
+
+    float16 and bfloat16 widen exactly; float64 passes where every value is a float32.
+
+    Raises:
+        ValueError: names (officially) what is not finite, would lose digits, or is no number of the
+            right kind.
+    """
+    values, problems = {}, {}
+    for path, value in variables.items():
+        exact, problem = (_counter if path[-1] == _COUNTER else _float32)(np.asarray(value))
+        values[path] = exact
+        if problem:
+            what, _, detail = problem.partition("|")
+            problems.setdefault(what, []).append(official_name(path) + detail)
+    _refuse(problems)
+    return values
+
+
+def _counter(value: np.ndarray) -> tuple[np.ndarray, str]:
+    if value.dtype.kind not in "iu":
+        return value, f"no whole numbers| ({value.dtype.name})"
+    limit = np.iinfo(np.int32).max
+    if np.any(value < 0) or np.any(value > limit):
+        return value, f"not between 0 and {limit}| ({value})"
+    return value.astype(np.int32), ""
+
+
+def _float32(value: np.ndarray) -> tuple[np.ndarray, str]:
+    # NumPy knows bfloat16 from an extension, as a kind of its own.
+    if value.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        return value, f"no floating-point weights| ({value.dtype.name})"
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = value.astype(np.float32)
+    finite = np.isfinite(value.astype(np.float64) if value.dtype.name == "bfloat16" else value)
+    if not finite.all():
+        return narrow, f"not finite (NaN or infinity)| ({finite.size - finite.sum()} values)"
+    if value.dtype.name == "float64" and np.any(narrow != value):
+        return narrow, "of float64 values that float32 cannot hold|"
+    return narrow, ""
+
+
+def _refuse(problems: Mapping[str, list[str]]) -> None:
+    """Raises a ValueError of one line unless all lists are empty."""
+    found = [f"{what}: {listed(names)}" for what, names in problems.items() if names]
+    if found:
+        raise ValueError("; ".join(found))
+
+
+def listed(names: Iterable[object]) -> str:
+    """Joins names for a message: the first few, and how many more there are."""
+    shown = [str(name) for name in names]
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more
+
+
+def without_prefix(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """Takes the prefix ``head.``, ``module.`` or ``module.head.`` off all names.
+
+    Returns:
+        The prefix that all names have, and the tensors under their bare names.
+
+    Raises:
+        ValueError: if the names have different prefixes.
+    """
+    prefixes: dict[str, list[str]] = {}
+    for name in tensors:
+        prefixes.setdefault(_PREFIX.match(name)[0], []).append(name)
+    if len(prefixes) > 1:
+        groups = [f"{names[0]} ({len(names)} such)" for _, names in sorted(prefixes.items())]
+        raise ValueError(f"the names have different prefixes: {listed(groups)}{_twice(tensors)}")
+    prefix = next(iter(prefixes), "")
+    return prefix, {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def _twice(tensors: Mapping[str, np.ndarray]) -> str:
+    """Says which names would become the same without their prefixes."""
+    bare = collections.Counter(_PREFIX.sub("", name, count=1) for name in tensors)
+    twice = sorted(name for name, count in bare.items() if count > 1)
+    return f"; given twice: {listed(twice)}" if twice else ""
+
+
+def is_torchvision(tensors: Iterable[str]) -> bool:
+    """Whether names are those of a torchvision ResNet."""
+    return any(re.match(r"layer[1-4]\.\d+\.", name) for name in tensors)
+
+
+def from_torchvision(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames a torchvision ResNet to official names; drops its ImageNet classifier ``fc``.
+
+    Files from before PyTorch counted batches have no counters; they get zeros.
+    """
+    renamed = {
+        _renamed(name, _TORCHVISION): value
+        for name, value in tensors.items()
+        if name not in ("fc.weight", "fc.bias")
+    }
+    if not any(name.endswith(_COUNTER) for name in renamed):
+        means = [name for name in renamed if name.endswith("running_mean")]
+        zero = np.zeros((), np.int64)
+        renamed |= {f"{name.removesuffix('running_mean')}{_COUNTER}": zero for name in means}
+    return renamed
+
+
+def recognize_backbone(names: Iterable[str]) -> str:
+    """Returns which ResNet the official names belong to.
+
+    Raises:
+        ValueError: if they are of no ResNet that can be a backbone here.
+    """
+    blocks: dict[int, set[int]] = {stage: set() for stage in (4, 5, 6, 7)}
+    bottleneck = False
+    for name in names:
+        match = re.match(r"backbone\.([4-7])\.(\d+)\.", name)
+        if match:
+            blocks[int(match[1])].add(int(match[2]))
+            bottleneck = bottleneck or ".conv3." in name
+    counts = tuple(len(found) for found in blocks.values())
+    found = _RESNETS.get((counts, bottleneck))
+    if found not in BACKBONES:
+        kind = "bottleneck" if bottleneck else "basic"
+        numbers = ", ".join(map(str, counts))
+        called = f" ({found})" if found else ""
+        raise ValueError(
+            f"the backbone has {numbers} {kind} blocks{called}; it must be one of"
+            f" {', '.join(BACKBONES)}"
+        )
+    return found
+
+
+def recognize(tensors: Mapping[str, np.ndarray]) -> tuple[str, int]:
+    """Finds out backbone and number of training classes from official names and shapes.
+
+    Raises:
+        ValueError: if the tensors are not those of a MoLo network with a known backbone.
+    """
+    if not any(name.startswith("backbone.") for name in tensors):
+        raise ValueError(
+            f"it holds no MoLo network: none of its {len(tensors)} tensors is called backbone.…;"
+            f" there is {listed(tensors) or 'nothing'}"
+        )
+    backbone = recognize_backbone(tensors)
+    for name in ("classification_layer.bias", "classification_layer.weight"):
+        if np.ndim(tensors.get(name, 0)) > 0 and np.shape(tensors[name])[0] > 0:
+            return backbone, int(np.shape(tensors[name])[0])
+    raise ValueError(
+        "the number of classes cannot be found: classification_layer.weight and"
+        " classification_layer.bias are missing in the file"
+    )

@@ -1,0 +1,241 @@
+"""The command that converts checkpoints from PyTorch and back.
+
+python -m molo_jax.convert SRC DST [--layout=official|bare] [--overwrite]
+
+One of SRC and DST is a PyTorch file (.pth, .pyth or .safetensors), the other a folder: as SRC a
+work folder of training, a folder of checkpoints or one checkpoint in it, as DST a new folder.
+"""
+
+import collections
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from molo_jax import cli
+from molo_jax.errors import MoloError, UsageError
+
+if TYPE_CHECKING:
+    from molo_jax.initial import Weights
+
+_LAYOUT = flags.DEFINE_enum(
+    "layout",
+    None,
+    ["official", "bare"],
+    "What a .pth or .pyth file becomes: the official dictionary (default), or a state_dict alone.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST if it exists.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command with the parsed flags."""
+    source, destination = (Path(argument) for argument in argv[1:])
+    print(convert(source, destination, layout=_LAYOUT.value, overwrite=_OVERWRITE.value))
+
+
+def convert(
+    source: Path, destination: Path, *, layout: str | None = None, overwrite: bool = False
+) -> str:
+    """Converts a checkpoint; writes all of it or nothing.
+
+    Args:
+        source: a PyTorch file, or a folder that holds a molo_jax checkpoint.
+        destination: a folder to make, or a PyTorch file; the other kind than the source.
+        layout: of a `.pth` or `.pyth` file: `official` (default) or `bare`.
+        overwrite: replace what is at the destination.
+
+    Returns:
+        What was converted, and the command that uses it.
+
+    Raises:
+        UsageError: when source and destination are of one kind, or the layout does not fit.
+        MoloError: when the source cannot be read or is no MoLo network, or the destination exists.
+    """
+    # These import JAX, for which a mistake in the arguments should not have to wait.
+    from molo_jax import torch_files
+
+    to_torch = torch_files.is_torch_path(destination)
+    _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
+    _check_layout(destination, layout, to_torch)
+    _check_destination(destination, to_torch, overwrite)
+    if to_torch:
+        torch_files.check_installed(destination)
+
+    from molo_jax.initial import load_weights
+
+    weights = load_weights(source)
+    destination.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if to_torch:
+        return _export(weights, destination, layout or torch_files.OFFICIAL)
+    return _import(weights, destination)
+
+
+def _check_direction(source: Path, destination: Path, from_torch: bool, to_torch: bool) -> None:
+    if from_torch != to_torch:
+        return
+    both = "both are" if from_torch else "neither is"
+    raise UsageError(
+        f"SRC is {source} and DST is {destination}: {both} a PyTorch file (.pth, .pyth or"
+        " .safetensors). To molo_jax: convert FILE.pyth FOLDER; to PyTorch: convert FOLDER FILE.pth"
+    )
+
+
+def _check_layout(destination: Path, layout: str | None, to_torch: bool) -> None:
+    if layout and not to_torch:
+        raise UsageError(f"--layout={layout} is for writing a PyTorch file; {destination} is none")
+    if layout == "official" and destination.suffix.lower() == ".safetensors":
+        raise UsageError(
+            f"--layout=official needs a .pth or .pyth file; {destination} can hold tensors alone"
+        )
+
+
+def _check_destination(destination: Path, to_torch: bool, overwrite: bool) -> None:
+    if not (destination.exists() or destination.is_symlink()):
+        return
+    if not overwrite:
+        raise MoloError(f"{destination} exists; choose another DST, or replace it with --overwrite")
+    if to_torch and destination.is_dir():
+        raise MoloError(f"{destination} is a folder, and a file would be written; remove it first")
+    if not to_torch:
+        _check_replaceable(destination)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuses to remove anything but checkpoints."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise MoloError(f"{folder} is no folder of checkpoints; remove it first")
+    other = sorted(entry.name for entry in folder.iterdir() if not entry.name.isdigit())
+    if other:
+        raise MoloError(
+            f"{folder} holds other things than checkpoints ({other[0]}); remove it first, or choose"
+            " another DST"
+        )
+
+
+def _import(weights: "Weights", destination: Path) -> str:
+    """Writes a molo_jax checkpoint beside its place, then moves it there."""
+    from molo_jax.initial import abstract_network, filled
+    from molo_jax.model import MoLoConfig
+    from molo_jax.training.checkpoint import Checkpoints
+
+    network = MoLoConfig(num_classes=weights.num_classes, backbone=weights.backbone)
+    _, params, batch_stats = abstract_network(network)
+    model = {
+        "params": filled(params, weights.variables),
+        "batch_stats": filled(batch_stats, weights.variables),
+    }
+    meta = {
+        "architecture": dict(weights.architecture),
+        "step": weights.step,
+        "config": {},
+        "source": Path(weights.source).name,
+        "epoch": weights.file.epoch,
+        "official_cfg": weights.file.cfg,
+    }
+    temporary = destination.absolute().with_name(f".{destination.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with Checkpoints(temporary) as checkpoints:
+            checkpoints.save(weights.step, meta=meta, model=model)
+        _replace_folder(temporary, destination)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    command = (
+        "python -m molo_jax.main --mode=eval --config=configs/ssv2_5shot.py"
+        f" --config.model.backbone={weights.backbone}"
+        f" --config.init_from={shlex.quote(str(destination))}"
+    )
+    written = f"{destination / str(weights.step)}, a checkpoint of molo_jax"
+    return _summary(weights, _ignored(weights), written, command)
+
+
+def _replace_folder(new: Path, destination: Path) -> None:
+    """Moves a folder to its place; what is there is removed only afterwards."""
+    old = destination.absolute().with_name(f".{destination.name}.old")
+    if destination.exists():
+        os.rename(destination, old)
+    os.rename(new, destination)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _export(weights: "Weights", destination: Path, layout: str) -> str:
+    """Writes a PyTorch file."""
+    from molo_jax import torch_files
+    from molo_jax.initial import fixed_buffers
+    from molo_jax.model.torch_weights import export_tensors
+
+    tensors = export_tensors(weights.variables, fixed_buffers(weights.backbone))
+    # What the official file said that this checkpoint was once converted from.
+    epoch, cfg = weights.meta.get("epoch") or 0, weights.meta.get("official_cfg", "")
+    torch_files.write(destination, tensors, layout=layout, epoch=epoch, cfg=cfg)
+    # JSON's quotes, as the shell's are around it.
+    backbone, path = json.dumps(weights.backbone), json.dumps(str(destination))
+    program = (
+        "from molo_torch_ref import MoLo, load_official;"
+        f" model = MoLo(num_classes={weights.num_classes}, backbone={backbone});"
+        f" load_official(model, {path})"
+    )
+    bare = layout == torch_files.BARE or destination.suffix.lower() == torch_files.SAFETENSORS
+    kind = "bare names" if bare else "the official dictionary"
+    left = ["optimizer state"] if (Path(weights.source) / "optimizer").is_dir() else []
+    written = f"{destination}, {kind}, {len(tensors)} tensors with pe.pe"
+    return _summary(weights, left, written, f"python -c {shlex.quote(program)}")
+
+
+def _ignored(weights: "Weights") -> list[str]:
+    from molo_jax.model.torch_weights import FIXED
+
+    ignored = list(weights.file.ignored)
+    fixed = f"{weights.prefix}{FIXED}"
+    if fixed in weights.file.tensors:
+        ignored.append(f"{fixed} (fixed, and as the network computes it)")
+    return ignored
+
+
+def _summary(weights: "Weights", ignored: Sequence[str], written: str, command: str) -> str:
+    values = weights.variables.items()
+    trained = sum(value.size for path, value in values if path[-1] not in _STATISTICS)
+    rows = {
+        "source": f"{weights.source}, {_kind(weights)}",
+        "backbone": weights.backbone,
+        "classes": str(weights.num_classes),
+        "tensors": f"{len(weights.variables)} with {trained:,} parameters",
+        "widened": _widened(weights),
+        "ignored": ", ".join(ignored),
+        "written": written,
+        "next": command,
+    }
+    return "\n".join(f"{name:9} {value}" for name, value in rows.items() if value)
+
+
+# Variables that are no parameters.
+_STATISTICS = ("mean", "var", "num_batches_tracked")
+
+
+def _kind(weights: "Weights") -> str:
+    if weights.file is None:
+        return f"a checkpoint of molo_jax, step {weights.step}"
+    container = weights.file.container
+    prefix = f" with the prefix {weights.prefix}" if weights.prefix else " without prefix"
+    epoch = "" if weights.file.epoch is None else f", epoch {weights.file.epoch}"
+    return f"{container or 'bare state_dict'}, names{prefix}{epoch}"
+
+
+def _widened(weights: "Weights") -> str:
+    """Says which tensors had another dtype; all were converted without a change of value."""
+    tensors = {} if weights.file is None else weights.file.tensors
+    kinds = collections.Counter(str(np.asarray(tensor).dtype) for tensor in tensors.values())
+    others = [kind for kind in sorted(kinds) if kind in ("float16", "bfloat16", "float64")]
+    return ", ".join(f"{kinds[kind]} tensors from {kind} to float32, exactly" for kind in others)
+
+
+if __name__ == "__main__":
+    # A conversion needs no accelerator, which a training may be using.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    cli.run(main, ("SRC", "DST"))

@@ -1,0 +1,372 @@
+"""Weights from files: any source of a whole network, and ImageNet weights for the backbone."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from molo_jax import torch_files
+from molo_jax.config import IMAGENET
+from molo_jax.errors import MoloError
+from molo_jax.model import MoLo, MoLoConfig, torch_weights
+from molo_jax.model.resnet import feature_width
+from molo_jax.model.temporal import MAX_POSITIONS, sinusoids
+from molo_jax.training.checkpoint import Checkpoints
+
+# The folders of checkpoints in a work folder: the newest, and the best on the val split.
+LATEST, BEST = "checkpoints", "best"
+
+_PATH = torch_weights.Path
+_CLASSIFIER = "classification_layer"
+# torchvision's IMAGENET1K_V1 files: name and SHA-256.
+_IMAGENET_URL = "https://download.pytorch.org/models/"
+_IMAGENET_FILES = {
+    "resnet18": (
+        "resnet18-f37072fd.pth",
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    ),
+    "resnet34": (
+        "resnet34-b627a593.pth",
+        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    ),
+    "resnet50": (
+        "resnet50-0676ba61.pth",
+        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    ),
+}
+# Seconds without an answer after which a download is given up, and bytes read at once.
+_TIMEOUT = 30
+_PIECE = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a whole network, and where they are from.
+
+    Attributes:
+        source: the file, or the one checkpoint, as it is shown.
+        architecture: `backbone` and `num_classes`, and what else a checkpoint says of its network.
+        variables: value of every parameter and statistic by its path, in our layout.
+        step: finished optimizer steps; 0 where the source does not count them.
+        meta: what else a molo_jax checkpoint says of itself.
+        file: what was read, where the source is a PyTorch file.
+        prefix: the prefix of the names in that file.
+    """
+
+    source: str
+    architecture: Mapping[str, Any]
+    variables: Mapping[_PATH, np.ndarray]
+    step: int = 0
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    file: torch_files.TorchFile | None = None
+    prefix: str = ""
+
+    @property
+    def backbone(self) -> str:
+        return self.architecture["backbone"]
+
+    @property
+    def num_classes(self) -> int:
+        return self.architecture["num_classes"]
+
+
+def load_weights(source: str | Path) -> Weights:
+    """Reads the weights of a whole network from whatever holds them.
+
+    Args:
+        source: an official `.pth`, `.pyth` or `.safetensors` file; a work folder of training (the
+            best network is preferred to the newest); a folder of checkpoints; or one checkpoint in
+            it, `<folder>/<step>`.
+
+    Raises:
+        MoloError: naming what is wrong: an absent or damaged file, another architecture, tensors
+            that are missing, left over, of another shape, or not finite.
+    """
+    path = Path(source)
+    if torch_files.is_torch_path(path):
+        return _from_file(path)
+    return _from_checkpoint(path)
+
+
+def _from_file(path: Path) -> Weights:
+    file = torch_files.read(path)
+    with _named(path):
+        prefix, tensors = torch_weights.without_prefix(file.tensors)
+        if torch_weights.is_torchvision(tensors):
+            raise ValueError(
+                f"it holds a backbone alone ({_torchvision_backbone(tensors)}), as torchvision's"
+                f" ImageNet files do; train with --config.model.pretrained={path}"
+            )
+        backbone, num_classes = torch_weights.recognize(tensors)
+        shapes = _shapes(*abstract_network(MoLoConfig(num_classes, backbone))[1:])
+        variables = torch_weights.import_tensors(tensors, shapes, fixed_buffers(backbone))
+        variables = torch_weights.exact_values(variables)
+    architecture = {"backbone": backbone, "num_classes": num_classes}
+    return Weights(str(path), architecture, variables, file=file, prefix=prefix)
+
+
+@contextlib.contextmanager
+def _named(source: str | Path) -> Iterator[None]:
+    """Turns a ValueError of the weight map into a MoloError that names the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise MoloError(f"{source}: {error}") from error
+
+
+def _from_checkpoint(path: Path) -> Weights:
+    folder, step = find_checkpoint(path)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        source, meta = checkpoints.describe(step), checkpoints.meta(step)
+        stored = meta.get("architecture")
+        try:
+            network = MoLoConfig(num_classes=stored["num_classes"], backbone=stored["backbone"])
+            _, params, batch_stats = abstract_network(network)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MoloError(
+                f"{source} is no checkpoint of molo_jax: its architecture is {stored!r}"
+            ) from error
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        targets = {"model": {"params": params, "batch_stats": batch_stats}}
+        model = jax.device_get(checkpoints.restore(step, targets, here)["model"])
+    flat = {**_flat(model["params"]), **_flat(model["batch_stats"])}
+    with _named(source):
+        variables = torch_weights.exact_values({p: np.asarray(v[...]) for p, v in flat.items()})
+    return Weights(source, stored, variables, step=step, meta=meta)
+
+
+def find_checkpoint(path: Path) -> tuple[Path, int]:
+    """Finds the checkpoint that a work folder, a folder of checkpoints or a path of one stands for.
+
+    Returns:
+        The folder of checkpoints and the step.
+
+    Raises:
+        MoloError: when there is none.
+    """
+    if not path.exists():
+        raise MoloError(f"{path} does not exist")
+    if path.is_file():
+        kinds = ", ".join(torch_files.SUFFIXES)
+        raise MoloError(f"{path} is a file that ends in none of {kinds}")
+    # The folder of one checkpoint holds these items.
+    if path.name.isdigit() and (path / "model").is_dir() and (path / "meta").is_dir():
+        return path.absolute().parent, int(path.name)
+    for folder in (path / BEST, path / LATEST, path):
+        if not any(entry.name.isdigit() for entry in _entries(folder)):
+            continue
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            step = checkpoints.latest_step()
+        if step is not None:
+            return folder.absolute(), step
+    raise MoloError(
+        f"{path} holds no molo_jax checkpoint: it has no {BEST}/ or {LATEST}/ with one, and no"
+        " numbered folder"
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def abstract_network(config: MoLoConfig) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Returns structure, parameters and statistics of a network, the latter without values."""
+    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
+    return nnx.split(abstract, nnx.Param, nnx.BatchStat)
+
+
+def fixed_buffers(backbone: str) -> dict[str, np.ndarray]:
+    """Returns the buffers that official files hold beside the weights."""
+    return {torch_weights.FIXED: sinusoids(MAX_POSITIONS, feature_width(backbone))[None]}
+
+
+def filled(state: nnx.State, variables: Mapping[_PATH, np.ndarray]) -> nnx.State:
+    """Returns a state with the given values; those that are not given stay as they are."""
+    return nnx.from_flat_state(
+        {
+            # The step function gives its arguments' memory away, so it must be the array's own.
+            path: leaf.replace(jnp.array(variables[path], copy=True)) if path in variables else leaf
+            for path, leaf in nnx.to_flat_state(state)
+        }
+    )
+
+
+def _flat(state: nnx.State) -> dict[_PATH, Any]:
+    return dict(nnx.to_flat_state(state))
+
+
+def _shapes(*states: nnx.State) -> dict[_PATH, tuple[int, ...]]:
+    return {p: tuple(leaf.shape) for state in states for p, leaf in _flat(state).items()}
+
+
+def check_backbone(weights: Weights, wanted: str) -> None:
+    """Checks that weights are of the configured backbone.
+
+    Raises:
+        MoloError: naming both and the value that fits.
+    """
+    if weights.backbone != wanted:
+        raise MoloError(
+            f"{weights.source} is of another architecture: backbone is {weights.backbone} there and"
+            f" {wanted} here; --config.model.backbone={weights.backbone} would fit"
+        )
+
+
+def starting_weights(
+    config: ConfigDict, model: MoLoConfig, params: nnx.State, batch_stats: nnx.State
+) -> tuple[nnx.State, nnx.State]:
+    """Returns what a training without a checkpoint begins with.
+
+    Args:
+        config: `init_from`, or else `model.pretrained`, replaces random weights.
+        model: the network.
+        params: its parameters, random.
+        batch_stats: its statistics before any batch.
+
+    Raises:
+        MoloError: when the files are absent, damaged or do not fit.
+    """
+    if config.init_from:
+        variables = _of_whole_network(config, model)
+    elif config.model.pretrained:
+        variables = pretrained_backbone(config.model.pretrained, model.backbone)
+    else:
+        return params, batch_stats
+    return filled(params, variables), filled(batch_stats, variables)
+
+
+def _of_whole_network(config: ConfigDict, model: MoLoConfig) -> Mapping[_PATH, np.ndarray]:
+    weights = load_weights(config.init_from)
+    check_backbone(weights, model.backbone)
+    logging.info("starting from the weights of %s", weights.source)
+    if config.init_new_classifier:
+        logging.info("the auxiliary classifier of %d classes starts anew", model.num_classes)
+        return {p: v for p, v in weights.variables.items() if p[0] != _CLASSIFIER}
+    if weights.num_classes != model.num_classes:
+        raise MoloError(
+            f"{weights.source} was trained on {weights.num_classes} classes, and the train split"
+            f" has {model.num_classes}; with --config.init_new_classifier=true everything but the"
+            " auxiliary classifier is taken"
+        )
+    return weights.variables
+
+
+def pretrained_backbone(pretrained: str, backbone: str) -> dict[_PATH, np.ndarray]:
+    """Reads the weights of a backbone from a torchvision checkpoint.
+
+    Args:
+        pretrained: the path of the checkpoint, or `imagenet`.
+        backbone: which ResNet the network has.
+
+    Returns:
+        The values of all parameters and statistics of the backbone by their paths in the network.
+
+    Raises:
+        MoloError: when the file cannot be had or read, or holds something else than this backbone.
+    """
+    path = imagenet_file(backbone) if pretrained == IMAGENET else Path(pretrained)
+    file = torch_files.read(path)
+    with _named(path):
+        _, tensors = torch_weights.without_prefix(file.tensors)
+        if not torch_weights.is_torchvision(tensors):
+            raise ValueError(_no_torchvision(path, tensors))
+        found = _torchvision_backbone(tensors)
+        if found != backbone:
+            raise ValueError(_other_backbone(found, backbone))
+        states = abstract_network(MoLoConfig(num_classes=1, backbone=backbone))[1:]
+        shapes = {p: s for p, s in _shapes(*states).items() if p[0] == "backbone"}
+        renamed = torch_weights.from_torchvision(tensors)
+        variables = torch_weights.exact_values(torch_weights.import_tensors(renamed, shapes))
+    logging.info("starting with the %s of %s", backbone, path)
+    return variables
+
+
+def _torchvision_backbone(tensors: Mapping[str, np.ndarray]) -> str:
+    return torch_weights.recognize_backbone(torch_weights.from_torchvision(tensors))
+
+
+def _other_backbone(found: str, wanted: str) -> str:
+    return (
+        f"it holds a {found}, and config.model.backbone is {wanted};"
+        f" --config.model.backbone={found} would fit"
+    )
+
+
+def _no_torchvision(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
+    if any(name.startswith("backbone.") for name in tensors):
+        return f"it holds a whole network; use --config.init_from={path}"
+    return (
+        f"it is no ResNet of torchvision: none of its {len(tensors)} tensors is called layer1.…;"
+        f" there is {torch_weights.listed(tensors)}"
+    )
+
+
+def imagenet_file(backbone: str) -> Path:
+    """Returns torchvision's `IMAGENET1K_V1` file from the cache; downloads it the first time.
+
+    The cache is `$XDG_CACHE_HOME/molo_jax`, or `~/.cache/molo_jax`.
+
+    Raises:
+        MoloError: when it cannot be downloaded (with the address and where to put the file), or
+            is not the file that it should be.
+    """
+    name, digest = _IMAGENET_FILES[backbone]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molo_jax"
+    path = cache / name
+    # Before a download, not after it.
+    torch_files.check_installed(path)
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _download(_IMAGENET_URL + name, path, digest)
+    elif _sha256(path) != digest:
+        raise MoloError(
+            f"{path} is not {_IMAGENET_URL}{name}: its SHA-256 is not {digest}; remove it, then run"
+            " the same command again"
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, path: Path, digest: str) -> None:
+    """Downloads a file that is there as a whole and with the right checksum, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    logging.info("downloading %s", url)
+    try:
+        _fetch(url, temporary)
+        if _sha256(temporary) != digest:
+            raise MoloError(f"what {url} sent is not the file: its SHA-256 is not {digest}")
+        os.replace(temporary, path)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise MoloError(
+            f"{url} cannot be downloaded ({reason}); get it elsewhere and put it at {path}, or give"
+            " its place with --config.model.pretrained=PATH"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fetch(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, path.open("wb") as file:
+        size = int(answer.headers.get("Content-Length") or 0) or None
+        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+            while piece := answer.read(_PIECE):
+                file.write(piece)
+                bar.update(len(piece))
