@@ -1,0 +1,102 @@
+"""One process for each framework, which computes when it is told to.
+
+Processes of their own give each framework its own peak memory and keep its threads out of the way
+of the other's; taking turns is up to the caller.
+"""
+
+import importlib
+import multiprocessing
+import os
+import re
+import resource
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from molo_jax.errors import MoloError
+
+MODULES = {"jax": "_jax", "torch": "_torch"}
+
+
+class Worker:
+    """A process that holds one framework's benchmark; calls wait for their result.
+
+    Args:
+        framework: "jax" or "torch".
+        options: the benchmark's options.
+
+    Raises:
+        MoloError: the computation failed, or its process ended.
+    """
+
+    def __init__(self, framework: str, options: dict[str, Any]):
+        self.framework = framework
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, framework, options), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._result()
+
+    def call(self, name: str, *values: Any) -> Any:
+        """Calls a method of the benchmark in its process."""
+        self._connection.send((name, values))
+        return self._result()
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._connection.close()
+        self._process.terminate()
+        self._process.join()
+
+    def _result(self) -> Any:
+        try:
+            failure, result = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            hint = "; it was killed, probably for want of memory" if code == -9 else ""
+            raise MoloError(f"the {self.framework} process ended with {code}{hint}") from None
+        if failure:
+            raise MoloError(f"{self.framework}: {failure}")
+        return result
+
+
+def _serve(connection: Connection, framework: str, options: dict[str, Any]) -> None:
+    """Answers calls until the other side hangs up; a failure is sent as one line."""
+    try:
+        benchmark = importlib.import_module(MODULES[framework]).Benchmark(options)
+        connection.send((None, None))
+        while True:
+            name, values = connection.recv()
+            connection.send((None, getattr(benchmark, name)(*values)))
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        return
+    except Exception as error:
+        connection.send((_one_line(error), None))
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def peak_resident_bytes() -> int:
+    """Largest memory that this process has had in use, libraries included."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.M) if status.exists() else None
+    if found:
+        return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def processor() -> str:
+    """Name of the CPU, with the number of cores that may be used."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{found[1] if found else 'CPU'}, {cores} cores"
