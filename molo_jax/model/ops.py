@@ -142,7 +142,7 @@ def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
     weights = np.zeros((out, size), np.float64)
     np.add.at(weights, (np.arange(out), low), 1.0 - (position - low))
     np.add.at(weights, (np.arange(out), high), position - low)
-    return weights.astype(np.float32)
+    return weights
 
 
 def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c"]:

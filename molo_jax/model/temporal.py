@@ -62,9 +62,11 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
         qkv = self.to_qkv(self.norm(x))
-        query, key, value = rearrange(qkv, "v l (three g d) -> three v l g d", three=3, g=_HEADS)
-        y = jax.nn.dot_product_attention(query, key, value)
-        y = self.to_out(rearrange(y, "v l g d -> v l (g d)"))
+        query, key, value = rearrange(qkv, "v l (three g d) -> three v g l d", three=3, g=_HEADS)
+        # Not jax.nn.dot_product_attention, which takes the softmax in float32 whatever it is given.
+        products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
+        y = jnp.einsum("vgij,vgjd->vgid", jax.nn.softmax(products, axis=-1), value)
+        y = self.to_out(rearrange(y, "v g l d -> v l (g d)"))
         return x + self.dropout(y, deterministic=not train, rngs=rngs)
 
 

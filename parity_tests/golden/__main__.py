@@ -1,0 +1,114 @@
+"""Replays values that were recorded from the official implementation.
+
+    python -m parity_tests.golden FILE.npz … [--backend=jax|torch] [--json=OUT]
+
+Prints the worst relative error of each group, its name and what rounding explains. Exit codes: 0
+all errors are inside the tolerance, 1 some are not, 2 a file or a flag was refused.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from parity_tests.golden.files import GoldenFile, RefusedError, read
+
+_COLUMNS = (("group", 11), ("error of", 12), ("worst", 9), ("allowed", 9), ("", 3))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Replays the files named in `argv` and returns the exit code."""
+    options = _parser().parse_args(argv)
+    if options.json:
+        _check_writable(Path(options.json))
+    try:
+        files = [read(path) for path in options.files]
+    except RefusedError as error:
+        _refuse(f"refused: {error}")
+    reports = [_report(file, options.backend) for file in files]
+    inside = all(report["inside"] for report in reports)
+    if options.json:
+        _write_json(Path(options.json), {"inside": inside, "files": reports})
+    outside = [report["file"] for report in reports if not report["inside"]]
+    verdict = f"OUTSIDE the tolerance: {', '.join(outside)}" if outside else "all inside"
+    print(f"\n{len(reports)} file(s) replayed in {options.backend}: {verdict}")
+    return 0 if inside else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m parity_tests.golden",
+        description="Replays values that were recorded from the official implementation.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE.npz", help="recorded values")
+    parser.add_argument(
+        "--backend", choices=("jax", "torch"), default="jax", help="what computes (default: jax)"
+    )
+    parser.add_argument("--json", metavar="OUT", help="write all errors to this file")
+    return parser
+
+
+def _report(file: GoldenFile, backend: str) -> dict[str, Any]:
+    """Replays one file and prints its table."""
+    from parity_tests.golden.replay import replay, summary
+
+    case = file.case
+    a, b = case.position
+    settings = (
+        f"{file.kind}, {case.backbone}, {case.way}-way {case.shot}-shot, {case.query} queries a"
+        f" class, seed {case.seed}, A={a:g} B={b:g}"
+    )
+    print(f"\n{file.path}: {settings}, in {backend}", flush=True)
+    started = time.perf_counter()
+    findings = replay(file, backend)
+    seconds = time.perf_counter() - started
+    print("  " + "".join(title.ljust(width) for title, width in _COLUMNS) + "name")
+    for one in findings:
+        cells = (
+            one.group,
+            one.measure,
+            f"{one.error:.1e}",
+            f"{one.bound:.0e}",
+            "" if one.inside else "!!",
+        )
+        row = "".join(cell.ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+        print(f"  {row}{one.name}")
+    inside = all(one.inside for one in findings)
+    print(f"  {'inside' if inside else 'OUTSIDE'} the tolerance; {seconds:.0f} s", flush=True)
+    return {
+        "file": str(file.path),
+        "settings": settings,
+        "backend": backend,
+        "inside": inside,
+        "seconds": round(seconds, 1),
+        "findings": summary(findings),
+    }
+
+
+def _check_writable(path: Path) -> None:
+    """Refuses a result file that could not be written, before minutes of computing."""
+    if path.is_dir():
+        _refuse(f"--json={path} is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        _refuse(f"--json={path}: the folder {path.absolute().parent} does not exist")
+    if not os.access(path.absolute().parent, os.W_OK):
+        _refuse(f"--json={path}: the folder {path.absolute().parent} cannot be written")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

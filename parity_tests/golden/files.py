@@ -1,0 +1,265 @@
+"""Reads a file of recorded values; one that lacks fields or has unknown ones is refused.
+
+The file is an .npz. `meta` is JSON: the settings and, for `train` and `steps`, losses. Arrays:
+
+out/<name>              eval, train   a whole output
+stage/<module>/<call>   eval, train   probe of a module's output
+stats/<buffer>          eval          running statistics to load, whole
+grad/<parameter>        train         probe of the gradient of the total loss
+param/<parameter>       steps         probe of the parameter after the last step
+stat/<buffer>           train, steps  probe of the running statistics afterwards
+
+A probe is the norm of an array and its product with a random direction (`recipe.probe`).
+"""
+
+import dataclasses
+import json
+import math
+import numbers
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molo_torch_ref.resnet import DEPTHS
+from parity_tests.case import DEFAULT_POSITION, Case
+from parity_tests.recording import OUTPUTS, STAGES
+
+_COMMON = ("kind", "backbone", "way", "shot", "query", "seed", "num_class", "position")
+_META = {
+    "eval": _COMMON,
+    "train": (*_COMMON, "coef", "losses", "total"),
+    "steps": (
+        *_COMMON,
+        "coef",
+        "steps",
+        "accum",
+        "lrs",
+        "weight_decay",
+        "no_decay",
+        "history",
+    ),
+}
+KINDS = tuple(_META)
+# Recorded name of a loss term -> ours.
+LOSSES = {
+    "match": "match",
+    "cls": "classification",
+    "s2q": "s2q",
+    "q2s": "q2s",
+    "s2q_motion": "s2q_motion",
+    "q2s_motion": "q2s_motion",
+    "recons": "reconstruction",
+}
+# Stages that are compared elsewhere but were not recorded.
+_UNRECORDED = ("temporal_atte_before_motion.layers.0.0", "temporal_atte_before_motion.layers.0.1")
+
+
+class RefusedError(Exception):
+    """The file is not one of recorded values, lacks fields, or has unknown ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldenFile:
+    """A file of recorded values.
+
+    Attributes:
+        path: where it is.
+        kind: `eval`, `train` or `steps`.
+        case: the settings of the recorded computation.
+        meta: the file's JSON.
+        arrays: group (`out`, `stage`, …) -> name -> array.
+    """
+
+    path: Path
+    kind: str
+    case: Case
+    meta: dict[str, Any]
+    arrays: dict[str, dict[str, np.ndarray]]
+
+
+def read(path: str | Path) -> GoldenFile:
+    """Reads and checks a file.
+
+    Raises:
+        RefusedError: naming the file, the field and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        meta, arrays = _load(path)
+        _check_meta(meta)
+        case = _case(meta)
+        _check_arrays(meta, case, arrays)
+    except RefusedError as error:
+        raise RefusedError(f"{path}: {error}") from None
+    return GoldenFile(path, meta["kind"], case, meta, arrays)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    if not path.is_file():
+        raise RefusedError("there is no such file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise RefusedError(f"this is no readable .npz file ({error})") from None
+    if "meta" not in stored:
+        raise RefusedError("the field meta is missing")
+    try:
+        meta = json.loads(str(stored.pop("meta")))
+    except json.JSONDecodeError as error:
+        raise RefusedError(f"meta is no JSON ({error})") from None
+    if not isinstance(meta, dict):
+        raise RefusedError(f"meta is {type(meta).__name__}, expected an object")
+    arrays: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in stored.items():
+        group, _, rest = name.partition("/")
+        arrays.setdefault(group, {})[rest] = array
+    return meta, arrays
+
+
+def _check_meta(meta: Mapping[str, Any]) -> None:
+    kind = meta.get("kind")
+    if kind not in KINDS:
+        raise RefusedError(f"meta.kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    _check_names("meta", meta, _META[kind])
+    if meta["backbone"] not in DEPTHS:
+        known = ", ".join(DEPTHS)
+        raise RefusedError(f"meta.backbone is {meta['backbone']!r}; expected one of {known}")
+    for name, least in (("way", 2), ("shot", 1), ("query", 1), ("seed", 0), ("num_class", 2)):
+        _check_count(f"meta.{name}", meta[name], least)
+    if meta["num_class"] < meta["way"]:
+        raise RefusedError(f"meta.num_class is {meta['num_class']}, less than way, {meta['way']}")
+    if kind == "train":
+        _check_losses("meta.losses", meta["losses"], LOSSES)
+        _check_number("meta.total", meta["total"])
+    if kind != "eval":
+        _check_losses("meta.coef", meta["coef"], ("cls", "con", "rec"))
+    if kind == "steps":
+        _check_steps(meta)
+
+
+def _check_steps(meta: Mapping[str, Any]) -> None:
+    _check_count("meta.steps", meta["steps"], 1)
+    _check_count("meta.accum", meta["accum"], 1)
+    _check_number("meta.weight_decay", meta["weight_decay"])
+    _check_list("meta.lrs", meta["lrs"], meta["steps"])
+    for number, rate in enumerate(meta["lrs"]):
+        _check_number(f"meta.lrs[{number}]", rate)
+    if not isinstance(meta["no_decay"], list):
+        raise RefusedError("meta.no_decay is no list of names")
+    _check_list("meta.history", meta["history"], meta["steps"] * meta["accum"])
+    for number, entry in enumerate(meta["history"]):
+        _check_losses(f"meta.history[{number}]", entry, (*LOSSES, "total"))
+
+
+def _check_losses(where: str, values: Any, expected: Sequence[str] | Mapping[str, str]) -> None:
+    if not isinstance(values, dict):
+        raise RefusedError(f"{where} is {type(values).__name__}, expected an object")
+    _check_names(where, values, tuple(expected))
+    for name, value in values.items():
+        _check_number(f"{where}.{name}", value)
+
+
+def _check_list(where: str, values: Any, length: int) -> None:
+    if not isinstance(values, list) or len(values) != length:
+        size = f"{len(values)} entries" if isinstance(values, list) else type(values).__name__
+        raise RefusedError(f"{where} has {size}, expected a list of {length}")
+
+
+def _check_count(where: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise RefusedError(f"{where} is {value!r}; expected a whole number of at least {least}")
+
+
+def _check_number(where: str, value: Any) -> None:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value):
+        raise RefusedError(f"{where} is {value!r}; expected a finite number")
+
+
+def _check_names(where: str, given: Mapping[str, Any], expected: Sequence[str]) -> None:
+    missing, unknown = set(expected) - set(given), set(given) - set(expected)
+    problems = []
+    for what, names in (("lacks", missing), ("has unknown", unknown)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            problems.append(f"{what} {', '.join(sorted(names)[:3])}{more}")
+    if problems:
+        raise RefusedError(f"{where} {'; '.join(problems)}")
+
+
+def _case(meta: Mapping[str, Any]) -> Case:
+    coefficients = meta.get("coef", {"cls": 0.0, "con": 0.0, "rec": 0.0})
+    return Case(
+        backbone=meta["backbone"],
+        way=meta["way"],
+        shot=meta["shot"],
+        query=meta["query"],
+        seed=meta["seed"],
+        num_classes=meta["num_class"],
+        position=_position(meta["position"]),
+        coefficients=(coefficients["cls"], coefficients["con"], coefficients["rec"]),
+        accumulation=meta.get("accum", 1),
+    )
+
+
+def _position(value: Any) -> tuple[float, float]:
+    """A and B of the positional encoding: null, a pair, or an object with two such keys."""
+    if value is None:
+        return DEFAULT_POSITION
+    pair = value
+    if isinstance(value, dict) and len(value) == 2:
+        # A, POSITION_A, A_scale, …: the letter is what tells the two apart.
+        by_letter = {
+            letter: number
+            for name, number in value.items()
+            for letter in name.lower().replace("position", "").replace("scale", "").split("_")
+            if letter in ("a", "b")
+        }
+        pair = [by_letter.get("a"), by_letter.get("b")]
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise RefusedError(f"meta.position is {value!r}; expected null or the pair [A, B]")
+    for name, number in zip("AB", pair, strict=True):
+        _check_number(f"meta.position {name}", number)
+    if pair[0] <= 0:
+        raise RefusedError(f"meta.position A is {pair[0]!r}; expected a number above 0")
+    return float(pair[0]), float(pair[1])
+
+
+def _check_arrays(
+    meta: Mapping[str, Any], case: Case, arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    expected = _expected(meta["kind"], case)
+    _check_names("the file", arrays, tuple(expected))
+    for group, shapes in expected.items():
+        _check_names(f"{group}/", arrays[group], tuple(shapes))
+        for name, shape in shapes.items():
+            array = arrays[group][name]
+            if array.shape != shape:
+                raise RefusedError(f"{group}/{name} has shape {array.shape}, expected {shape}")
+            if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+                raise RefusedError(f"{group}/{name} holds values that are no finite numbers")
+
+
+def _expected(kind: str, case: Case) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Returns the shapes of the arrays of each group that a file of this kind has."""
+    shapes = case.shapes()
+    buffers = {n: s for n, s in shapes.items() if n.endswith(("running_mean", "running_var"))}
+    parameters = dict.fromkeys(n for n in shapes if "running_" not in n and "num_batches" not in n)
+    queries = case.way * case.query
+    clips = queries + case.way * case.shot
+    outputs = dict.fromkeys(OUTPUTS, (queries, case.way))
+    outputs["class_logits"] = (clips, case.num_classes)
+    stages = [f"{m}/{c}" for m, n in STAGES.items() if m not in _UNRECORDED for c in range(n)]
+    probes = {"stage": stages, "grad": parameters, "param": parameters, "stat": buffers}
+    groups = {group: dict.fromkeys(names, (2,)) for group, names in probes.items()}
+    groups |= {"out": outputs, "stats": buffers}
+    present = {
+        "eval": ("stats", "out", "stage"),
+        "train": ("out", "stage", "grad", "stat"),
+        "steps": ("param", "stat"),
+    }
+    return {group: groups[group] for group in present[kind]}

@@ -1,0 +1,165 @@
+"""Computes what a file recorded, with one of the implementations, and measures the differences."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from parity_tests.golden import recipe
+from parity_tests.golden.files import LOSSES, GoldenFile
+from parity_tests.recording import GROUPS, Recording, output_error
+from parity_tests.tolerances import GOLDEN, GoldenBounds
+
+BACKENDS = ("jax", "torch")
+# Group of the report -> group of the file's probes.
+_PROBED = {
+    "stages": "stage",
+    "gradients": "grad",
+    "statistics": "stat",
+    "parameters": "param",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The worst error of one kind in one group.
+
+    Attributes:
+        group: `outputs`, `stages`, `losses`, `gradients`, `statistics`, `parameters`.
+        measure: `value`, or for probes `norm`, `median norm`, `projection`.
+        name: the quantity with the worst error; for a median, how many there are.
+        error: the error, relative (to the norm, for probes).
+        bound: the largest that rounding explains.
+    """
+
+    group: str
+    measure: str
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the error is inside the tolerance; one that is no number is not."""
+        return bool(self.error <= self.bound)
+
+
+def replay(file: GoldenFile, backend: str) -> list[Finding]:
+    """Computes what the file recorded and compares all of it.
+
+    Args:
+        file: the recorded values.
+        backend: `jax` or `torch`.
+
+    Returns:
+        The worst errors, group by group.
+    """
+    bounds = GOLDEN[file.kind, file.case.backbone]
+    found = findings(file, compute(file, backend), bounds)
+    if file.kind == "steps":
+        found.append(_decay(file, _backend(backend).spared(file.case)))
+    return found
+
+
+def compute(file: GoldenFile, backend: str) -> Recording:
+    """Computes what the file recorded."""
+    module = _backend(backend)
+    case = file.case
+    if file.kind == "steps":
+        count = file.meta["accum"]
+        batches = (
+            [case.episode(step * count + number) for number in range(count)]
+            for step in range(file.meta["steps"])
+        )
+        options = {"rates": file.meta["lrs"], "weight_decay": file.meta["weight_decay"]}
+        return module.steps(case, case.weights(), batches, **options)
+    if file.kind == "train":
+        return module.gradients(case, case.weights(), case.episode())
+    weights = case.weights(file.arrays["stats"])
+    return module.forward(case, weights, case.episode(), train=False)
+
+
+def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Finding]:
+    """Compares a computation with what the file recorded."""
+    found = []
+    if "out" in file.arrays:
+        errors = {n: output_error(ours["outputs"][n], a) for n, a in file.arrays["out"].items()}
+        found.append(_worst("outputs", "value", errors, bounds.outputs))
+    if file.kind != "eval":
+        errors = {n: _scalar_error(ours["losses"][n], v) for n, v in _losses(file)}
+        found.append(_worst("losses", "value", errors, bounds.losses))
+    for group, stored in _PROBED.items():
+        if stored in file.arrays:
+            found += _probed(group, file.arrays[stored], ours[group], bounds)
+    return sorted(found, key=lambda finding: GROUPS.index(finding.group))
+
+
+def _backend(name: str) -> ModuleType:
+    return importlib.import_module(f"parity_tests.{name}_backend")
+
+
+def _losses(file: GoldenFile) -> Iterator[tuple[str, float]]:
+    """Yields our names and the recorded values; of steps, means over their episodes."""
+    if file.kind == "train":
+        for name, value in file.meta["losses"].items():
+            yield LOSSES[name], value
+        yield "total", file.meta["total"]
+        return
+    count = file.meta["accum"]
+    for step in range(file.meta["steps"]):
+        entries = file.meta["history"][step * count : (step + 1) * count]
+        for name, ours in LOSSES.items():
+            yield f"{step}/{ours}", float(np.mean([entry[name] for entry in entries]))
+        # What every episode adds to the loss of its step was recorded, so the sum is that loss.
+        yield f"{step}/total", float(np.sum([entry["total"] for entry in entries]))
+
+
+def _scalar_error(ours: np.ndarray, recorded: float) -> float:
+    return abs(float(ours) - recorded) / max(abs(recorded), np.finfo(np.float32).tiny)
+
+
+def _probed(
+    group: str,
+    recorded: Mapping[str, np.ndarray],
+    ours: Mapping[str, np.ndarray],
+    bounds: GoldenBounds,
+) -> list[Finding]:
+    norms, projections = {}, {}
+    for name, (norm, projection) in recorded.items():
+        # Directions were drawn for names without the number of the call.
+        module = name.rpartition("/")[0] if group == "stages" else name
+        our_norm, our_projection = recipe.probe(module, ours[name])
+        scale = max(abs(norm), np.finfo(np.float32).tiny)
+        norms[name] = abs(our_norm - norm) / scale
+        projections[name] = abs(our_projection - projection) / scale
+    limit = getattr(bounds, group)
+    found = [
+        _worst(group, "norm", norms, limit.norm),
+        _worst(group, "projection", projections, limit.projection),
+    ]
+    if limit.median_norm is not None:
+        median = float(np.median(list(norms.values())))
+        found.insert(
+            0, Finding(group, "median norm", f"of {len(norms)}", median, limit.median_norm)
+        )
+    return found
+
+
+def _worst(group: str, measure: str, errors: Mapping[str, float], bound: float) -> Finding:
+    # An error that is no number is the worst there is.
+    name = max(errors, key=lambda n: np.inf if np.isnan(errors[n]) else errors[n])
+    return Finding(group, measure, name, float(errors[name]), bound)
+
+
+def _decay(file: GoldenFile, spared: set[str]) -> Finding:
+    """Compares the recorded list of the parameters without weight decay with ours."""
+    wrong = sorted(spared ^ set(map(str, file.meta["no_decay"])))
+    return Finding("decay", "parameters", wrong[0] if wrong else "none", float(len(wrong)), 0.0)
+
+
+def summary(findings: list[Finding]) -> list[dict[str, Any]]:
+    """Returns the findings as JSON."""
+    return [dataclasses.asdict(finding) | {"inside": finding.inside} for finding in findings]

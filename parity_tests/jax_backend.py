@@ -1,0 +1,295 @@
+"""Runs a case in JAX (`molo_jax`), and names what comes out as PyTorch does."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from molo_jax.model import (
+    Episode,
+    LossWeights,
+    MoLo,
+    MoLoConfig,
+    MoLoOutput,
+    loss_terms,
+    torch_weights,
+    total_loss,
+)
+from molo_jax.model.structures import Stages
+from molo_jax.training.optimizer import make_optimizer
+from molo_jax.training.state import create_state
+from molo_jax.training.step import chunked, make_mesh, make_train_step, replicated
+from parity_tests.case import Arrays, Case, Tensors
+from parity_tests.recording import LOSSES, Recording
+
+_MATCHING = {
+    "logits": "match",
+    "logits_s2q": "support_to_query",
+    "logits_q2s": "query_to_support",
+    "logits_s2q_motion": "support_to_query_motion",
+    "logits_q2s_motion": "query_to_support_motion",
+}
+# Field of Stages -> official module, with its calls for the support and for the query set.
+_STAGES = {
+    "pool": ("backbone.3", 0, 1),
+    "layer1": ("backbone.4", 0, 1),
+    "layer2": ("backbone.5", 0, 1),
+    "layer3": ("backbone.6", 0, 1),
+    "layer4": ("backbone.7", 0, 1),
+    "motion_reduce": ("motion_reduce", 0, 1),
+    "motion_conv": ("motion_conv", 0, 1),
+    "motion_up": ("motion_up", 0, 1),
+    "pe": ("pe", 2, 3),
+    "pe_motion": ("pe", 1, 0),
+    "attention": ("temporal_atte_before.layers.0.0", 0, 1),
+    "feedforward": ("temporal_atte_before.layers.0.1", 0, 1),
+    "encoded": ("temporal_atte_before", 0, 1),
+    "attention_motion": ("temporal_atte_before_motion.layers.0.0", 1, 0),
+    "feedforward_motion": ("temporal_atte_before_motion.layers.0.1", 1, 0),
+    "encoded_motion": ("temporal_atte_before_motion", 1, 0),
+}
+_DECODER = ("up1", "up2", "up3", "outc")
+
+
+def forward(
+    case: Case,
+    tensors: Tensors,
+    episode: Arrays,
+    *,
+    train: bool,
+    double: bool = False,
+    quick: bool = False,
+) -> Recording:
+    """Runs an episode without gradients: outputs, stages, losses, and statistics in training.
+
+    With `quick`, the compiler spends little time on the program.
+    """
+    return forwards([case], tensors, episode, train=train, double=double, quick=quick)[0]
+
+
+def forwards(
+    cases: Sequence[Case],
+    tensors: Tensors,
+    episode: Arrays,
+    *,
+    train: bool,
+    double: bool = False,
+    quick: bool = False,
+) -> list[Recording]:
+    """Runs cases that differ in settings alone, in one program, which computes once what is shared.
+
+    Arguments as for :func:`forward`.
+    """
+    with precision(double):
+        networks = [make_network(case, tensors, double=double) for case in cases]
+        computations = [
+            functools.partial(_compute, graphdef, case, train=train)
+            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+        ]
+        run = _jit(lambda *arguments: [compute(*arguments) for compute in computations], quick)
+        _, params, stats = networks[0]
+        results = jax.device_get(run(params, stats, to_jax(episode, double)))
+    return [_recording(recorded, with_statistics=train) for _, recorded in results]
+
+
+def gradients(
+    case: Case, tensors: Tensors, episode: Arrays, *, double: bool = False, quick: bool = False
+) -> Recording:
+    """Runs an episode in training mode with the gradient of its total loss."""
+    return gradients_and_forwards([case], tensors, episode, double=double, quick=quick)[0]
+
+
+def gradients_and_forwards(
+    cases: Sequence[Case],
+    tensors: Tensors,
+    episode: Arrays,
+    *,
+    double: bool = False,
+    quick: bool = False,
+) -> list[Recording]:
+    """Runs the first case with gradients and, in the same program, the others without.
+
+    Arguments as for :func:`forwards`.
+    """
+    with precision(double):
+        networks = [make_network(case, tensors, double=double) for case in cases]
+        first, *others = (
+            functools.partial(_compute, graphdef, case, train=True)
+            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+        )
+
+        def compute(*arguments):
+            total, recorded = first(*arguments)
+            return total, (recorded, [other(*arguments)[1] for other in others])
+
+        run = _jit(jax.value_and_grad(compute, has_aux=True), quick)
+        _, params, stats = networks[0]
+        (_, results), grads = jax.device_get(run(params, stats, to_jax(episode, double)))
+    recorded, others = results
+    with_gradients = _recording(recorded, with_statistics=True) | {"gradients": _by_name(grads)}
+    return [with_gradients, *(_recording(other, with_statistics=True) for other in others)]
+
+
+def steps(
+    case: Case,
+    tensors: Tensors,
+    batches: Sequence[Sequence[Arrays]],
+    *,
+    rates: Sequence[float],
+    weight_decay: float,
+    double: bool = False,
+) -> Recording:
+    """Makes one optimizer step for each batch of episodes, with the step that training uses.
+
+    Losses are named `<step>/<term>`, means over the episodes of the step.
+    """
+    losses = {}
+    with precision(double):
+        graphdef, params, stats = make_network(case, tensors, double=double)
+        mesh = make_mesh(jax.devices()[:1])
+        schedule = jnp.asarray(rates)
+        optimizer = make_optimizer(lambda step: schedule[step], weight_decay=weight_decay)
+        step = make_train_step(
+            graphdef,
+            optimizer,
+            preprocess=_as_episode,
+            episode_key=jax.random.key,
+            weights=_weights(case),
+            n_way=case.way,
+            mesh=mesh,
+        )
+        # Where the step will leave it, so that the second call finds the same program.
+        state = jax.device_put(create_state(params, stats, optimizer), replicated(mesh))
+        for number, episodes in enumerate(batches):
+            # One episode at a time: what makes memory and compilation cheapest.
+            state, metrics = step(state, chunked(_stacked(episodes, double), 1))
+            for term in (*LOSSES, "loss"):
+                name = "total" if term == "loss" else term
+                losses[f"{number}/{name}"] = np.asarray(metrics[term])
+    return {
+        "losses": losses,
+        "parameters": _by_name(jax.device_get(state.params)),
+        "statistics": _by_name(jax.device_get(state.batch_stats)),
+    }
+
+
+def spared(case: Case) -> set[str]:
+    """Returns the official names of the parameters without weight decay."""
+    config = MoLoConfig(**case.network())
+    abstract = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
+    paths = [path for path, _ in nnx.to_flat_state(abstract)]
+    return {torch_weights.official_name(path) for path in paths if not torch_weights.decays(path)}
+
+
+def make_network(
+    case: Case, tensors: Tensors, *, double: bool = False
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Builds the network with the given weights: structure, parameters, statistics."""
+    config = MoLoConfig(**case.network())
+    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
+    graphdef, params, stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    flat = dict(nnx.to_flat_state(params)) | dict(nnx.to_flat_state(stats))
+    imported = torch_weights.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
+
+    def filled(state):
+        return nnx.from_flat_state(
+            {
+                path: value.replace(_floating(imported[path], double))
+                for path, value in nnx.to_flat_state(state)
+            }
+        )
+
+    return graphdef, filled(params), filled(stats)
+
+
+def to_jax(episode: Arrays, double: bool = False) -> Episode:
+    """Moves the arrays of an episode to the device, channels last."""
+    arrays = {name: jnp.asarray(array) for name, array in episode.items()}
+    for name in ("support", "query"):
+        arrays[name] = _floating(np.moveaxis(episode[name], 2, -1), double)
+    return Episode(**arrays)
+
+
+def _floating(array: np.ndarray, double: bool) -> jax.Array:
+    floating = np.issubdtype(array.dtype, np.floating)
+    if not floating:
+        return jnp.asarray(array)
+    return jnp.asarray(array, jnp.float64 if double else jnp.float32)
+
+
+def precision(double: bool = False):
+    """Full float32 on every device, or float64."""
+    return jax.enable_x64(True) if double else jax.default_matmul_precision("highest")
+
+
+def _jit(function, quick: bool):
+    """Compiles; quickly means without optimizing, for programs that run once on small arrays."""
+    options = {"xla_backend_optimization_level": 0} if quick else None
+    return jax.jit(function, compiler_options=options)
+
+
+def _weights(case: Case) -> LossWeights:
+    return LossWeights(*case.coefficients, accumulation=case.accumulation)
+
+
+def _compute(graphdef, case, params, stats, episode, *, train):
+    model = nnx.merge(graphdef, params, stats, copy=True)
+    output = model(
+        episode.support, episode.query, episode.support_labels, n_way=case.way, train=train
+    )
+    terms = loss_terms(output, episode)
+    total = total_loss(terms, _weights(case))
+    return total, (output, terms | {"total": total}, nnx.state(model, nnx.BatchStat))
+
+
+def _as_episode(arrays, key):
+    del key
+    return Episode(**{name: array for name, array in arrays.items() if name != "index"})
+
+
+def _stacked(episodes: Sequence[Arrays], double: bool) -> Arrays:
+    converted = [to_jax(episode, double) for episode in episodes]
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *converted)
+    index = np.arange(len(episodes), dtype=np.int32)
+    return {**vars(stacked), "index": index}
+
+
+def _recording(recorded, *, with_statistics: bool) -> Recording:
+    output, losses, stats = recorded
+    outputs = {name: getattr(output.logits, field) for name, field in _MATCHING.items()}
+    recording = {
+        "outputs": outputs | {"class_logits": output.class_logits},
+        "stages": _stages(output, output.stages),
+        "losses": losses,
+    }
+    return recording | ({"statistics": _by_name(stats)} if with_statistics else {})
+
+
+def _stages(output: MoLoOutput, stages: Stages) -> dict[str, np.ndarray]:
+    named = {"classification_layer/0": output.class_logits}
+    for field, (module, support, query) in _STAGES.items():
+        sets = getattr(stages, field)
+        named[f"{module}/{support}"] = _official_layout(module, sets.support)
+        named[f"{module}/{query}"] = _official_layout(module, sets.query)
+    for module in _DECODER:
+        named[f"{module}/0"] = _official_layout(module, getattr(stages, module))
+    return named
+
+
+def _official_layout(module: str, array: np.ndarray) -> np.ndarray:
+    """Maps of clips (v, t, h, w, c) become those of frames (v t, c, h, w); tokens stay."""
+    if array.ndim != 5:
+        return array
+    if module == "motion_reduce":
+        return np.moveaxis(array, -1, 1)
+    return np.moveaxis(array.reshape(-1, *array.shape[2:]), -1, 1)
+
+
+def _by_name(state: nnx.State) -> dict[str, np.ndarray]:
+    return {
+        torch_weights.official_name(path): torch_weights.to_official(path, np.asarray(value[...]))
+        for path, value in nnx.to_flat_state(state)
+    }

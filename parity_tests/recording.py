@@ -1,0 +1,138 @@
+"""What one implementation computed, by official names and in PyTorch's layout, and how to compare.
+
+A recording is a dictionary of groups, each a dictionary from name to array:
+
+outputs      whole outputs: `logits`, `class_logits`, `logits_s2q`, …
+stages       `<module>/<call>`, as hooks on the official modules would see them
+losses       the loss terms and `total`
+gradients    the gradient of `total` by parameter
+statistics   the running statistics of batch normalization afterwards
+parameters   the parameters after optimizer steps
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity_tests.tolerances import Bounds
+
+GROUPS = ("outputs", "stages", "losses", "gradients", "statistics", "parameters")
+OUTPUTS = (
+    "logits",
+    "class_logits",
+    "logits_s2q",
+    "logits_q2s",
+    "logits_s2q_motion",
+    "logits_q2s_motion",
+)
+LOSSES = ("match", "classification", "s2q", "q2s", "s2q_motion", "q2s_motion", "reconstruction")
+
+# Modules whose outputs are stages, and how often each is called in one episode.
+STAGES = {
+    "backbone.3": 2,
+    "backbone.4": 2,
+    "backbone.5": 2,
+    "backbone.6": 2,
+    "backbone.7": 2,
+    "motion_reduce": 2,
+    "motion_conv": 2,
+    "motion_up": 2,
+    "up1": 1,
+    "up2": 1,
+    "up3": 1,
+    "outc": 1,
+    "pe": 4,
+    "temporal_atte_before.layers.0.0": 2,
+    "temporal_atte_before.layers.0.1": 2,
+    "temporal_atte_before": 2,
+    "temporal_atte_before_motion.layers.0.0": 2,
+    "temporal_atte_before_motion.layers.0.1": 2,
+    "temporal_atte_before_motion": 2,
+    "classification_layer": 1,
+}
+
+Recording = dict[str, dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one quantity is from the reference.
+
+    Attributes:
+        group, name: which quantity.
+        error: relative error.
+        bound: the largest error that rounding explains.
+    """
+
+    group: str
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the error is explained by rounding; an error that is no number is not."""
+        return self.error <= self.bound
+
+
+def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
+    """Norm of the difference over the norm of the reference; infinite where shapes differ."""
+    if np.shape(ours) != np.shape(reference):
+        return np.inf
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    norm = float(np.linalg.norm(reference))
+    difference = float(np.linalg.norm(ours - reference))
+    return difference / norm if norm else (0.0 if difference == 0.0 else np.inf)
+
+
+def output_error(ours: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference over the largest value of the reference, or over 1 where that is smaller.
+
+    Scores are sums of `1 - cosine`, whose rounding does not shrink with them.
+    """
+    if np.shape(ours) != np.shape(reference):
+        return np.inf
+    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
+    return float(np.max(np.abs(ours - reference)) / max(np.max(np.abs(reference)), 1.0))
+
+
+def compare(ours: Recording, reference: Recording, bounds: Bounds) -> list[Difference]:
+    """Compares all quantities of two recordings.
+
+    Raises:
+        ValueError: if one has a quantity that the other lacks.
+    """
+    differences = []
+    for group, name in _both(ours, reference):
+        measure = output_error if group == "outputs" else relative_error
+        error = measure(ours[group][name], reference[group][name])
+        differences.append(Difference(group, name, error, bounds[group]))
+    return differences
+
+
+def _both(ours: Recording, reference: Recording) -> Iterator[tuple[str, str]]:
+    here = {(group, name) for group, values in ours.items() for name in values}
+    there = {(group, name) for group, values in reference.items() for name in values}
+    if here != there:
+        raise ValueError(
+            f"only in the first: {sorted(here - there)[:5]}; only in the second:"
+            f" {sorted(there - here)[:5]}"
+        )
+    for group, values in reference.items():
+        for name in values:
+            yield group, name
+
+
+def worst(differences: list[Difference]) -> dict[str, Difference]:
+    """Returns the worst difference of each group, the one that is furthest beyond its bound."""
+    found: dict[str, Difference] = {}
+    for one in differences:
+        best = found.get(one.group)
+        if best is None or not _ratio(one) <= _ratio(best):
+            found[one.group] = one
+    return found
+
+
+def _ratio(difference: Difference) -> float:
+    return difference.error / difference.bound
