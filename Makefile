@@ -10,6 +10,8 @@ VENV ?= .venv
 PIP_ARGS ?=
 DEMO ?= runs/demo
 DEMO_ARGS ?=
+# A file's tests stay in one process, for they share what is slow to make; the slow files come first.
+TEST_ARGS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS)
@@ -26,7 +28,7 @@ demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (
 	  --config.data.root=$(DEMO)/data/videos --config.data.split_dir=$(DEMO)/data/splits $(DEMO_ARGS)
 
 test: lint ## lint, check the formatting, run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff check and ruff format --check
 	$(BIN)/ruff check .

@@ -21,18 +21,18 @@ from molo_jax.model import MoLoConfig, torch_weights
 from molo_jax.training.step import make_mesh
 from molo_torch_ref import MoLo, load_official
 from parity_tests.golden import recipe
+from parity_tests.tolerances import GOLDEN
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+FOLDER = pathlib.Path(__file__).parent / "golden"
 # As the official cfg text begins; nothing reads it.
 CFG = "DATA:\n  NUM_INPUT_FRAMES: 8\n"
-# Rounding of float32 along the whole network, relative.
-LOGITS = 2e-5
+LOGITS = GOLDEN["eval", "resnet18"].outputs
 
 
 @functools.cache
 def recorded():
     """Returns the settings, values and running statistics of the recorded evaluation."""
-    with np.load(GOLDEN / "r18_eval.npz") as file:
+    with np.load(FOLDER / "r18_eval.npz") as file:
         values = {key: file[key] for key in file.files}
     stats = {k.removeprefix("stats/"): v for k, v in values.items() if k.startswith("stats/")}
     return json.loads(str(values["meta"])), values, stats

@@ -16,24 +16,15 @@ from molo_jax.data import augment
 from molo_jax.data.decode import decode_clip, resize_frames
 from molo_jax.data.frames import WINDOW_FPS, WINDOW_RATE, frame_chooser, segment_frames
 from molo_torch_ref import pixels
+from parity_tests import tolerances
 
-# PyTorch runs in float64 here, so these bounds are those of the rounding of float32 in JAX alone.
-# One operation on pixels, or normalized pixels without jitter (measured 8e-7): a few roundings of
-# 6e-8; the hue, a quotient of differences times 6, has the most.
-PIXELS = 2e-6
-# A training view (measured 9e-6): up to four operations one after another, each of which may
-# enlarge the error of the one before it by half, then a division by 0.225.
-VIEWS = 3e-5
-# The recorded values are float32 themselves (measured 1e-6, the hue's).
-RECORDED = 3e-6
-# Relative: recorded norm, mean and two pixels of 300,000 (measured 7e-8).
-RECORDED_PROBE = 3e-7
+# PyTorch runs in float64 here.
+PIXELS, VIEWS = tolerances.PIXELS.bound, tolerances.VIEWS.bound
+RECORDED, RECORDED_PROBE = tolerances.RECORDED.bound, tolerances.RECORDED_PROBE.bound
+TIE = tolerances.TIE.bound
 # Frames are kept as whole gray levels between resize and crop: half a level, normalized, and the
 # rounding of float32.
 ROUNDED_VIEWS = 0.5 / 255 / pixels.STD + 1e-4
-# Gray levels this far from a half are rounded as in PyTorch: tf.image.resize computes the places of
-# its samples in float32, which moves a level by up to 4e-3.
-TIE = 1e-2
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDS = np.load(GOLDEN / "augment.npz")

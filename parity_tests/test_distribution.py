@@ -17,8 +17,9 @@ from flax import nnx
 
 import molo_torch_ref
 from molo_jax.model import MoLo, MoLoConfig, torch_weights
+from parity_tests import tolerances
 
-ALARM = 1e-6
+ALARM = tolerances.DROPOUT_ALARM.bound
 # From the specification, where each mask acts.
 RATES = {"position": 0.1, "attention": 0.2, "hidden": 0.05, "feedforward": 0.05}
 # The module that ends in each site; "feedforward" holds the site "hidden" too.
@@ -28,10 +29,7 @@ SITES_OF = {
     "attention": ("attention",),
     "feedforward": ("hidden", "feedforward"),
 }
-# Kept values are x / (1 - p) up to the rounding of p, 1 - p and the quotient in float32.
-SCALE = 5e-7
-# Values of about 5 behind products of up to 2048 numbers (measured 4e-6): rounding of float32.
-OUTPUTS = 2e-5
+SCALE, OUTPUTS = tolerances.DROPOUT_SCALE.bound, tolerances.DROPOUT_OUTPUTS.bound
 AXES = ("videos", "tokens", "channels")
 VIDEOS, TOKENS, WIDTH = 400, 3, 512
 # Tokens that are scaled by 1 are small enough that no value becomes 0 without dropout.

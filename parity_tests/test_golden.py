@@ -131,7 +131,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
 
 
 def test_the_command_reports_and_exits_by_what_it_found(tmp_path, capsys, recomputed, monkeypatch):
-    monkeypatch.setattr("parity_tests.golden.replay.compute", lambda *_: recomputed[1])
+    monkeypatch.setattr("parity_tests.golden.replay.compute", lambda *_, **__: recomputed[1])
     wrong = _write(
         tmp_path / "wrong.npz",
         lambda m, a: a.update({"stage/backbone.6/0": 1.001 * a["stage/backbone.6/0"]}),

@@ -35,7 +35,7 @@ def test_every_stage_is_equal(computed, backbone, size, mode):
         recordings = jax_backend.forwards(
             cases, tensors, episode, train=train, double=double, quick=True
         )
-    bounds = DOUBLE if double else FORWARD[backbone, mode]
+    bounds = DOUBLE if double else FORWARD[mode, backbone]
     for one, ours in zip(cases, recordings, strict=True):
         reference = torch_backend.forward(one, tensors, episode, train=train, double=double)
         differences = compare(ours, reference, bounds)

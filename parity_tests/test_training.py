@@ -30,10 +30,9 @@ from parity_tests.training_data import (
 from parity_tests.training_report import write_report
 from parity_tests.training_runs import JaxRun, TorchRun, torch_threads
 
-# Small clips and few classes, so that all of this takes a minute. The long training has one episode
-# a step; the short one averages two.
-LONG = Settings(steps=40, episodes_per_step=1, way=3, frames=2)
-SHORT = Settings(steps=6, episodes_per_step=2, way=3, frames=2)
+# Small clips and few classes, so that all of this takes a minute. Steps over several episodes are
+# in test_update.py.
+SETTINGS = Settings(steps=40, episodes_per_step=1, way=3, frames=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,39 +43,36 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def long(data):
-    return training.compare(LONG, data, single=False)
-
-
-@pytest.fixture(scope="module")
-def short(data):
-    return training.compare(SHORT, data)
+def trained(data):
+    return training.compare(SETTINGS, data)
 
 
 def _failed(comparison):
     return [check.name for check in checks(comparison) if not check.fine]
 
 
-def test_forty_float64_steps_give_the_same_losses_and_the_same_predictions(long):
-    assert len(long.losses[JAX_DOUBLE]["loss"]) == 40
-    assert long.labels.shape == (200, 5)
-    assert _failed(long) == []
-    for term, values in long.losses[JAX_DOUBLE].items():
-        np.testing.assert_allclose(values, long.losses[TORCH_DOUBLE][term], rtol=10 * DOUBLE_LOSS)
-    assert predictions(long)["float64"].differing == 0
-    assert long.accuracy(JAX_DOUBLE) == long.accuracy(TORCH_DOUBLE)
+def test_forty_float64_steps_give_the_same_losses_and_the_same_predictions(trained):
+    assert len(trained.losses[JAX_DOUBLE]["loss"]) == 40
+    assert trained.labels.shape == (200, 5)
+    assert _failed(trained) == []
+    for term, values in trained.losses[JAX_DOUBLE].items():
+        np.testing.assert_allclose(
+            values, trained.losses[TORCH_DOUBLE][term], rtol=10 * DOUBLE_LOSS
+        )
+    assert predictions(trained)["float64"].differing == 0
+    assert trained.accuracy(JAX_DOUBLE) == trained.accuracy(TORCH_DOUBLE)
 
 
-def test_the_forty_steps_train_the_network(long):
-    losses = long.losses[TORCH_DOUBLE]["loss"]
+def test_the_forty_steps_train_the_network(trained):
+    losses = trained.losses[TORCH_DOUBLE]["loss"]
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:10])
 
 
-def test_float32_steps_over_two_episodes_drift_apart_as_rounding_explains(short):
-    assert _failed(short) == []
-    assert predictions(short)["float32, same weights"].differing == 0
-    single = short.loss_difference(JAX, TORCH)
-    double = short.loss_difference(JAX_DOUBLE, TORCH_DOUBLE)
+def test_forty_float32_steps_drift_apart_as_rounding_explains(trained):
+    assert _failed(trained) == []
+    assert predictions(trained)["float32, same weights"].differing == 0
+    single = trained.loss_difference(JAX, TORCH)
+    double = trained.loss_difference(JAX_DOUBLE, TORCH_DOUBLE)
     # The drift is there, and float64 removes it.
     assert single.max() > 1e-5
     assert double.max() < 1e-5 * single.max()
@@ -84,12 +80,12 @@ def test_float32_steps_over_two_episodes_drift_apart_as_rounding_explains(short)
 
 @pytest.fixture(scope="module")
 def tensors(data):
-    return JaxRun(make_config(SHORT, data), 64).tensors()
+    return JaxRun(make_config(SETTINGS, data), 64).tensors()
 
 
 def _double_losses(data, tensors, alter, steps=2):
     """The float64 losses of the reference's first steps, with one thing altered."""
-    config = make_config(SHORT, data)
+    config = make_config(SETTINGS, data)
     dataset = assembly.open_split(config, "train")
     with torch_threads():
         run = TorchRun(config, 64, tensors, double=True)
@@ -118,20 +114,20 @@ def _divide_the_reconstruction(run):
     "alter", [_decay_everything, _decouple_the_decay, _divide_the_reconstruction]
 )
 def test_another_optimizer_or_loss_is_beyond_the_bound_at_the_second_step(
-    data, tensors, short, alter
+    data, tensors, trained, alter
 ):
-    expected = short.losses[JAX_DOUBLE]["loss"][:2]
+    expected = trained.losses[JAX_DOUBLE]["loss"][:2]
     differences = relative_difference(_double_losses(data, tensors, alter), expected)
     assert differences.max() > 10 * DOUBLE_LOSS
 
 
-def test_the_unaltered_reference_repeats_its_first_steps(data, tensors, short):
+def test_the_unaltered_reference_repeats_its_first_steps(data, tensors, trained):
     losses = _double_losses(data, tensors, alter=lambda run: None)
-    np.testing.assert_allclose(losses, short.losses[TORCH_DOUBLE]["loss"][:2], rtol=1e-12)
+    np.testing.assert_allclose(losses, trained.losses[TORCH_DOUBLE]["loss"][:2], rtol=1e-12)
 
 
 def test_clips_embedded_once_give_the_logits_of_whole_episodes(data, tensors):
-    config = make_config(dataclasses.replace(SHORT, test_episodes=2), data)
+    config = make_config(dataclasses.replace(SETTINGS, test_episodes=2), data)
     episodes = read_test_episodes(config)
     run = TorchRun(config, 64, tensors, double=True)
     logits = run.logits(episodes)
@@ -193,15 +189,15 @@ def test_a_prediction_may_differ_only_where_rounding_can_decide():
     assert (compared.differing, compared.fine) == (2, False)
 
 
-def test_the_report_holds_losses_predictions_and_versions(tmp_path, short):
-    found = write_report(tmp_path, SHORT, short)
+def test_the_report_holds_losses_predictions_and_versions(tmp_path, trained):
+    found = write_report(tmp_path, SETTINGS, trained)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "result.json"]
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["fine"] == all(check.fine for check in found)
-    assert result["losses"][JAX]["loss"] == short.losses[JAX]["loss"]
+    assert result["losses"][JAX]["loss"] == trained.losses[JAX]["loss"]
     predicted = np.array(result["predictions"][TORCH])
-    assert (predicted == np.array(result["labels"])).mean() == short.accuracy(TORCH)
+    assert (predicted == np.array(result["labels"])).mean() == trained.accuracy(TORCH)
     assert result["versions"]["torch"] == torch.__version__
 
 

@@ -13,22 +13,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from parity_tests import tolerances
+
 JAX, TORCH = "JAX float32", "PyTorch float32"
 JAX_DOUBLE, TORCH_DOUBLE = "JAX float64", "PyTorch float64"
 DOUBLE_RUNS = (JAX_DOUBLE, TORCH_DOUBLE)
 RUNS = (JAX, TORCH, *DOUBLE_RUNS)
 
-# Relative difference of the losses of a step, float64.
-DOUBLE_LOSS = 1e-7
-# Difference of match logits relative to the largest of them, float64, each with its own weights.
-DOUBLE_LOGITS = 1e-6
-# The same in float32 with the same weights.
-SAME_WEIGHTS_LOGITS = 1e-5
-# Relative difference of float32 losses that needs no yardstick: a few roundings of a forward pass.
-LOSS_FLOOR = 1e-6
-# How many yardsticks apart two float32 trainings may be, and how many steps earlier one of them may
-# make a jump.
-YARDSTICKS = 5.0
+DOUBLE_LOSS = tolerances.TRAINING_LOSS.bound
+# Of match logits relative to the largest of them, in float64 each with its own weights.
+DOUBLE_LOGITS = tolerances.TRAINING_LOGITS.bound
+SAME_WEIGHTS_LOGITS = tolerances.SAME_WEIGHTS_LOGITS.bound
+LOSS_FLOOR = tolerances.TRAINING_FIRST_LOSS.bound
+YARDSTICKS = tolerances.YARDSTICKS.bound
+# How many steps earlier than the other one of two float32 trainings may make a jump.
 YARDSTICK_LEAD = 3
 
 

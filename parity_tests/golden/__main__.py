@@ -2,8 +2,10 @@
 
     python -m parity_tests.golden FILE.npz … [--backend=jax|torch] [--json=OUT]
 
-Prints the worst relative error of each group, its name and what rounding explains. Exit codes: 0
-all errors are inside the tolerance, 1 some are not, 2 a file or a flag was refused.
+Prints the worst relative error of each group, its name and what rounding explains. With
+`--precision=float64` the errors are the rounding of the recorded float32 values themselves, by
+which the tolerances are set. Exit codes: 0 all errors are inside the tolerance, 1 some are not, 2 a
+file or a flag was refused.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = [read(path) for path in options.files]
     except RefusedError as error:
         _refuse(f"refused: {error}")
-    reports = [_report(file, options.backend) for file in files]
+    reports = [_report(file, options.backend, options.precision) for file in files]
     inside = all(report["inside"] for report in reports)
     if options.json:
         _write_json(Path(options.json), {"inside": inside, "files": reports})
@@ -48,11 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", choices=("jax", "torch"), default="jax", help="what computes (default: jax)"
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float64"),
+        default="float32",
+        help="float64: shows the rounding of what was recorded (default: float32)",
+    )
     parser.add_argument("--json", metavar="OUT", help="write all errors to this file")
     return parser
 
 
-def _report(file: GoldenFile, backend: str) -> dict[str, Any]:
+def _report(file: GoldenFile, backend: str, precision: str) -> dict[str, Any]:
     """Replays one file and prints its table."""
     from parity_tests.golden.replay import replay, summary
 
@@ -62,9 +70,9 @@ def _report(file: GoldenFile, backend: str) -> dict[str, Any]:
         f"{file.kind}, {case.backbone}, {case.way}-way {case.shot}-shot, {case.query} queries a"
         f" class, seed {case.seed}, A={a:g} B={b:g}"
     )
-    print(f"\n{file.path}: {settings}, in {backend}", flush=True)
+    print(f"\n{file.path}: {settings}, in {backend}, {precision}", flush=True)
     started = time.perf_counter()
-    findings = replay(file, backend)
+    findings = replay(file, backend, double=precision == "float64")
     seconds = time.perf_counter() - started
     print("  " + "".join(title.ljust(width) for title, width in _COLUMNS) + "name")
     for one in findings:
@@ -83,6 +91,7 @@ def _report(file: GoldenFile, backend: str) -> dict[str, Any]:
         "file": str(file.path),
         "settings": settings,
         "backend": backend,
+        "precision": precision,
         "inside": inside,
         "seconds": round(seconds, 1),
         "findings": summary(findings),

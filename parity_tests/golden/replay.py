@@ -29,7 +29,8 @@ class Finding:
 
     Attributes:
         group: `outputs`, `stages`, `losses`, `gradients`, `statistics`, `parameters`.
-        measure: `value`, or for probes `norm`, `median norm`, `projection`.
+        measure: `value`; `step 1` and so on for the losses of optimizer steps; or for probes
+            `norm`, `median norm`, `projection`.
         name: the quantity with the worst error; for a median, how many there are.
         error: the error, relative (to the norm, for probes).
         bound: the largest that rounding explains.
@@ -47,25 +48,26 @@ class Finding:
         return bool(self.error <= self.bound)
 
 
-def replay(file: GoldenFile, backend: str) -> list[Finding]:
+def replay(file: GoldenFile, backend: str, *, double: bool = False) -> list[Finding]:
     """Computes what the file recorded and compares all of it.
 
     Args:
         file: the recorded values.
         backend: `jax` or `torch`.
+        double: compute in float64: then the errors are the rounding of what was recorded.
 
     Returns:
         The worst errors, group by group.
     """
     bounds = GOLDEN[file.kind, file.case.backbone]
-    found = findings(file, compute(file, backend), bounds)
+    found = findings(file, compute(file, backend, double=double), bounds)
     if file.kind == "steps":
         found.append(_decay(file, _backend(backend).spared(file.case)))
     return found
 
 
-def compute(file: GoldenFile, backend: str) -> Recording:
-    """Computes what the file recorded."""
+def compute(file: GoldenFile, backend: str, *, double: bool = False) -> Recording:
+    """Computes what the file recorded; arguments as for :func:`replay`."""
     module = _backend(backend)
     case = file.case
     if file.kind == "steps":
@@ -75,11 +77,11 @@ def compute(file: GoldenFile, backend: str) -> Recording:
             for step in range(file.meta["steps"])
         )
         options = {"rates": file.meta["lrs"], "weight_decay": file.meta["weight_decay"]}
-        return module.steps(case, case.weights(), batches, **options)
+        return module.steps(case, case.weights(), batches, double=double, **options)
     if file.kind == "train":
-        return module.gradients(case, case.weights(), case.episode())
+        return module.gradients(case, case.weights(), case.episode(), double=double)
     weights = case.weights(file.arrays["stats"])
-    return module.forward(case, weights, case.episode(), train=False)
+    return module.forward(case, weights, case.episode(), train=False, double=double)
 
 
 def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Finding]:
@@ -89,8 +91,7 @@ def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Fi
         errors = {n: output_error(ours["outputs"][n], a) for n, a in file.arrays["out"].items()}
         found.append(_worst("outputs", "value", errors, bounds.outputs))
     if file.kind != "eval":
-        errors = {n: _scalar_error(ours["losses"][n], v) for n, v in _losses(file)}
-        found.append(_worst("losses", "value", errors, bounds.losses))
+        found += _loss_findings(file, ours["losses"], bounds)
     for group, stored in _PROBED.items():
         if stored in file.arrays:
             found += _probed(group, file.arrays[stored], ours[group], bounds)
@@ -115,6 +116,20 @@ def _losses(file: GoldenFile) -> Iterator[tuple[str, float]]:
             yield f"{step}/{ours}", float(np.mean([entry[name] for entry in entries]))
         # What every episode adds to the loss of its step was recorded, so the sum is that loss.
         yield f"{step}/total", float(np.sum([entry["total"] for entry in entries]))
+
+
+def _loss_findings(
+    file: GoldenFile, ours: Mapping[str, np.ndarray], bounds: GoldenBounds
+) -> list[Finding]:
+    """Compares the losses, those of each optimizer step by themselves."""
+    errors: dict[int, dict[str, float]] = {}
+    for name, recorded in _losses(file):
+        step = int(name.partition("/")[0]) if file.kind == "steps" else 0
+        errors.setdefault(step, {})[name] = _scalar_error(ours[name], recorded)
+    measures = {step: f"step {step + 1}" if file.kind == "steps" else "value" for step in errors}
+    return [
+        _worst("losses", measures[step], found, bounds.loss(step)) for step, found in errors.items()
+    ]
 
 
 def _scalar_error(ours: np.ndarray, recorded: float) -> float:
