@@ -124,12 +124,14 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         self._track(self.mean, mean)
         self._track(self.var, unbiased)
-        self.num_batches_tracked[...] += 1
+        self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
         return self._affine(x, mean, var)
 
     def _track(self, running: nnx.BatchStat, batch: Array) -> None:
-        old = (1.0 - BATCH_NORM_MOMENTUM) * running[...]
-        running[...] = old + BATCH_NORM_MOMENTUM * jax.lax.stop_gradient(batch)
+        old = (1.0 - BATCH_NORM_MOMENTUM) * running.get_value()
+        # `running[...] = …` asks a traced array for its sharding, whose refusal costs a search
+        # through the whole program: half of the time that a training step takes to trace.
+        running.set_value(old + BATCH_NORM_MOMENTUM * jax.lax.stop_gradient(batch))
 
     def _affine(self, x: Array, mean: Array, var: Array) -> Array:
         scale = self.scale[...] * jax.lax.rsqrt(var + _BATCH_NORM_EPSILON)
