@@ -17,7 +17,6 @@ import numpy as np
 
 from parity_tests.tolerances import Bounds
 
-GROUPS = ("outputs", "stages", "losses", "gradients", "statistics", "parameters")
 OUTPUTS = (
     "logits",
     "class_logits",

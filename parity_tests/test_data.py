@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from molo_jax.data import augment
+from molo_jax.data import augment, frames
 from molo_jax.data.decode import decode_clip, resize_frames
-from molo_jax.data.frames import WINDOW_FPS, WINDOW_RATE, frame_chooser, segment_frames
+from molo_jax.data.frames import frame_chooser, segment_frames
 from molo_torch_ref import pixels
 from parity_tests import tolerances
 
@@ -84,35 +83,24 @@ def test_windows_in_torch_are_the_recorded_ones(case):
     assert pixels.window_frames(case["length"], case["fps"], start).tolist() == case["index"]
 
 
-def exact_points(length, fps, start, count=8):
-    """The points of the window before they are cut to whole frames, without rounding."""
-    clip = Fraction(count * WINDOW_RATE, WINDOW_FPS) * Fraction(fps)
-    if clip > length:
-        clip = Fraction(length // count * count)
-    begin = max(length - clip + 1, Fraction(0)) * Fraction(start)
-    step = (clip - WINDOW_RATE) / (count - 1)
-    points = [begin + k * step for k in range(count)]
-    return np.array([float(min(max(p, Fraction(0)), Fraction(length - 1))) for p in points])
-
-
 @pytest.mark.parametrize("fps", [10.0, 12.0, 15.0, 24.0, 25.0, 30.0, 29.97, 50.0, 60.0])
 def test_windows_choose_the_same_frames_for_every_length(fps):
     rng = np.random.default_rng(int(fps))
-    different = []
     for length in range(1, 420):
         for start in (None, 0.0, float(rng.random())):
             draws = np.full(8, 0.7 if start is None else start)
             rule = "window_middle" if start is None else "window"
             ours = frame_chooser(rule, draws)(length, fps)
             theirs = pixels.window_frames(length, fps, start).numpy()
-            points = exact_points(length, fps, 0.5 if start is None else start)
-            # A point that is a whole number is cut to itself or to the number before it, as the
-            # rounding of float64 and float32 falls; every other point gives one frame.
-            differs = ours != theirs
-            assert (np.abs(points - np.rint(points))[differs] < 1e-4).all(), (length, start)
-            assert np.abs(ours - theirs).max() <= 1, (length, start)
-            different.append(differs)
-    assert np.mean(different) < 0.02
+            np.testing.assert_array_equal(ours, theirs, err_msg=f"{length} {start}")
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 19])
+def test_points_of_a_window_are_those_of_torch_to_the_last_bit(count):
+    rng = np.random.default_rng(count)
+    for begin, width in zip(rng.uniform(0, 900, 2000), rng.uniform(-40, 900, 2000), strict=True):
+        expected = torch.linspace(begin, begin + width, count).numpy()
+        np.testing.assert_array_equal(frames._linspace(begin, begin + width, count), expected)
 
 
 # Operations

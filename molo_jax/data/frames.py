@@ -70,8 +70,22 @@ def window_frames(
     if clip > length:
         clip = length // num_frames * num_frames
     begin = max(length - clip + 1, 0) * (0.5 if start is None else start)
-    points = np.linspace(begin, begin + clip - rate, num_frames)
+    points = _linspace(begin, begin + clip - rate, num_frames)
     return np.clip(points, 0, length - 1).astype(np.int64)
+
+
+def _linspace(begin: float, end: float, count: int) -> np.ndarray:
+    """Equally spaced float32 points, bit by bit those of `torch.linspace` on a CPU.
+
+    A point that is a whole number becomes that frame or the one before it, by how it is rounded:
+    the official code rounds to float32, counts the first half from the beginning and the second
+    from the end, and rounds a product and its sum once.
+    """
+    begin, end = np.float32(begin), np.float32(end)
+    step = np.float64((end - begin) / np.float32(count - 1))
+    number = np.arange(count)
+    forwards, backwards = begin + step * number, end - step * (count - 1 - number)
+    return np.where(number < count // 2, forwards, backwards).astype(np.float32)
 
 
 def static_frames(indices: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 
 from parity_tests.golden import recipe
 from parity_tests.golden.files import LOSSES, GoldenFile
-from parity_tests.recording import GROUPS, Recording, output_error
-from parity_tests.tolerances import GOLDEN, GoldenBounds
+from parity_tests.recording import Recording, output_error
+from parity_tests.tolerances import GOLDEN, GROUPS, GoldenBounds
 
 BACKENDS = ("jax", "torch")
 # Group of the report -> group of the file's probes.
