@@ -103,6 +103,9 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
         raise UsageError(f"unknown flag --{error.flagname}{_closest_flag(error)}") from None
     except flags.Error as error:
         raise UsageError(f"{_without_prefix(str(error))}") from None
+    except SystemExit:
+        # The help that was asked for has been printed; for absl that is a failure.
+        sys.exit(0)
     if len(rest) > 1 + len(arguments):
         extra = rest[1 + len(arguments)]
         raise UsageError(f"unexpected argument {extra!r}; flags are written --name=value")

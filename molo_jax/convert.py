@@ -96,6 +96,10 @@ def _check_layout(destination: Path, layout: str | None, to_torch: bool) -> None
 
 
 def _check_destination(destination: Path, to_torch: bool, overwrite: bool) -> None:
+    parents = destination.absolute().parents
+    blocking = next((parent for parent in parents if parent.is_file()), None)
+    if blocking:
+        raise MoloError(f"{destination} cannot be made: {blocking} is a file, no folder")
     if not (destination.exists() or destination.is_symlink()):
         return
     if not overwrite:

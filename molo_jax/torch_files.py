@@ -148,7 +148,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(12)
     if start.startswith(_MAGIC):
-        return f"{path} is cut off, damaged, or was not written by torch.save"
+        return f"{path} is cut off, damaged, holds code, or was not written by torch.save"
     return f"{path} is no PyTorch file; it begins with {start!r}"
 
 

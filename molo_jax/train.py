@@ -106,10 +106,14 @@ class Trainer:
         self._running: tuple[int, dict[str, jax.Array]] | None = None
         self._best_accuracy = -1.0
         self.step = 0
+        self._begun = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Trainer":
         with contextlib.ExitStack() as stack:
+            if not any(entry.name.isdigit() for entry in (self._workdir / LATEST).glob("*")):
+                # First, so that weights which do not fit leave no empty folders behind.
+                self._begin()
             self._latest = stack.enter_context(Checkpoints(self._workdir / LATEST))
             self._best = stack.enter_context(Checkpoints(self._workdir / BEST, keep=1))
             self._resume()
@@ -177,7 +181,9 @@ class Trainer:
             self._best_accuracy = self._best.meta(step)["val_accuracy"]
         step = self._latest.latest_step()
         if step is None:
-            self._begin()
+            if not self._begun:
+                # What looked like a checkpoint was an incomplete one.
+                self._begin()
             return
         if self._config.init_from:
             logging.info("init_from is not used again: %s has a checkpoint", self._workdir)
@@ -197,6 +203,7 @@ class Trainer:
         # The optimizer's moments are zeros, whatever the weights are.
         state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
         self._state = jax.device_put(state, replicated(self._mesh))
+        self._begun = True
 
     def _discard_newer_best(self) -> None:
         """Removes a best network from after the last checkpoint: training will come to it again.

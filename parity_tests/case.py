@@ -16,6 +16,9 @@ Arrays = dict[str, np.ndarray]
 
 DEFAULT_POSITION = (10.0, 1.0)
 KINETICS_POSITION = (2048.0, 0.02)
+# Drawing an episode needs numbers of about 2,018 times its seed, of 32 bits; the rest is for the
+# episodes that follow it.
+MAX_SEED = 2_000_000
 # Buffers that are computed from the settings and not learnt.
 FIXED = ("pe.pe",)
 

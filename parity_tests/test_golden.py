@@ -87,6 +87,8 @@ def test_the_positional_encoding_is_read(tmp_path, position):
         ("eval", lambda m, a: m.update(surprise=1), "meta has unknown surprise"),
         ("eval", lambda m, a: m.update(kind="test"), "meta.kind is 'test'; expected one of eval"),
         ("eval", lambda m, a: m.update(backbone="vgg"), "meta.backbone is 'vgg'"),
+        ("eval", lambda m, a: m.update(backbone=["resnet18"]), "meta.backbone is ['resnet18']"),
+        ("eval", lambda m, a: m.update(seed=3_000_000), "meta.seed is 3000000; expected at most"),
         ("eval", lambda m, a: m.update(way=0), "meta.way is 0"),
         ("eval", lambda m, a: m.update(way=True), "meta.way is True"),
         ("eval", lambda m, a: m.update(position=[1]), "meta.position is [1]"),
@@ -108,6 +110,8 @@ def test_the_positional_encoding_is_read(tmp_path, position):
         ("steps", lambda m, a: m["history"].pop(), "meta.history has 3 entries"),
         ("steps", lambda m, a: m["lrs"].append(0.1), "meta.lrs has 3 entries"),
         ("steps", lambda m, a: m["coef"].pop("rec"), "meta.coef lacks rec"),
+        ("steps", lambda m, a: m.update(lrs=[10**400, 1]), "meta.lrs[0] is 1000"),
+        ("steps", lambda m, a: m.update(weight_decay=float("nan")), "meta.weight_decay is nan"),
     ],
 )
 def test_a_file_with_wrong_fields_is_refused(tmp_path, source, change, message):
@@ -123,9 +127,28 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     text.write_text("no values")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(EVAL.read_bytes()[:5000])
+    single = tmp_path / "single.npz"
+    with single.open("wb") as file:
+        np.save(file, np.ones(3))
+    nested = tmp_path / "nested.npz"
+    np.savez(nested, meta="[" * 200_000)
+    damaged = tmp_path / "damaged.npz"
+    np.savez_compressed(damaged, meta="{}", noise=np.random.default_rng(0).random(9999))
+    content = bytearray(damaged.read_bytes())
+    content[20_000:30_000] = bytes(10_000)
+    damaged.write_bytes(content)
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, meta=np.array({"kind": "eval"}, dtype=object))
-    for path in (text, cut, pickled, tmp_path / "absent.npz", FOLDER / "augment.npz"):
+    for path in (
+        text,
+        cut,
+        single,
+        nested,
+        damaged,
+        pickled,
+        tmp_path / "absent.npz",
+        FOLDER / "augment.npz",
+    ):
         with pytest.raises(RefusedError, match=path.name):
             read(path)
 

@@ -20,6 +20,8 @@ def variables(backbone="resnet18", num_classes=7):
                 made[path] = np.int32(rng.integers(1, 2**31))
             else:
                 made[path] = rng.standard_normal(leaf.shape, np.float32)
+            if path[-1] == "var":
+                made[path] = np.abs(made[path])
     return made
 
 

@@ -182,6 +182,10 @@ FAULTS = {
         r"of another shape: scale has shape \(\), expected \(1,\)$",
     ),
     "nan": (changed("outc.conv.bias", lambda v: v * np.nan), r"not finite .*: outc\.conv\.bias \("),
+    "variance": (
+        changed("up1.conv.double_conv.1.running_var", lambda v: -v),
+        r"below 0, which no variance is: up1\.conv\.double_conv\.1\.running_var \(128 values\)$",
+    ),
     "dtype": (
         changed("class_token", lambda v: v.astype(np.int64)),
         r"no floating-point weights: class_token \(int64\)$",
@@ -276,6 +280,8 @@ def test_what_exists_is_replaced_only_on_demand_and_only_by_its_like(official, c
         convert(folder, tmp_path / "x.pth")
     convert(folder, tmp_path / "x.pth", overwrite=True)
     assert load_weights(tmp_path / "x.pth").num_classes == 7
+    with pytest.raises(MoloError, match=r"x\.pth/z cannot be made: .*x\.pth is a file, no folder"):
+        convert(official, tmp_path / "x.pth" / "z")
     (tmp_path / "y.pth").mkdir()
     with pytest.raises(MoloError, match=r"y\.pth is a folder, and a file would be written"):
         convert(folder, tmp_path / "y.pth", overwrite=True)
@@ -319,6 +325,6 @@ def test_the_command_says_in_one_line_that_a_file_is_damaged(official, tmp_path)
     command = [sys.executable, "-m", "molo_jax.convert", "x.pyth", "out", "--overwrite"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (result.returncode, result.stdout) == (1, "")
-    message = "error: x.pyth is cut off, damaged, or was not written by torch.save\n"
+    message = "error: x.pyth is cut off, damaged, holds code, or was not written by torch.save\n"
     assert result.stderr == message
     assert list(tmp_path.iterdir()) == [path]

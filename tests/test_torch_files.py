@@ -135,7 +135,10 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path, kind):
     assert not trace.exists()
     assert "\n" not in str(error.value)
     if kind == "plain pickle":
-        assert str(error.value) == f"{path} is cut off, damaged, or was not written by torch.save"
+        assert (
+            str(error.value)
+            == f"{path} is cut off, damaged, holds code, or was not written by torch.save"
+        )
     else:
         assert "open, which is code and no tensor; nothing of the file was run" in str(error.value)
     # The same file does its work where it is unpickled without care.
@@ -166,7 +169,9 @@ def written(tmp_path, **options):
 def test_a_file_that_is_cut_off_is_named(tmp_path, legacy, kept):
     path = tmp_path / "x.pth"
     path.write_bytes(written(tmp_path, _use_new_zipfile_serialization=not legacy)[:kept])
-    with pytest.raises(MoloError, match=r"x\.pth is cut off, damaged, or was not written by tor"):
+    with pytest.raises(
+        MoloError, match=r"x\.pth is cut off, damaged, holds code, or was not written by tor"
+    ):
         torch_files.read(path)
 
 

@@ -185,6 +185,7 @@ def test_going_on_reads_no_imagenet_weights(stand_in, config, tmp_path):
     assert weights(tmp_path / "checkpoints")[0] == 8
     with pytest.raises(MoloError, match=r"/nowhere/resnet18\.pth does not exist"):
         train.train(config, tmp_path / "new")
+    assert not list((tmp_path / "new").glob("*"))
 
 
 @pytest.mark.parametrize("place", ["best", "checkpoints"])

@@ -38,6 +38,8 @@ _TORCHVISION = (
     (r"^layer(\d)\.", lambda m: f"backbone.{int(m[1]) + 3}."),
 )
 _COUNTER = "num_batches_tracked"
+# The running variance's name among our variables.
+_VARIANCE = "var"
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -201,12 +203,14 @@ def exact_values(variables: Mapping[Path, np.ndarray]) -> dict[Path, np.ndarray]
     float16 and bfloat16 widen exactly; float64 passes where every value is a float32.
 
     Raises:
-        ValueError: names (officially) what is not finite, would lose digits, or is no number of the
-            right kind.
+        ValueError: names (officially) what is not finite, would lose digits, is a negative variance
+            or no number of the right kind.
     """
     values, problems = {}, {}
     for path, value in variables.items():
         exact, problem = (_counter if path[-1] == _COUNTER else _float32)(np.asarray(value))
+        if not problem and path[-1] == _VARIANCE and np.any(exact < 0):
+            problem = f"below 0, which no variance is| ({np.sum(exact < 0)} values)"
         values[path] = exact
         if problem:
             what, _, detail = problem.partition("|")
@@ -247,7 +251,8 @@ def _refuse(problems: Mapping[str, list[str]]) -> None:
 
 def listed(names: Iterable[object]) -> str:
     """Joins names for a message: the first few, and how many more there are."""
-    shown = [str(name) for name in names]
+    # A name with a line end in it must not break the line of the message.
+    shown = [text if (text := str(name)).isprintable() else repr(text) for name in names]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
 
@@ -343,5 +348,5 @@ def recognize(tensors: Mapping[str, np.ndarray]) -> tuple[str, int]:
             return backbone, int(np.shape(tensors[name])[0])
     raise ValueError(
         "the number of classes cannot be found: classification_layer.weight and"
-        " classification_layer.bias are missing in the file"
+        " classification_layer.bias are missing in the file, or have no rows"
     )

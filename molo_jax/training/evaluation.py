@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from molo_jax.errors import MoloError
 from molo_jax.model import Tokens
 
 # Two-sided 95 % of a normal distribution.
@@ -222,5 +223,10 @@ def _correct(
     query = np.int32([store.rows(episode.query) for episode in filled])
     support_labels = np.stack([episode.support_labels for episode in filled])
     logits = np.asarray(match(table, support, query, support_labels))[: len(part)]
+    if not np.isfinite(logits).all():
+        raise MoloError(
+            "the scores of the network are not finite, so nothing can be predicted; its weights or"
+            " running statistics are broken (python -m molo_jax.convert SRC DST checks a file)"
+        )
     labels = np.stack([episode.query_labels for episode in part])
     return (logits.argmax(axis=-1) == labels).astype(np.float64)

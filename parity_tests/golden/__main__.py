@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports = [_report(file, options.backend, options.precision) for file in files]
     inside = all(report["inside"] for report in reports)
     if options.json:
-        _write_json(Path(options.json), {"inside": inside, "files": reports})
+        try:
+            _write_json(Path(options.json), {"inside": inside, "files": reports})
+        except OSError as error:
+            _refuse(f"--json={options.json} cannot be written: {error.strerror}")
     outside = [report["file"] for report in reports if not report["inside"]]
     verdict = f"OUTSIDE the tolerance: {', '.join(outside)}" if outside else "all inside"
     print(f"\n{len(reports)} file(s) replayed in {options.backend}: {verdict}")

@@ -14,9 +14,10 @@ A probe is the norm of an array and its product with a random direction (`recipe
 
 import dataclasses
 import json
-import math
 import numbers
+import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from molo_torch_ref.resnet import DEPTHS
-from parity_tests.case import DEFAULT_POSITION, Case
+from parity_tests.case import DEFAULT_POSITION, MAX_SEED, Case
 from parity_tests.recording import OUTPUTS, STAGES
 
 _COMMON = ("kind", "backbone", "way", "shot", "query", "seed", "num_class", "position")
@@ -53,6 +54,8 @@ LOSSES = {
     "q2s_motion": "q2s_motion",
     "recons": "reconstruction",
 }
+# What reading a damaged archive can raise beside the usual.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
 # Stages that are compared elsewhere but were not recorded.
 _UNRECORDED = ("temporal_atte_before_motion.layers.0.0", "temporal_atte_before_motion.layers.0.1")
 
@@ -103,13 +106,14 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    # A single array (.npy) is returned as such, and cannot be opened: a TypeError.
+    except (ValueError, TypeError, OSError, EOFError, KeyError, *_DAMAGED) as error:
         raise RefusedError(f"this is no readable .npz file ({error})") from None
     if "meta" not in stored:
         raise RefusedError("the field meta is missing")
     try:
         meta = json.loads(str(stored.pop("meta")))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise RefusedError(f"meta is no JSON ({error})") from None
     if not isinstance(meta, dict):
         raise RefusedError(f"meta is {type(meta).__name__}, expected an object")
@@ -125,11 +129,12 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     if kind not in KINDS:
         raise RefusedError(f"meta.kind is {kind!r}; expected one of {', '.join(KINDS)}")
     _check_names("meta", meta, _META[kind])
-    if meta["backbone"] not in DEPTHS:
+    if not isinstance(meta["backbone"], str) or meta["backbone"] not in DEPTHS:
         known = ", ".join(DEPTHS)
         raise RefusedError(f"meta.backbone is {meta['backbone']!r}; expected one of {known}")
     for name, least in (("way", 2), ("shot", 1), ("query", 1), ("seed", 0), ("num_class", 2)):
         _check_count(f"meta.{name}", meta[name], least)
+    _check_seed(meta)
     if meta["num_class"] < meta["way"]:
         raise RefusedError(f"meta.num_class is {meta['num_class']}, less than way, {meta['way']}")
     if kind == "train":
@@ -139,6 +144,12 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
         _check_losses("meta.coef", meta["coef"], ("cls", "con", "rec"))
     if kind == "steps":
         _check_steps(meta)
+
+
+def _check_seed(meta: Mapping[str, Any]) -> None:
+    """Episodes count up from the seed, and NumPy's generator takes numbers of 32 bits."""
+    if meta["seed"] > MAX_SEED:
+        raise RefusedError(f"meta.seed is {meta['seed']}; expected at most {MAX_SEED}")
 
 
 def _check_steps(meta: Mapping[str, Any]) -> None:
@@ -176,8 +187,9 @@ def _check_count(where: str, value: Any, least: int) -> None:
 
 def _check_number(where: str, value: Any) -> None:
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value):
-        raise RefusedError(f"{where} is {value!r}; expected a finite number")
+    # A whole number can be larger than any float.
+    if not real or not abs(value) <= sys.float_info.max:
+        raise RefusedError(f"{where} is {repr(value)[:40]}; expected a finite number")
 
 
 def _check_names(where: str, given: Mapping[str, Any], expected: Sequence[str]) -> None:

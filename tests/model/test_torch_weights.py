@@ -119,6 +119,10 @@ def test_a_long_list_of_names_is_shortened_to_the_first_and_a_count(shapes, tens
         torch_weights.import_tensors(tensors, shapes)
 
 
+def test_a_name_with_a_line_end_leaves_the_message_on_one_line():
+    assert torch_weights.listed(["a", "b\nc"]) == "a, 'b\\nc'"
+
+
 def test_a_fixed_buffer_may_be_absent_but_not_another_one(shapes, tensors):
     fixed = {"pe.pe": np.linspace(-1, 1, 40, dtype=np.float32).reshape(1, 20, 2)}
     torch_weights.import_tensors(tensors, shapes, fixed)
@@ -152,6 +156,7 @@ def test_every_value_of_a_float_dtype_becomes_the_same_float32(dtype):
             2**31,
             "not between 0 and 2147483647: up1.conv.double_conv.1.num.*2147483648",
         ),
+        (("up1", "bn", "var"), [0.0, -0.5], r"below 0, .*running_var \(1 values\)"),
         (("up1", "bn", "num_batches_tracked"), -1, "not between 0 and 2147483647"),
         (
             ("up1", "bn", "num_batches_tracked"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from molo_jax.errors import MoloError
 from molo_jax.training.evaluation import TokenStore, clip_key, evaluate_episodes, score
 
 FRAMES, WIDTH = 3, 5
@@ -135,6 +136,17 @@ def test_evaluation_gives_the_hand_worked_accuracy_whatever_the_batches_and_the_
         assert result.ci95 == 0.0
         assert result.per_class == {10: 1.0, 11: 1.0}
         assert sum(finished) == result.episodes == 6
+
+
+def test_scores_that_are_not_finite_are_an_error_and_no_prediction():
+    def match(*arrays):
+        scores = match_by_parity(*arrays)
+        scores[1, 0, 1] = np.nan
+        return scores
+
+    store = TokenStore(Embedder(), capacity=10)
+    with pytest.raises(MoloError, match="the scores of the network are not finite"):
+        evaluate_episodes(episode, 6, store=store, match=match, batch=4)
 
 
 def test_evaluation_counts_wrong_predictions_for_their_class():
