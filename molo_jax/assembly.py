@@ -4,6 +4,7 @@ The commands share this; nothing below them knows the configuration.
 """
 
 import functools
+import os
 from collections.abc import Callable
 
 import jax
@@ -11,6 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from molo_jax.data import official
 from molo_jax.data.augment import AugmentConfig, episode_key, train_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import EpisodeSampler
@@ -99,15 +101,26 @@ def open_split(config: ConfigDict, split: str) -> VideoDataset:
 
     Raises:
         MoloError: when the folder, the list or videos are missing; it says how to get them.
+        UsageError: when `data.split_dir` is empty and the dataset has no official lists.
     """
-    data = config.data
-    return VideoDataset.open(
+    data, name = config.data, config.dataset.name
+    if not data.split_dir and name not in official.BENCHMARKS:
+        raise UsageError(
+            f"config.data.split_dir is empty, and there are no official lists of {name!r}; name the"
+            " folder of its three lists"
+        )
+    # Without videos the lists would be of no use.
+    fetched = not data.split_dir and os.path.isdir(data.root)
+    dataset = VideoDataset.open(
         data.root,
-        data.split_dir,
+        official.fetch_lists(name) if fetched else data.split_dir,
         split,
         on_bad_video=data.on_bad_video,
         how_to_get=config.dataset.how_to_get,
     )
+    if name in official.BENCHMARKS:
+        official.warn_unless_official(name, dataset.split)
+    return dataset
 
 
 def train_sampler(config: ConfigDict, dataset: VideoDataset) -> EpisodeSampler:

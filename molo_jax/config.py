@@ -100,7 +100,8 @@ def _data() -> dict:
     return {
         # Folder of the videos that the split lists name.
         "root": "data/videos",
-        # Folder of train_few_shot.txt, val_few_shot.txt and test_few_shot.txt.
+        # Folder of train_few_shot.txt, val_few_shot.txt and test_few_shot.txt; empty: the official
+        # ones of dataset.name, fetched once.
         "split_dir": "data/splits",
         # Frames are resized to a square of this side, whatever their aspect ratio.
         "resize": 256,

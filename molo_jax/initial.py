@@ -2,10 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import http.client
-import os
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,8 @@ import numpy as np
 from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from molo_jax import torch_files
+from molo_jax import downloads, torch_files
 from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
 from molo_jax.model import MoLo, MoLoConfig, torch_weights
@@ -47,9 +42,6 @@ _IMAGENET_FILES = {
         "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
     ),
 }
-# Seconds without an answer after which a download is given up, and bytes read at once.
-_TIMEOUT = 30
-_PIECE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,49 +316,12 @@ def imagenet_file(backbone: str) -> Path:
             is not the file that it should be.
     """
     name, digest = _IMAGENET_FILES[backbone]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molo_jax"
-    path = cache / name
+    path = downloads.cache_folder() / name
     # Before a download, not after it.
     torch_files.check_installed(path)
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _download(_IMAGENET_URL + name, path, digest)
-    elif _sha256(path) != digest:
-        raise MoloError(
-            f"{path} is not {_IMAGENET_URL}{name}: its SHA-256 is not {digest}; remove it, then run"
-            " the same command again"
-        )
-    return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download(url: str, path: Path, digest: str) -> None:
-    """Downloads a file that is there as a whole and with the right checksum, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    logging.info("downloading %s", url)
-    try:
-        _fetch(url, temporary)
-        if _sha256(temporary) != digest:
-            raise MoloError(f"what {url} sent is not the file: its SHA-256 is not {digest}")
-        os.replace(temporary, path)
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise MoloError(
-            f"{url} cannot be downloaded ({reason}); get it elsewhere and put it at {path}, or give"
-            " its place with --config.model.pretrained=PATH"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fetch(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, path.open("wb") as file:
-        size = int(answer.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
-            while piece := answer.read(_PIECE):
-                file.write(piece)
-                bar.update(len(piece))
+    return downloads.fetch(
+        _IMAGENET_URL + name,
+        path,
+        digest,
+        otherwise="give its place with --config.model.pretrained=PATH",
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from molo_jax import assembly
 from molo_jax.config import base_config
+from molo_jax.data import official
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.model import LossWeights, MoLoConfig
 
@@ -93,6 +94,45 @@ def test_a_window_is_in_the_middle_outside_training_and_its_clips_are_the_same_e
     config.data.sampling = "window"
     assert assembly.eval_sampling(config) == "window_middle"
     assert assembly.eval_sampler(config, dataset, n_way=3, n_shot=2).frame_draw == "video"
+
+
+def test_empty_split_dir_means_the_official_lists_which_are_fetched(motion_data, monkeypatch):
+    config = base_config()
+    config.dataset.name = "hmdb51"
+    config.data.root, config.data.split_dir = str(motion_data / "videos"), ""
+    fetched = []
+
+    def fetch_lists(name):
+        fetched.append(name)
+        return motion_data / "splits"
+
+    monkeypatch.setattr(official, "fetch_lists", fetch_lists)
+    dataset = assembly.open_split(config, "val")
+    assert dataset.split.path == str(motion_data / "splits/val_few_shot.txt")
+    assert fetched == ["hmdb51"]
+
+
+def test_other_lists_of_a_benchmark_are_named_in_a_warning(motion_data, caplog):
+    config = base_config()
+    config.data.root, config.data.split_dir = (
+        str(motion_data / "videos"),
+        str(motion_data / "splits"),
+    )
+    assembly.open_split(config, "test")
+    assert "official" not in caplog.text
+    config.dataset.name = "ucf101"
+    assembly.open_split(config, "test")
+    assert "test_few_shot.txt is not the official list (12 videos of 3 classes" in caplog.text
+
+
+def test_without_videos_no_list_is_fetched_and_without_official_lists_one_must_be_named():
+    config = base_config()
+    config.dataset.name, config.data.root, config.data.split_dir = "ssv2", "/nowhere", ""
+    with pytest.raises(MoloError, match="the video folder /nowhere does not exist"):
+        assembly.open_split(config, "test")
+    config.dataset.name = "folder"
+    with pytest.raises(UsageError, match="there are no official lists of 'folder'; name the"):
+        assembly.open_split(config, "test")
 
 
 def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(motion_data):

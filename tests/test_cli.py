@@ -86,7 +86,7 @@ def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them
     line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)
     assert "the video folder data/ssv2/videos does not exist" in line
     assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line
-    assert "MoLo/f7f73b6dd8cba446b414b1c47652ab26033bc88e/configs/projects/MoLo/ssv2_full" in line
+    assert "unpack them into one folder (--config.data.root)" in line
 
 
 def test_help_lists_the_flags_and_exits_without_error(tmp_path):

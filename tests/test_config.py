@@ -1,5 +1,6 @@
 import ast
 import math
+import re
 import runpy
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from molo_jax.model import resnet, temporal, torch_weights
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
-NOT_READERS = ("config.py",)
+NOT_READERS = ("config.py", "presets.py")
 
 
 def attribute_chains(source):
@@ -60,22 +61,58 @@ def test_every_shipped_configuration_is_valid_and_locked(path):
         config.train.stepss = 1
 
 
-def test_ssv2_5shot_has_the_values_of_the_papers_setting():
-    config = runpy.run_path(str(ROOT / "configs/ssv2_5shot.py"))["get_config"]()
-    loss, optimizer, train = config.loss, config.optimizer, config.train
-    assert config.seed == 8
-    assert (loss.classification, loss.contrast, loss.reconstruction) == (0.8, 0.05, 0.1)
-    assert (optimizer.base_lr, optimizer.warmup_start_lr) == (1e-4, 2e-5)
-    assert optimizer.steps_iter == 6000
-    assert (optimizer.boundaries, optimizer.factors) == ((0, 6, 9), (1.0, 0.1, 0.01))
-    assert (optimizer.schedule, optimizer.weight_decay) == ("official", 1e-3)
-    # 50000 iterations, 4 of which make an optimizer step.
-    assert train.steps == 12500
+# The paper's settings: seed, weights of classification, contrast and reconstruction, learning rate,
+# start of its warm-up, P, boundaries, factors, iterations, positional A and B.
+_TABLE = {
+    "ssv2": "8 | .8 .05 .1 | 1e-4 2e-5 | 6000 | 0 6 9 | 1 .1 .01 | 50000 | 10 1",
+    "ssv2_small": "18 | .15 .05 .05 | 1e-4 2e-5 | 1500 | 0 4 8 | 1 .1 .01 | 20000 | 10 1",
+    "kinetics100": "18 | .1 .05 .1 | 2e-5 5e-6 | 350 | 0 4 6 | 1 .1 .01 | 5000 | 2048 .02",
+    "ucf101": "18 | .6 .05 .05 | 5e-5 1e-5 | 2000 | 0 3 6 | 1 .1 .01 | 6000 | 10 1",
+    "hmdb51": "18 | .4 .05 .05 | 5e-5 1e-5 | 500 | 0 3 5 7 | 1 .5 .1 .01 | 2000 | 10 1",
+}
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("name", _TABLE)
+def test_a_benchmark_has_the_values_of_the_papers_setting(name, shots):
+    file = ROOT / f"configs/{name}_{shots}shot.py"
+    config = runpy.run_path(str(file))["get_config"]()
+    loss, optimizer, train, model = config.loss, config.optimizer, config.train, config.model
+    found = [
+        [config.seed],
+        [loss.classification, loss.contrast, loss.reconstruction],
+        [optimizer.base_lr, optimizer.warmup_start_lr],
+        [optimizer.steps_iter],
+        list(optimizer.boundaries),
+        list(optimizer.factors),
+        # 4 iterations make an optimizer step.
+        [train.steps * 4],
+        [model.positional_a, model.positional_b],
+    ]
+    assert found == [[float(n) for n in row.split()] for row in _TABLE[name].split(" | ")]
+    sampling = "window" if name == "kinetics100" else "segments"
+    assert (config.data.sampling, config.dataset.name) == (sampling, name)
+    # Trained on 1-shot episodes in both.
     assert (train.n_way, train.n_shot, train.n_query, train.episodes_per_step) == (5, 1, 6, 16)
-    assert (config.model.backbone, config.data.crop, config.data.resize) == ("resnet50", 224, 256)
-    assert (config.model.positional_a, config.model.positional_b) == (10.0, 1.0)
-    assert (config.model.pretrained, config.init_from) == ("imagenet", "")
-    assert (config.eval.shots, config.eval.episodes, config.eval.n_query) == ((5,), 10000, 1)
+    assert (config.eval.shots, config.eval.n_way, config.eval.n_query) == ((shots,), 5, 1)
+    assert (config.eval.episodes, config.eval.split) == (10000, "test")
+    assert (optimizer.schedule, optimizer.weight_decay) == ("official", 1e-3)
+    assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert (model.backbone, model.pretrained, config.init_from) == ("resnet50", "imagenet", "")
+    assert (config.data.num_frames, config.data.crop, config.data.resize) == (8, 224, 256)
+    assert (config.data.split_dir, config.loss.accumulation) == ("", 4)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("name", _TABLE)
+def test_a_benchmarks_docstring_has_its_accuracy_and_its_command(name, shots):
+    text = (ROOT / f"configs/{name}_{shots}shot.py").read_text()
+    assert f"5-way {shots}-shot" in text
+    assert re.search(r"weights: \d\d\.\d %", text)
+    command = f"--config=configs/{name}_{shots}shot.py --workdir=runs/{name}_{shots}shot\n"
+    assert f"    python -m molo_jax.main {command}" in text
+    config = runpy.run_path(str(ROOT / f"configs/{name}_{shots}shot.py"))["get_config"]()
+    assert f"`{config.data.root}` holds the videos" in text
 
 
 def test_the_limits_of_the_configuration_are_those_of_the_network():

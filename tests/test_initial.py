@@ -1,8 +1,7 @@
 import functools
 import hashlib
-import http.server
+import re
 import shutil
-import threading
 
 import jax
 import numpy as np
@@ -233,83 +232,20 @@ def test_the_files_of_all_backbones_are_known_by_name_and_checksum():
         assert len(digest) == 64
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """Serves `content` in place of PyTorch's address, and notes what was asked for."""
-    content = b"0123456789" * 300_000
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(200 if "absent" not in self.path else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[:1000] if "short" in self.path else content)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(initial, "_IMAGENET_URL", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    server.content, server.asked = content, asked
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 def known(monkeypatch, name, content):
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(initial, "_IMAGENET_FILES", {"resnet18": (name, digest)})
-    return digest
 
 
-def test_the_imagenet_file_is_downloaded_once_checked_and_kept(server, monkeypatch, tmp_path):
-    known(monkeypatch, "x.pth", server.content)
-    path = initial.imagenet_file("resnet18")
-    assert path == tmp_path / "cache/molo_jax/x.pth"
-    assert path.read_bytes() == server.content
-    assert initial.imagenet_file("resnet18") == path
-    assert server.asked == ["/x.pth"]
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["x.pth", "short.pth"])
-def test_a_download_with_another_checksum_is_not_kept(server, monkeypatch, tmp_path, name):
-    digest = known(monkeypatch, name, server.content + b"more")
-    with pytest.raises(MoloError, match=rf"/{name} sent is not .* SHA-256 is not {digest}"):
+def test_without_network_the_address_and_both_ways_out_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(initial, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    known(monkeypatch, "x.pth", b"")
+    place = re.escape(str(tmp_path / "molo_jax/x.pth"))
+    message = rf"http://127.0.0.1:9/x\.pth cannot .* put it at {place}, or .*pretrained=PATH$"
+    with pytest.raises(MoloError, match=message):
         initial.imagenet_file("resnet18")
-    assert list((tmp_path / "cache/molo_jax").iterdir()) == []
-
-
-def test_a_wrong_file_in_the_cache_is_named_and_not_used(server, monkeypatch, tmp_path):
-    known(monkeypatch, "x.pth", server.content)
-    path = tmp_path / "cache/molo_jax/x.pth"
-    path.parent.mkdir(parents=True)
-    path.write_text("half of it")
-    with pytest.raises(MoloError, match=rf"{path} is not http.*: its SHA-256 .*; remove it"):
-        initial.imagenet_file("resnet18")
-    assert server.asked == []
-
-
-@pytest.mark.parametrize("name", ["absent.pth", "unreachable.pth"])
-def test_without_network_one_message_has_the_address_and_the_place(
-    server, monkeypatch, tmp_path, name
-):
-    known(monkeypatch, name, server.content)
-    if name == "unreachable.pth":
-        monkeypatch.setattr(initial, "_IMAGENET_URL", "http://127.0.0.1:9/")
-    path = tmp_path / "cache/molo_jax" / name
-    with pytest.raises(MoloError) as error:
-        initial.imagenet_file("resnet18")
-    message = str(error.value)
-    assert message.startswith(f"{initial._IMAGENET_URL}{name} cannot be downloaded (")
-    assert f"get it elsewhere and put it at {path}, or give its place with" in message
-    assert "\n" not in message
-    assert list(path.parent.iterdir()) == []
 
 
 def test_imagenet_as_pretrained_reads_the_file_of_the_backbone(

@@ -8,6 +8,7 @@ A list has one video a line in one of the two forms the official lists use::
 The letters in front of the class number are the same on every line of a list.
 """
 
+import collections
 import dataclasses
 import os
 import re
@@ -57,6 +58,20 @@ class Split:
     def class_sizes(self) -> tuple[int, ...]:
         """Number of videos of each class, in the order of `classes`."""
         return tuple(len(videos) for videos in self.videos)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class: the folder that all of its videos are in and no other's.
+
+        An empty string where there is none.
+        """
+        folders = [
+            {os.path.basename(os.path.dirname(video.name)) for video in videos}
+            for videos in self.videos
+        ]
+        owners = collections.Counter(folder for found in folders for folder in found)
+        names = (next(iter(found)) if len(found) == 1 else "" for found in folders)
+        return tuple(name if owners[name] == 1 else "" for name in names)
 
 
 def read_split(path: str | os.PathLike[str], name: str) -> Split:

@@ -1,0 +1,20 @@
+"""MoLo on HMDB51: trained on 1-shot episodes, tested with 5 shots.
+
+Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for Few-shot Action
+Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 5-shot, ResNet-50 from ImageNet
+weights: 77.4 % (not checked against a second source).
+
+The data: `data/hmdb51/videos` holds the videos under the names of the lists
+(`videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi`); the official lists
+are fetched. Command:
+
+    python -m molo_jax.main --config=configs/hmdb51_5shot.py --workdir=runs/hmdb51_5shot
+"""
+
+from ml_collections import ConfigDict
+
+from molo_jax.presets import preset_config
+
+
+def get_config() -> ConfigDict:
+    return preset_config("hmdb51", shots=5)

@@ -1,0 +1,19 @@
+"""MoLo on Kinetics-100: trained on 1-shot episodes, tested with 5 shots.
+
+Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for Few-shot Action
+Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 5-shot, ResNet-50 from ImageNet
+weights: 85.6 % (not checked against a second source).
+
+The data: `data/kinetics100/videos` holds the videos under the names of the lists
+(`train_256/air_drumming/-VtLx-mcPds_000012_000022.mp4`); the official lists are fetched. Command:
+
+    python -m molo_jax.main --config=configs/kinetics100_5shot.py --workdir=runs/kinetics100_5shot
+"""
+
+from ml_collections import ConfigDict
+
+from molo_jax.presets import preset_config
+
+
+def get_config() -> ConfigDict:
+    return preset_config("kinetics100", shots=5)

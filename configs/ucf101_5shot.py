@@ -1,0 +1,19 @@
+"""MoLo on UCF101: trained on 1-shot episodes, tested with 5 shots.
+
+Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for Few-shot Action
+Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 5-shot, ResNet-50 from ImageNet
+weights: 95.5 % (not checked against a second source).
+
+The data: `data/ucf101/videos` holds the videos under the names of the lists
+(`videos/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi`); the official lists are fetched. Command:
+
+    python -m molo_jax.main --config=configs/ucf101_5shot.py --workdir=runs/ucf101_5shot
+"""
+
+from ml_collections import ConfigDict
+
+from molo_jax.presets import preset_config
+
+
+def get_config() -> ConfigDict:
+    return preset_config("ucf101", shots=5)
