@@ -25,7 +25,7 @@ help: ## show the targets
 demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (10 minutes on 2 cores)
 	$(BIN)/python -m molo_jax.prepare --dataset=synthetic --out=$(DEMO)/data
 	$(BIN)/python -m molo_jax.main --config=configs/synthetic.py --workdir=$(DEMO) \
-	  --config.data.root=$(DEMO)/data/videos --config.data.split_dir=$(DEMO)/data/splits $(DEMO_ARGS)
+	  --config.data.prepared=$(DEMO)/data $(DEMO_ARGS)
 
 test: lint ## lint, check the formatting, run all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)

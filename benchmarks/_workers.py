@@ -1,7 +1,7 @@
-"""One process for each framework, which computes when it is told to.
+"""One process for each of what is compared, which computes when it is told to.
 
-Processes of their own give each framework its own peak memory and keep its threads out of the way
-of the other's; taking turns is up to the caller.
+Processes of their own give each its own peak memory and keep its threads out of the way of the
+others'; taking turns is up to the caller.
 """
 
 import importlib
@@ -16,39 +16,56 @@ from typing import Any
 
 from molo_jax.errors import MoloError
 
-MODULES = {"jax": "_jax", "torch": "_torch"}
+MODULES = {
+    "jax": "_jax",
+    "torch": "_torch",
+    "official": "_official_way",
+    "direct": "_our_way",
+    "prepared": "_our_way",
+    "limits": "_limits",
+}
+# Seconds that a process is given to end.
+_PATIENCE = 10
 
 
 class Worker:
-    """A process that holds one framework's benchmark; calls wait for their result.
+    """A process that holds one benchmark; calls wait for their result.
 
     Args:
-        framework: "jax" or "torch".
+        name: of the benchmark, one of `MODULES`.
         options: the benchmark's options.
+        daemon: end the process with this one, whatever happens; such a process cannot have
+            processes of its own.
 
     Raises:
         MoloError: the computation failed, or its process ended.
     """
 
-    def __init__(self, framework: str, options: dict[str, Any]):
-        self.framework = framework
+    def __init__(self, name: str, options: dict[str, Any], daemon: bool = True):
+        self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, framework, options), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, name, options), daemon=daemon)
         self._process.start()
         theirs.close()
         self._result()
 
-    def call(self, name: str, *values: Any) -> Any:
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def call(self, method: str, *values: Any) -> Any:
         """Calls a method of the benchmark in its process."""
-        self._connection.send((name, values))
+        self._connection.send((method, values))
         return self._result()
 
     def stop(self) -> None:
         """Ends the process."""
         self._connection.close()
+        if not self._process.daemon:
+            # By itself, so that it ends its own processes.
+            self._process.join(_PATIENCE)
         self._process.terminate()
         self._process.join()
 
@@ -59,20 +76,20 @@ class Worker:
             self._process.join()
             code = self._process.exitcode
             hint = "; it was killed, probably for want of memory" if code == -9 else ""
-            raise MoloError(f"the {self.framework} process ended with {code}{hint}") from None
+            raise MoloError(f"the {self.name} process ended with {code}{hint}") from None
         if failure:
-            raise MoloError(f"{self.framework}: {failure}")
+            raise MoloError(f"{self.name}: {failure}")
         return result
 
 
-def _serve(connection: Connection, framework: str, options: dict[str, Any]) -> None:
+def _serve(connection: Connection, name: str, options: dict[str, Any]) -> None:
     """Answers calls until the other side hangs up; a failure is sent as one line."""
     try:
-        benchmark = importlib.import_module(MODULES[framework]).Benchmark(options)
+        benchmark = importlib.import_module(MODULES[name]).Benchmark(options)
         connection.send((None, None))
         while True:
-            name, values = connection.recv()
-            connection.send((None, getattr(benchmark, name)(*values)))
+            method, values = connection.recv()
+            connection.send((None, getattr(benchmark, method)(*values)))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
     except Exception as error:

@@ -4,10 +4,10 @@ Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for F
 Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 1-shot, ResNet-50 from ImageNet
 weights: 60.8 %.
 
-The data: `data/hmdb51/videos` holds the videos under the names of the lists
-(`videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi`); the official lists
-are fetched. Command:
+The videos may lie in any folders, with any extension; the official lists are fetched. Commands, the
+first of them once for both numbers of shots:
 
+    python -m molo_jax.prepare --dataset=hmdb51 --videos=DIR --out=data/prepared
     python -m molo_jax.main --config=configs/hmdb51_1shot.py --workdir=runs/hmdb51_1shot
 """
 

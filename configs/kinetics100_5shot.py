@@ -4,9 +4,10 @@ Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for F
 Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 5-shot, ResNet-50 from ImageNet
 weights: 85.6 % (not checked against a second source).
 
-The data: `data/kinetics100/videos` holds the videos under the names of the lists
-(`train_256/air_drumming/-VtLx-mcPds_000012_000022.mp4`); the official lists are fetched. Command:
+The videos may lie in any folders, with any extension; the official lists are fetched. Commands, the
+first of them once for both numbers of shots:
 
+    python -m molo_jax.prepare --dataset=kinetics100 --videos=DIR --out=data/prepared
     python -m molo_jax.main --config=configs/kinetics100_5shot.py --workdir=runs/kinetics100_5shot
 """
 

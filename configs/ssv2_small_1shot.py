@@ -4,9 +4,10 @@ Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for F
 Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 1-shot, ResNet-50 from ImageNet
 weights: 42.7 %. Users of the official code report 39.8 %.
 
-The data: `data/ssv2/videos` holds the videos of the dataset's owner under their numbers
-(`78687.webm` or .mp4); the official lists are fetched. Command:
+The videos may lie in any folders, with any extension; the official lists are fetched. Commands, the
+first of them once for both numbers of shots:
 
+    python -m molo_jax.prepare --dataset=ssv2_small --videos=DIR --out=data/prepared
     python -m molo_jax.main --config=configs/ssv2_small_1shot.py --workdir=runs/ssv2_small_1shot
 """
 

@@ -19,8 +19,10 @@ def get_config() -> ConfigDict:
 
     config.dataset.name = "synthetic"
     config.dataset.how_to_get = (
-        "Generate it with: python -m molo_jax.prepare --dataset=synthetic --out=runs/demo/data"
+        "python -m molo_jax.prepare --dataset=synthetic --out=runs/demo/data makes the videos."
     )
+    config.data.source, config.data.prepared = "prepared", "runs/demo/data"
+    # Without preparation.
     config.data.root = "runs/demo/data/videos"
     config.data.split_dir = "runs/demo/data/splits"
     config.data.resize = 32

@@ -4,9 +4,10 @@ Paper: Wang et al., MoLo: Motion-augmented Long-short Contrastive Learning for F
 Recognition, CVPR 2023, arXiv 2304.00946. Published accuracy, 5-way 1-shot, ResNet-50 from ImageNet
 weights: 86.0 %.
 
-The data: `data/ucf101/videos` holds the videos under the names of the lists
-(`videos/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi`); the official lists are fetched. Command:
+The videos may lie in any folders, with any extension; the official lists are fetched. Commands, the
+first of them once for both numbers of shots:
 
+    python -m molo_jax.prepare --dataset=ucf101 --videos=DIR --out=data/prepared
     python -m molo_jax.main --config=configs/ucf101_1shot.py --workdir=runs/ucf101_1shot
 """
 

@@ -16,6 +16,8 @@ from molo_jax.data import official
 from molo_jax.data.augment import AugmentConfig, episode_key, train_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import EpisodeSampler
+from molo_jax.data.prepared import PreparedDataset
+from molo_jax.data.source import ClipSource
 from molo_jax.errors import UsageError
 from molo_jax.model import Episode, LossWeights, MoLoConfig
 from molo_jax.training.schedule import Schedule, cosine_schedule, official_schedule
@@ -96,13 +98,38 @@ def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode
     return preprocess
 
 
-def open_split(config: ConfigDict, split: str) -> VideoDataset:
-    """Opens the videos of one split.
+def open_split(config: ConfigDict, split: str) -> ClipSource:
+    """Opens one split of the prepared videos, or of the videos themselves (`data.source`).
 
     Raises:
         MoloError: when the folder, the list or videos are missing; it says how to get them.
-        UsageError: when `data.split_dir` is empty and the dataset has no official lists.
+        UsageError: when `data.split_dir` is empty and the dataset has no official lists, or the
+            videos were prepared for other clips.
     """
+    if config.data.source == "videos":
+        return _open_videos(config, split)
+    data, name = config.data, config.dataset.name
+    source = PreparedDataset.open(
+        data.prepared,
+        name,
+        split,
+        on_bad_video=data.on_bad_video,
+        how_to_get=_how_to_prepare(config),
+    )
+    source.check_use(sampling=data.sampling, num_frames=data.num_frames, resize=data.resize)
+    return source
+
+
+def _how_to_prepare(config: ConfigDict) -> str:
+    return (
+        f"{config.dataset.how_to_get} Then prepare them with python -m molo_jax.prepare"
+        f" --dataset={config.dataset.name} --videos=DIR --out={config.data.prepared}, or name the"
+        " folder that was its --out with --config.data.prepared. Without preparation, only slower:"
+        " --config.data.source=videos --config.data.root=DIR."
+    )
+
+
+def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
     data, name = config.data, config.dataset.name
     if not data.split_dir and name not in official.BENCHMARKS:
         raise UsageError(
@@ -116,14 +143,14 @@ def open_split(config: ConfigDict, split: str) -> VideoDataset:
         official.fetch_lists(name) if fetched else data.split_dir,
         split,
         on_bad_video=data.on_bad_video,
-        how_to_get=config.dataset.how_to_get,
+        how_to_get=f"{config.dataset.how_to_get} Name that folder with --config.data.root.",
     )
     if name in official.BENCHMARKS:
         official.warn_unless_official(name, dataset.split)
     return dataset
 
 
-def train_sampler(config: ConfigDict, dataset: VideoDataset) -> EpisodeSampler:
+def train_sampler(config: ConfigDict, dataset: ClipSource) -> EpisodeSampler:
     """Returns the training episodes.
 
     Raises:
@@ -149,7 +176,7 @@ def eval_sampling(config: ConfigDict) -> str:
 
 
 def eval_sampler(
-    config: ConfigDict, dataset: VideoDataset, *, n_way: int, n_shot: int
+    config: ConfigDict, dataset: ClipSource, *, n_way: int, n_shot: int
 ) -> EpisodeSampler:
     """Returns the episodes of an evaluation.
 

@@ -20,6 +20,7 @@ WEIGHT_FILES = (".pth", ".pyth", ".safetensors")
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 SAMPLINGS = ("segments", "window")
 BAD_VIDEO_POLICIES = ("fail", "skip")
+DATA_SOURCES = ("prepared", "videos")
 FRAME_DRAWS = ("episode", "video")
 SCHEDULES = ("official", "cosine")
 CONTROLS = ("untrained", "static")
@@ -57,7 +58,7 @@ def _dataset() -> dict:
         # Name in logs and result files.
         "name": "folder",
         # What to do when the data are absent; part of the error message.
-        "how_to_get": "Point data.root at the folder of videos and data.split_dir at the lists.",
+        "how_to_get": "Put the videos into DIR/<class>/, in any of the usual formats.",
     }
 
 
@@ -98,10 +99,15 @@ def _loss() -> dict:
 
 def _data() -> dict:
     return {
-        # Folder of the videos that the split lists name.
+        # prepared: the frames that `python -m molo_jax.prepare` has stored, several times as fast;
+        # videos: the video files themselves.
+        "source": "prepared",
+        # prepared only: the folder that was its --out.
+        "prepared": "data/prepared",
+        # videos only: folder of the videos that the split lists name, in any layout.
         "root": "data/videos",
-        # Folder of train_few_shot.txt, val_few_shot.txt and test_few_shot.txt; empty: the official
-        # ones of dataset.name, fetched once.
+        # videos only: folder of train_few_shot.txt, val_few_shot.txt and test_few_shot.txt; empty:
+        # the official ones of dataset.name, fetched once.
         "split_dir": "data/splits",
         # Frames are resized to a square of this side, whatever their aspect ratio.
         "resize": 256,
@@ -232,6 +238,7 @@ def _require(good: bool, name: str, value: object, expected: str) -> None:
 def _check_choices(config: ConfigDict) -> None:
     for name, choices in {
         "model.backbone": BACKBONES,
+        "data.source": DATA_SOURCES,
         "data.sampling": SAMPLINGS,
         "data.on_bad_video": BAD_VIDEO_POLICIES,
         "optimizer.schedule": SCHEDULES,

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from tqdm import tqdm
 
 from molo_jax import assembly
 from molo_jax.data.augment import eval_views
-from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import ClipRequest
-from molo_jax.data.pipeline import clip_batches
+from molo_jax.data.pipeline import ClipBatch, clip_batches
+from molo_jax.data.source import ClipSource
 from molo_jax.errors import MoloError
+from molo_jax.files import write_json
 from molo_jax.initial import (
     BEST,
     LATEST,
@@ -34,8 +33,15 @@ from molo_jax.model import MoLoConfig, Tokens
 from molo_jax.model.resnet import feature_width
 from molo_jax.training.checkpoint import Checkpoints, check_architecture
 from molo_jax.training.evaluation import Score, TokenStore, evaluate_episodes
+from molo_jax.training.feed import prefetched
 from molo_jax.training.state import create_model
-from molo_jax.training.step import make_embed, make_match, make_mesh, replicated
+from molo_jax.training.step import (
+    clips_sharding,
+    make_embed,
+    make_match,
+    make_mesh,
+    replicated,
+)
 
 # The rows of the table; the trained network has no suffix in the names of its files.
 TRAINED, UNTRAINED, STATIC = "trained", "untrained", "static"
@@ -75,7 +81,7 @@ class Evaluator:
     def __init__(
         self,
         config: ConfigDict,
-        dataset: VideoDataset,
+        dataset: ClipSource,
         graphdef: nnx.GraphDef,
         mesh: Mesh,
         *,
@@ -142,10 +148,15 @@ class Evaluator:
             sampling=assembly.eval_sampling(self._config),
             static=static,
         )
+        spread = clips_sharding(self._mesh)
+
+        def place(batch: ClipBatch) -> ClipBatch:
+            return batch._replace(clips=jax.device_put(batch.clips, spread))
+
         if bar is not None:
             bar.reset(total=len(requests))
         with contextlib.closing(batches):
-            for positions, ok, pixels in batches:
+            for positions, ok, pixels in prefetched(batches, place):
                 tokens = self._embed(params, batch_stats, pixels)
                 appearance, motion = np.asarray(tokens.appearance), np.asarray(tokens.motion)
                 yield positions[ok], (appearance[ok], motion[ok])
@@ -299,7 +310,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
         for shot, result in scores.items():
             results[variant, shot] = result
             record = _record(config, dataset, shown, variant, shot, result)
-            _write_json(workdir / _file_name(config, variant, shot), record)
+            write_json(workdir / _file_name(config, variant, shot), record)
     print(format_table(config, results, network.step))
     if config.init_from:
         print(f"the network is that of {network.checkpoint}")
@@ -319,7 +330,7 @@ def _file_name(config: ConfigDict, variant: str, shot: int) -> str:
 
 def _record(
     config: ConfigDict,
-    dataset: VideoDataset,
+    dataset: ClipSource,
     network: Network,
     variant: str,
     shot: int,
@@ -342,13 +353,6 @@ def _record(
         "bad_videos": dataset.bad_videos(),
         "config": config.to_dict(),
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def format_table(config: ConfigDict, results: dict[tuple[str, int], Score], step: int) -> str:

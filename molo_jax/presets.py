@@ -71,7 +71,8 @@ def preset_config(name: str, *, shots: int) -> ConfigDict:
 
     config.dataset.name = name
     config.dataset.how_to_get = how_to_get
-    # The two SSv2 benchmarks have the same videos.
+    config.data.source, config.data.prepared = "prepared", "data/prepared"
+    # Without preparation. The two SSv2 benchmarks have the same videos.
     config.data.root = f"data/{name.removesuffix('_small')}/videos"
     # The official lists, fetched.
     config.data.split_dir = ""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure, SubFigure
 from ml_collections import ConfigDict
 
 from molo_jax import assembly
-from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import ClipRequest, ResolvedEpisode
+from molo_jax.data.source import ClipSource
 from molo_jax.evaluate import Evaluator, load_network
 from molo_jax.model import TERMS
 from molo_jax.training.evaluation import TokenStore
@@ -84,7 +84,7 @@ def example_episode(config: ConfigDict, workdir: Path) -> list[ExampleRow]:
 
 
 def _rows(
-    config: ConfigDict, dataset: VideoDataset, episode: ResolvedEpisode, predicted: np.ndarray
+    config: ConfigDict, dataset: ClipSource, episode: ResolvedEpisode, predicted: np.ndarray
 ) -> list[ExampleRow]:
     """Picks the first support and query clip of each class, in the order of the labels."""
 
@@ -109,7 +109,7 @@ def _rows(
     return rows
 
 
-def class_name(dataset: VideoDataset, class_position: int) -> str:
+def class_name(dataset: ClipSource, class_position: int) -> str:
     """Returns the folder that the videos of a class are in, or else the class's number."""
     folder = PurePosixPath(dataset.video(class_position, 0).name).parent.name
     return folder or f"class {dataset.split.classes[class_position]}"

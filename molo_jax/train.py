@@ -25,6 +25,7 @@ from molo_jax.evaluate import Evaluator
 from molo_jax.initial import BEST, LATEST, starting_weights
 from molo_jax.model import TERMS
 from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
+from molo_jax.training.feed import place_episodes, prefetched
 from molo_jax.training.metrics import (
     MetricLog,
     Stopwatch,
@@ -34,7 +35,7 @@ from molo_jax.training.metrics import (
 )
 from molo_jax.training.optimizer import make_optimizer
 from molo_jax.training.state import TrainState, count_parameters, create_model, create_state
-from molo_jax.training.step import chunked, episodes_sharding, make_train_step, replicated
+from molo_jax.training.step import make_train_step, replicated
 
 # What a log line says, and what of it fits beside a progress bar.
 _LOGGED = (
@@ -224,7 +225,14 @@ class Trainer:
         logging.info("going back to before %s", self._best.describe(best))
         self._best.delete(best)
 
-    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def _batches(self) -> Iterator[dict[str, jax.Array]]:
+        with contextlib.closing(self._decoded()) as batches:
+            yield from prefetched(
+                batches,
+                lambda batch: place_episodes(batch, self._mesh, self._config.train.microbatch),
+            )
+
+    def _decoded(self) -> Iterator[dict[str, np.ndarray]]:
         data, episodes = self._config.data, self._config.train.episodes_per_step
         return episode_batches(
             self._dataset,
@@ -240,14 +248,8 @@ class Trainer:
             process_count=jax.process_count(),
         )
 
-    def _advance(self, batch: dict[str, np.ndarray]) -> None:
+    def _advance(self, arrays: dict[str, jax.Array]) -> None:
         """Starts an optimizer step, and meanwhile checks the numbers of the one before it."""
-        sharding = episodes_sharding(self._mesh)
-        chunks = chunked(batch, self._config.train.microbatch * self._mesh.local_mesh.size)
-        arrays = {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in chunks.items()
-        }
         started = time.perf_counter()
         self._state, metrics = self._step_function(self._state, arrays)
         if self._watch is None:

@@ -54,6 +54,7 @@ def make_config(settings: Settings, data: Path) -> ConfigDict:
     """
     config = load_config(str(_CONFIG))
     config.seed = settings.seed
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = str(data / "videos"), str(data / "splits")
     config.data.num_frames = settings.frames
     config.train.n_way = settings.way

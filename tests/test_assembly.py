@@ -84,6 +84,7 @@ def test_a_window_is_in_the_middle_outside_training_and_its_clips_are_the_same_e
     motion_data,
 ):
     config = base_config()
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = (
         str(motion_data / "videos"),
         str(motion_data / "splits"),
@@ -99,6 +100,7 @@ def test_a_window_is_in_the_middle_outside_training_and_its_clips_are_the_same_e
 def test_empty_split_dir_means_the_official_lists_which_are_fetched(motion_data, monkeypatch):
     config = base_config()
     config.dataset.name = "hmdb51"
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = str(motion_data / "videos"), ""
     fetched = []
 
@@ -114,6 +116,7 @@ def test_empty_split_dir_means_the_official_lists_which_are_fetched(motion_data,
 
 def test_other_lists_of_a_benchmark_are_named_in_a_warning(motion_data, caplog):
     config = base_config()
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = (
         str(motion_data / "videos"),
         str(motion_data / "splits"),
@@ -127,6 +130,7 @@ def test_other_lists_of_a_benchmark_are_named_in_a_warning(motion_data, caplog):
 
 def test_without_videos_no_list_is_fetched_and_without_official_lists_one_must_be_named():
     config = base_config()
+    config.data.source = "videos"
     config.dataset.name, config.data.root, config.data.split_dir = "ssv2", "/nowhere", ""
     with pytest.raises(MoloError, match="the video folder /nowhere does not exist"):
         assembly.open_split(config, "test")
@@ -137,6 +141,7 @@ def test_without_videos_no_list_is_fetched_and_without_official_lists_one_must_b
 
 def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(motion_data):
     config = base_config()
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = (
         str(motion_data / "videos"),
         str(motion_data / "splits"),

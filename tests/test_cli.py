@@ -84,9 +84,15 @@ def test_convert_says_which_arguments_it_wants(arguments, message, tmp_path):
 def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them(tmp_path):
     arguments = f"--config={ROOT}/configs/ssv2_5shot.py", "--workdir=w"
     line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)
+    assert "there are no prepared videos of ssv2 in data/prepared" in line
+    assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line
+    assert "molo_jax.prepare --dataset=ssv2 --videos=DIR --out=data/prepared" in line
+    line = error_of(
+        "molo_jax.main", *arguments, "--config.data.source=videos", cwd=tmp_path, code=1
+    )
     assert "the video folder data/ssv2/videos does not exist" in line
     assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line
-    assert "unpack them into one folder (--config.data.root)" in line
+    assert "--config.data.root" in line
 
 
 def test_help_lists_the_flags_and_exits_without_error(tmp_path):

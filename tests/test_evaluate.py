@@ -30,6 +30,7 @@ def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_sh
 
 def test_evaluation_data_are_checked_for_every_number_of_shots(motion_data):
     config = base_config()
+    config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
     config.eval.n_way = 3

@@ -52,6 +52,7 @@ def command(data: Path, workdir: Path, *extra: str) -> list[str]:
     overrides = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     return [
         *(sys.executable, "-m", "molo_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"),
+        "--config.data.source=videos",
         *(f"--config.data.root={data}/videos", f"--config.data.split_dir={data}/splits"),
         *(*overrides, "--config.eval.shots=1", "--config.eval.shots=3", *extra),
     ]
@@ -154,6 +155,7 @@ def test_a_run_that_is_killed_and_stopped_ends_exactly_as_one_that_is_not(
 def _config(data: Path):
     config = load_config(str(CONFIG))
     config.update_from_flattened_dict(SETTINGS)
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = f"{data}/videos", f"{data}/splits"
     return config
 
@@ -267,6 +269,7 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
         copy.write_bytes(path.read_bytes())
     broken = tmp_path / "videos/test_motion8/1.mp4"
     broken.write_text("not a video")
+    config.data.source = "videos"
     config.data.root = str(tmp_path / "videos")
     config.eval.shots, config.eval.controls = (1,), ()
     (tmp_path / "best").symlink_to(whole[0] / "best")

@@ -73,6 +73,7 @@ def test_the_frames_of_a_clip_stand_side_by_side_in_order(figure):
 
 def test_a_class_is_called_by_the_folder_of_its_videos_or_by_its_number(motion_data, tmp_path):
     config = base_config()
+    config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
     assert report.class_name(assembly.open_split(config, "val"), 1) == "val_motion5"
@@ -80,5 +81,6 @@ def test_a_class_is_called_by_the_folder_of_its_videos_or_by_its_number(motion_d
     videos.mkdir()
     (videos / "78.mp4").touch()
     (tmp_path / "val_few_shot.txt").write_text("val17/78\n")
+    config.data.source = "videos"
     config.data.root, config.data.split_dir = str(videos), str(tmp_path)
     assert report.class_name(assembly.open_split(config, "val"), 0) == "class 17"

@@ -72,6 +72,7 @@ def config(motion_data):
     config = base_config()
     config.seed = 4
     config.model.backbone = "resnet18"
+    config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
     config.data.resize = config.data.crop = 32
@@ -329,6 +330,7 @@ def test_an_unusable_video_stops_the_training_unless_it_may_be_skipped(
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     (videos / "train_motion5/2.mp4").write_text("not a video")
+    config.data.source = "videos"
     config.data.root = str(videos)
     with pytest.raises(MoloError, match=r"train_motion5/2\.mp4"):
         train.train(config, tmp_path / "fail")

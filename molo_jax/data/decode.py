@@ -1,99 +1,281 @@
-"""Decoding: a video file to a clip of resized uint8 frames, or `BadVideoError`."""
+"""Decoding: a video file to the frames that are asked for, or `BadVideoError`.
 
+Frames are numbered from 0 in the order in which a player shows them. `facts.reading_plan` decides
+how they are reached.
+"""
+
+import dataclasses
+import fractions
 import os
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple, TypeVar
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself, whatever the log level
-
+import av
 import decord
 import numpy as np
-import tensorflow as tf
 
 from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.facts import (
+    PROVEN,
+    VideoFacts,
+    container_name,
+    decord_shows,
+    open_video,
+    reading_plan,
+    scan,
+)
 from molo_jax.data.frames import ChooseFrames
+from molo_jax.data.images import resize_frames
 
-__all__ = ["BadVideoError", "decode_clip", "resize_frames"]
+__all__ = [
+    "BadVideoError",
+    "Glance",
+    "LengthError",
+    "VideoFacts",
+    "decode_clip",
+    "decode_in_order",
+    "probe",
+    "read_whole",
+    "reading_plan",
+    "scan",
+]
 
 decord.logging.set_level(decord.logging.QUIET)
-tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
 
-# decord reports defects as any of these; an AssertionError for a video without frames.
-_DECORD_ERRORS = (decord.DECORDError, RuntimeError, AssertionError)
+_Result = TypeVar("_Result")
 
 
-def decode_clip(path: str, choose: ChooseFrames, resize: int) -> np.ndarray:
+class Glance(NamedTuple):
+    """What the header of a file says: about how many frames, and how many a second."""
+
+    length: int
+    rate: fractions.Fraction
+
+
+class LengthError(BadVideoError):
+    """A file has more or fewer frames than its packets promised.
+
+    Attributes:
+        facts: the corrected facts.
+    """
+
+    def __init__(self, path: str, facts: VideoFacts, length: int):
+        super().__init__(path, f"{length} frames could be decoded, {facts.length} were expected")
+        self.facts = dataclasses.replace(facts, length=length, jumps_are_right=False)
+
+
+def decode_clip(
+    path: str, choose: ChooseFrames, resize: int, facts: VideoFacts | None = None
+) -> tuple[np.ndarray, VideoFacts]:
     """Decodes the chosen frames of a video and resizes them to a square, see `resize_frames`.
+
+    Without `facts` the whole file is decoded, so that whether it is bad depends on the file alone
+    and not on the frames that are chosen. With them only what leads to the chosen frames is
+    decoded. The pixels are the same.
 
     Args:
         path: the video file.
         choose: gives the frame numbers for a length and frame rate; its ValueError means that
             the video does not allow a choice.
         resize: side of the square in pixels.
+        facts: what an earlier call returned for this file.
 
     Returns:
-        (t, h, w, c) uint8 with h = w = resize and c = 3 (RGB).
+        (t, h, w, c) uint8 with h = w = resize and c = 3 (RGB), and the facts for later calls.
 
     Raises:
         BadVideoError: the file cannot be opened or is no video, is empty, cut off or audio only,
-            or a frame that it announces cannot be decoded. Whether it is raised depends on the
-            file alone, not on the frames that are chosen.
+            or a frame cannot be decoded.
     """
-    check_file(path)
+
+    def square(frame: np.ndarray) -> np.ndarray:
+        return resize_frames(frame[None], resize)[0]
+
+    if facts is None:
+        facts, numbers, kept = read_whole(path, choose, square)
+    else:
+        check_file(path)
+        numbers = _choose(path, choose, facts)
+        frames = _read_chosen(path, facts, sorted(set(numbers.tolist())))
+        kept = {number: square(frame) for number, frame in frames}
+    return np.stack([kept[number] for number in numbers.tolist()]), facts
+
+
+def read_whole(
+    path: str, choose: ChooseFrames, use: Callable[[np.ndarray], _Result]
+) -> tuple[VideoFacts, np.ndarray, dict[int, _Result]]:
+    """Decodes a video in order to its end, and keeps something of each of the chosen frames.
+
+    What the decoder gives is the truth. Without any damage it can be fewer frames than there are
+    packets: some are never shown (VP8's alternate references, dropped frames of MPEG-4), and some
+    at the beginning need frames before them that were cut off. Then the choice, which was made
+    for the wrong length, is made anew.
+
+    Args:
+        path: the video file.
+        choose: as for `decode_clip`.
+        use: called with each chosen frame once, (h, w, 3) uint8, in ascending order.
+
+    Returns:
+        The facts, the chosen numbers, and the results by number.
+
+    Raises:
+        BadVideoError: as for `decode_clip`.
+    """
+    facts = scan(path)
+    for _ in range(2):
+        numbers = _choose(path, choose, facts)
+        reading = _Reading(path)
+        kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
+        if reading.count == facts.length:
+            sure = facts.jumps_are_right and reading.plain
+            return dataclasses.replace(facts, jumps_are_right=sure), numbers, kept
+        length_error = LengthError(path, facts, reading.count)
+        facts = length_error.facts
+    raise length_error
+
+
+def _choose(path: str, choose: ChooseFrames, facts: VideoFacts) -> np.ndarray:
     try:
-        # With more threads decord fails on some VP9 files.
-        reader = decord.VideoReader(path, num_threads=1)
-        indices = choose(len(reader), float(reader.get_avg_fps()))
-        frames = _read_frames(reader, indices)
-    except _DECORD_ERRORS as error:
-        raise BadVideoError(path, _reason(error)) from None
+        return choose(facts.length, facts.fps)
     except ValueError as error:
         raise BadVideoError(path, str(error)) from None
-    return resize_frames(frames, resize)
 
 
-def _read_frames(reader: decord.VideoReader, indices: np.ndarray) -> np.ndarray:
-    """Reads the whole video from its first frame on and keeps the chosen frames.
+def probe(path: str) -> Glance:
+    """Looks at the header of a file and decodes its first frame, for a fast check.
 
-    Jumping to a frame (`get_batch`, `seek`, `skip_frames`) makes decord return a wrong one,
-    silently, for MPEG-4 with B-frames, H.264 with open groups of pictures and H.264 in AVI; which
-    of these a file holds decord does not tell. Reading in order is right for all of them, and for
-    clips whose frames span the video it takes no longer. Reading on to the end makes a
-    damaged video fail on its first use and not only when a damaged part is chosen. Frames are
-    taken one by one because a batch would hold the whole video in memory.
+    Of a file whose header does not tell how many frames there are the packets are read too.
+
+    Raises:
+        BadVideoError: the file cannot be opened, is no video, is cut off or audio only, or its
+            first frame cannot be decoded. Damage further on is not found.
     """
-    wanted = set(indices.tolist())
-    kept = {}
-    for position in range(len(reader)):
+    check_file(path)
+    with open_video(path) as (container, stream):
+        if next(_decoded(path, container, stream), None) is None:
+            raise BadVideoError(path, "none of its frames can be decoded")
+        rate = stream.average_rate or fractions.Fraction(0)
+        seconds = (container.duration or 0) / fractions.Fraction(av.time_base)
+        if stream.duration:
+            seconds = stream.duration * stream.time_base
+        # With an edit list, fewer frames are shown than the header counts.
+        lengths = [n for n in (stream.frames, round(seconds * rate)) if n > 0]
+        known = container_name(container) in PROVEN and lengths
+    if known:
+        return Glance(min(lengths), rate)
+    facts = scan(path)
+    return Glance(facts.length, facts.rate)
+
+
+def decode_in_order(
+    path: str, facts: VideoFacts, wanted: Collection[int] | None, *, to_the_end: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decodes a file from its start on, one frame at a time.
+
+    Args:
+        path: the video file.
+        facts: what `scan` or an earlier decoding found out about it.
+        wanted: the numbers of the frames that are given out; None for all.
+        to_the_end: decode what follows the last wanted frame too, so that damage is found.
+
+    Yields:
+        The number of each wanted frame, ascending, with its pixels: (h, w, 3) uint8 RGB, upright.
+
+    Raises:
+        LengthError: to the end, the file turned out to have another number of frames than `facts`
+            says, see `read_whole`.
+        BadVideoError: a frame cannot be decoded.
+    """
+    reading = _Reading(path)
+    last = None if to_the_end else max(range(facts.length) if wanted is None else wanted, default=0)
+    yield from reading.frames(wanted, last)
+    if to_the_end and reading.count != facts.length:
+        raise LengthError(path, facts, reading.count)
+    if last is not None and reading.count <= last:
+        raise BadVideoError(path, f"it has {reading.count} frames now, and had {facts.length}")
+
+
+class _Reading:
+    """One decoding of a file, from its start on.
+
+    Attributes:
+        count: number of frames that were decoded.
+        plain: whether decord gives the same pixels, see `decord_shows`.
+    """
+
+    def __init__(self, path: str):
+        self.count = 0
+        self.plain = True
+        self._path = path
+        # With more threads, converting a small frame takes longer.
+        self._to_rgb = av.video.reformatter.VideoReformatter()
+
+    def frames(
+        self, wanted: Collection[int] | None, last: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the wanted frames, all for None, and ends after number `last` if given."""
+        size = None
+        with open_video(self._path) as (container, stream):
+            for frame in _decoded(self._path, container, stream):
+                number = self.count
+                self.count += 1
+                size = size or (frame.width, frame.height)
+                self.plain = (
+                    self.plain and decord_shows(frame) and size == (frame.width, frame.height)
+                )
+                if wanted is None or number in wanted:
+                    yield number, self._pixels(frame)
+                if number == last:
+                    return
+        if not self.count:
+            raise BadVideoError(self._path, "none of its frames can be decoded")
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         try:
-            frame = reader.next()
-        except StopIteration:
-            raise ValueError(
-                f"it announces {len(reader)} frames, only {position} could be decoded"
-            ) from None
-        if position in wanted:
-            kept[position] = frame.asnumpy()
-    return np.stack([kept[position] for position in indices.tolist()])
+            rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        except av.error.FFmpegError as error:
+            reason = f"its colors cannot be converted to RGB ({error.strerror})"
+            raise BadVideoError(self._path, reason) from None
+        turns = round(frame.rotation / 90) % 4
+        return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
-def resize_frames(frames: np.ndarray, resize: int) -> np.ndarray:
-    """Resizes (t, h, w, c) uint8 frames to squares, (t, resize, resize, c) uint8.
+def _decoded(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """The frames of a stream, all of them whole."""
+    try:
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                break
+            yield frame
+        else:
+            return
+    except av.error.FFmpegError:
+        pass
+    raise BadVideoError(path, "damaged: its frames cannot be decoded to the end")
 
-    Bilinear with half-pixel centers, without antialiasing, ignoring the aspect ratio; rounded to
-    whole gray levels.
-    """
-    if frames.shape[1:3] == (resize, resize):
-        return frames
-    pixels = tf.image.resize(frames, (resize, resize), method="bilinear", antialias=False)
-    return tf.cast(tf.round(pixels), tf.uint8).numpy()
+
+def _read_chosen(
+    path: str, facts: VideoFacts, numbers: list[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    if reading_plan(facts, numbers) == "jump":
+        batch = _jump(path, facts, numbers)
+        if batch is not None:
+            return zip(numbers, batch, strict=True)
+    return decode_in_order(path, facts, numbers, to_the_end=False)
 
 
-def _reason(error: BaseException) -> str:
-    """What decord's message means, without the time and the place in its source."""
-    text = str(error)
-    if "cannot find video stream" in text:
-        return "it has no video stream that decord can decode (audio only, no frames, or AV1?)"
-    # The two messages of a damaged packet; which of them appears is a matter of timing.
-    if "Error sending packet" in text or "run_.load()" in text:
-        return "damaged: its frames cannot be decoded to the end"
-    gist = text.rsplit(".cc:", maxsplit=1)[-1].split(": ", maxsplit=1)[-1]
-    return f"cannot be decoded ({' '.join(gist.split())})"
+def _jump(path: str, facts: VideoFacts, numbers: list[int]) -> np.ndarray | None:
+    """The frames from decord; None if it cannot open the file, or sees another one in it."""
+    try:
+        # With more threads it fails on some VP9 files.
+        reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
+        if len(reader) == facts.length:
+            return reader.get_batch(numbers).asnumpy()
+    # decord raises any of these; an AssertionError for a file without frames, UnicodeError for a
+    # name that is not in UTF-8.
+    except (decord.DECORDError, RuntimeError, AssertionError, UnicodeError):
+        pass
+    return None

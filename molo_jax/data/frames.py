@@ -64,14 +64,36 @@ def window_frames(
     Raises:
         ValueError: the frame rate is not a positive number, so the window has no length.
     """
-    if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"the frame rate is {fps}, so a window in seconds has no length")
-    clip = num_frames * rate * fps / WINDOW_FPS
-    if clip > length:
-        clip = length // num_frames * num_frames
+    clip = _window_length(length, fps, num_frames, rate)
     begin = max(length - clip + 1, 0) * (0.5 if start is None else start)
     points = _linspace(begin, begin + clip - rate, num_frames)
     return np.clip(points, 0, length - 1).astype(np.int64)
+
+
+def window_reach(length: int, fps: float, num_frames: int) -> np.ndarray:
+    """All frames that :func:`window_frames` can choose, wherever its window begins.
+
+    Point k moves from k·step to max(length - clip + 1, 0) + k·step; the margin is for the rounding
+    of the points to float32.
+
+    Returns:
+        (n,) int64 frame numbers, ascending.
+
+    Raises:
+        ValueError: the frame rate is not a positive number.
+    """
+    clip = _window_length(length, fps, num_frames, WINDOW_RATE)
+    room, first = max(length - clip + 1, 0), np.linspace(0, clip - WINDOW_RATE, num_frames)
+    margin = 1e-3
+    reach = [np.arange(np.floor(low - margin), np.floor(low + room + margin) + 1) for low in first]
+    return np.unique(np.clip(np.concatenate(reach), 0, length - 1).astype(np.int64))
+
+
+def _window_length(length: int, fps: float, num_frames: int, rate: int) -> float:
+    if not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"the frame rate is {fps}, so a window in seconds has no length")
+    clip = num_frames * rate * fps / WINDOW_FPS
+    return length // num_frames * num_frames if clip > length else clip
 
 
 def _linspace(begin: float, end: float, count: int) -> np.ndarray:

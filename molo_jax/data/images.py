@@ -15,7 +15,9 @@ cv2.setNumThreads(0)
 CHROMA = ("420", "444")
 
 
-def resize_frames(frames: UInt8[np.ndarray, "t h w 3"], resize: int) -> UInt8[np.ndarray, "t r r 3"]:
+def resize_frames(
+    frames: UInt8[np.ndarray, "t h w 3"], resize: int
+) -> UInt8[np.ndarray, "t r r 3"]:
     """Resizes frames to squares of side `resize`, ignoring the aspect ratio.
 
     Bilinear with half-pixel centers, without antialiasing; rounded to whole gray levels, halves
@@ -27,7 +29,9 @@ def resize_frames(frames: UInt8[np.ndarray, "t h w 3"], resize: int) -> UInt8[np
     for frame, result in zip(frames, resized, strict=True):
         # In whole numbers OpenCV computes with 11 bits of the weights, off by one gray level in a
         # pixel of ten; float32 is exact to rounding.
-        pixels = cv2.resize(frame.astype(np.float32), (resize, resize), None, 0, 0, cv2.INTER_LINEAR)
+        pixels = cv2.resize(
+            frame.astype(np.float32), (resize, resize), None, 0, 0, cv2.INTER_LINEAR
+        )
         np.rint(pixels, out=pixels)
         result[:] = pixels
     return resized

@@ -67,8 +67,8 @@ class Benchmark:
     def how_to_get(self) -> str:
         """What to tell a user whose videos are not there."""
         return (
-            f"Download the videos of {self.title} from {self.videos} and unpack them into one"
-            f" folder (--config.data.root), where the lists name them as {self.layout}."
+            f"Download the videos of {self.title} from {self.videos} into one folder, in any"
+            f" layout; the lists name them as {self.layout}."
         )
 
 
@@ -192,10 +192,24 @@ def read_lists(name: str, folder: str | os.PathLike[str]) -> dict[str, Split]:
         MoloError: a list is missing or malformed, or two of them share a video or a class.
     """
     benchmark(name)
-    lists = {}
-    for split in STANDARD_SPLITS:
-        lists[split] = read_split(Path(folder) / SPLIT_FILE.format(split=split), split)
-        warn_unless_official(name, lists[split])
+    lists = read_splits(folder)
+    for split in lists.values():
+        warn_unless_official(name, split)
+    return lists
+
+
+def read_splits(folder: str | os.PathLike[str], *, partial: bool = False) -> dict[str, Split]:
+    """Reads the three lists in a folder; those that are there, if they may be `partial`.
+
+    Raises:
+        MoloError: a list is missing or malformed, or two of them share a video or a class.
+    """
+    paths = {split: Path(folder) / SPLIT_FILE.format(split=split) for split in STANDARD_SPLITS}
+    there = {split: path for split, path in paths.items() if path.exists() or not partial}
+    if not there:
+        names = ", ".join(path.name for path in paths.values())
+        raise MoloError(f"there is no split list in {os.fspath(folder)}; expected {names}")
+    lists = {split: read_split(path, split) for split, path in there.items()}
     check_apart(lists.values())
     return lists
 

@@ -10,10 +10,13 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself, whatever the log level
 
-from molo_jax.data.dataset import VideoDataset
-from molo_jax.data.decode import BadVideoError, tf
+import numpy as np
+import tensorflow as tf
+
+from molo_jax.data.containers import BadVideoError
 from molo_jax.data.episodes import (
     INDEX_LIMIT,
     ClipRequest,
@@ -22,7 +25,10 @@ from molo_jax.data.episodes import (
     ResolvedEpisode,
 )
 from molo_jax.data.frames import SAMPLINGS
+from molo_jax.data.source import ClipSource
 from molo_jax.errors import UsageError
+
+tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
 
 EPISODE_FIELDS = {
     "support": np.uint8,
@@ -63,7 +69,7 @@ class ClipBatch(NamedTuple):
 
 
 def episode_batches(
-    dataset: VideoDataset,
+    dataset: ClipSource,
     sampler: EpisodeSampler,
     *,
     start: int,
@@ -105,10 +111,10 @@ def episode_batches(
         a video is bad and the data set's policy is "fail", or a class has too few usable videos.
 
     Raises:
-        UsageError: an argument is out of range.
+        UsageError: an argument is out of range, or the data were prepared for other clips.
         MoloError: a class has too few videos that are not known to be bad.
     """
-    reader = _Reader(dataset, sampling, resize, static)
+    reader = _Reader(dataset, sampling, resize, static, sampler.num_frames)
     count = (INDEX_LIMIT if stop is None else stop) - start
     if process_count > 1:
         count = _host_count(count, batch_size, process_count, endless=stop is None)
@@ -126,7 +132,7 @@ def episode_batches(
 
 
 def clip_batches(
-    dataset: VideoDataset,
+    dataset: ClipSource,
     requests: Sequence[ClipRequest],
     *,
     batch_size: int,
@@ -155,9 +161,10 @@ def clip_batches(
         otherwise `next` raises BadVideoError.
 
     Raises:
-        UsageError: an argument is out of range.
+        UsageError: an argument is out of range, or the data were prepared for other clips.
     """
-    reader = _Reader(dataset, sampling, resize, static)
+    frames = len(requests[0].draws) if requests else None
+    reader = _Reader(dataset, sampling, resize, static, frames)
 
     def load(position: int) -> list[np.ndarray]:
         if position >= len(requests):
@@ -191,10 +198,11 @@ def _host_count(count: int, batch_size: int, process_count: int, *, endless: boo
 class _Reader:
     """Decodes clips and episodes of a data set in one fixed way."""
 
-    dataset: VideoDataset
+    dataset: ClipSource
     sampling: str
     resize: int
     static: bool
+    num_frames: int | None
 
     def __post_init__(self):
         if self.sampling not in SAMPLINGS:
@@ -202,6 +210,10 @@ class _Reader:
                 f"sampling is {self.sampling!r}; expected one of {', '.join(SAMPLINGS)}"
             )
         _at_least(1, resize=self.resize)
+        if self.num_frames is not None:
+            self.dataset.check_use(
+                sampling=self.sampling, num_frames=self.num_frames, resize=self.resize
+            )
 
     def clip(self, request: ClipRequest) -> np.ndarray | None:
         """The clip, or None for a bad video that the data set's policy allows to leave out."""

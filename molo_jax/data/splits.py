@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 
 from molo_jax.errors import MoloError
 
@@ -53,6 +54,15 @@ class Split:
     path: str
     classes: tuple[int, ...]
     videos: tuple[tuple[Video, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, path: str, videos: Iterable[Video]) -> "Split":
+        """Groups videos by class."""
+        by_class: dict[int, list[Video]] = {}
+        for video in videos:
+            by_class.setdefault(video.class_id, []).append(video)
+        classes = tuple(sorted(by_class))
+        return cls(name, path, classes, tuple(tuple(by_class[class_id]) for class_id in classes))
 
     @property
     def class_sizes(self) -> tuple[int, ...]:
@@ -101,7 +111,7 @@ def read_split(path: str | os.PathLike[str], name: str) -> Split:
             )
         first_line[video.name] = number
         videos.append(video)
-    return _group(name, path, videos)
+    return Split.of(name, path, videos)
 
 
 def _lines(path: str) -> list[str]:
@@ -135,11 +145,3 @@ def _check_prefix(prefix: str, first: str, split: str, where: str, text: str) ->
             f"{where}: {text!r} belongs to split {prefix!r}, but the list was read as {split!r}; "
             "give the list of that split"
         )
-
-
-def _group(name: str, path: str, videos: list[Video]) -> Split:
-    by_class: dict[int, list[Video]] = {}
-    for video in videos:
-        by_class.setdefault(video.class_id, []).append(video)
-    classes = tuple(sorted(by_class))
-    return Split(name, path, classes, tuple(tuple(by_class[class_id]) for class_id in classes))

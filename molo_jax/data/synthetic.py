@@ -17,9 +17,6 @@ import math
 import multiprocessing
 import os
 import pathlib
-import signal
-import threading
-import time
 from collections.abc import Iterator, Mapping
 
 import av
@@ -27,6 +24,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
+from molo_jax.data.processes import follow_parent
 from molo_jax.errors import MoloError, UsageError
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
@@ -330,19 +328,6 @@ def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
                 yield _Job(split, index, number, seed)
 
 
-def _follow_parent() -> None:
-    """Makes a worker end with its parent, and leave interrupts to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None) -> None:
     progress = tqdm.tqdm(
         total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
@@ -352,7 +337,7 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     pool = concurrent.futures.ProcessPoolExecutor(
         workers or os.cpu_count(),
         mp_context=spawn,
-        initializer=_follow_parent,
+        initializer=follow_parent,
     )
     with progress, pool:
         try:

@@ -42,6 +42,11 @@ def episodes_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
 
 
+def clips_sharding(mesh: Mesh) -> NamedSharding:
+    """Placement of separate clips: the leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Placement of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -270,8 +275,7 @@ def make_embed(
         return nnx.merge(graphdef, params, batch_stats).embed(preprocess(clips))
 
     whole = replicated(mesh)
-    spread = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    return jax.jit(embed, in_shardings=(whole, whole, spread), out_shardings=whole)
+    return jax.jit(embed, in_shardings=(whole, whole, clips_sharding(mesh)), out_shardings=whole)
 
 
 def make_match(

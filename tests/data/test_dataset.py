@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from molo_jax.data import dataset as dataset_module
+from molo_jax.data import source
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.decode import BadVideoError
 from molo_jax.data.episodes import ClipRequest
@@ -127,7 +127,7 @@ def test_a_broken_video_is_recorded_and_warned_of_once(open_dataset, spoiled_vid
     assert dataset.bad_count == 2  # with the missing one
     assert dataset.bad_videos()[path].startswith("not a video file")
     (record,) = caplog.records
-    assert record.name == dataset_module.__name__
+    assert record.name == source.__name__
     assert record.getMessage().startswith(f"bad video {path}: not a video file")
     assert record.getMessage().endswith("; left out of class 2")
 

@@ -9,6 +9,7 @@ from molo_jax.data.frames import (
     segment_frames,
     static_frames,
     window_frames,
+    window_reach,
 )
 
 GOLDEN = Path(__file__).parents[2] / "parity_tests" / "golden"
@@ -86,3 +87,37 @@ def test_the_chooser_applies_the_named_rule_to_the_draws():
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="unknown sampling 'dense'; expected one of segments"):
         frame_chooser("dense", np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("length", "fps"),
+    [
+        (300, 30.0),
+        (300, 29.97),
+        (250, 25.0),
+        (91, 12.0),
+        (600, 12.0),
+        (7, 30.0),
+        (1, 25.0),
+        (40, 8),
+    ],
+)
+def test_the_reach_of_a_window_holds_every_frame_it_can_show_and_few_others(length, fps):
+    reach = window_reach(length, fps, 8)
+    shown = set()
+    for start in (*np.linspace(0, 1, 4000, endpoint=False), np.nextafter(1, 0), None):
+        shown |= set(window_frames(length, fps, 8, start).tolist())
+    assert shown <= set(reach.tolist())
+    # The margin for rounding adds at most a frame at either end of each of the eight ranges.
+    assert len(reach) - len(shown) <= 16
+    assert reach.tolist() == sorted(set(reach.tolist()))
+    assert (reach[0] >= 0) & (reach[-1] < length)
+
+
+def test_the_reach_of_ten_seconds_is_a_sixth_of_their_frames():
+    assert len(window_reach(300, 30.0, 8)) < 60
+
+
+def test_a_window_without_a_frame_rate_has_no_reach():
+    with pytest.raises(ValueError, match="the frame rate is 0"):
+        window_reach(300, 0, 8)

@@ -1,0 +1,245 @@
+"""What a video file says of its frames, and in which way they are therefore read."""
+
+import bisect
+import contextlib
+import dataclasses
+import fractions
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import av
+
+from molo_jax.data.containers import BadVideoError, check_file
+
+# What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
+# formats of pixels that it converts to RGB as PyAV does.
+PROVEN = {
+    "mov": {"h264", "hevc", "mpeg4", "vp9"},
+    "matroska": {"h264", "hevc", "vp8", "vp9"},
+    "avi": {"mjpeg", "mpeg4"},
+}
+_PROVEN_PIXELS = ("yuv420p", "yuvj420p")
+# Where a frame of MPEG-4 begins in a packet, and what tells that it is a B-frame.
+_MPEG4_FRAME = re.compile(rb"\x00\x00\x01\xb6([\x80-\xbf])?")
+# Time of a jump, and of the look through the file that decord begins with, in decoded frames.
+_FRAMES_A_JUMP, _FRAMES_A_LOOK = 12, 1 / 10
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFacts:
+    """What is known of the frames of a file.
+
+    Attributes:
+        length: number of frames; those that an edit list leaves out are not counted.
+        rate: average frames a second, as decord's `get_avg_fps` gives it; where the file states
+            none, that of its frames; 0 if there is none either (a single frame).
+        keyframes: numbers of the frames from which decoding can start.
+        jumps_are_right: whether decord may be asked for single frames.
+    """
+
+    length: int
+    rate: fractions.Fraction
+    keyframes: tuple[int, ...]
+    jumps_are_right: bool
+
+    @property
+    def fps(self) -> float:
+        """The frame rate as a float."""
+        return float(self.rate)
+
+
+def reading_plan(facts: VideoFacts, frames: Sequence[int]) -> Literal["jump", "in_order"]:
+    """Decides whether frames are jumped to with decord, or PyAV reads the file from its start.
+
+    decord's jumps (`get_batch`, `seek`) give wrong frames, silently, for
+
+        MPEG-4 with B-frames, also packed as in many AVI files · open groups of pictures (H.264,
+        HEVC, MPEG-2) · recovery points in place of keyframes · H.264 in AVI · MPEG-1 and MPEG-2 ·
+        transport streams · edit lists · packets that are never shown
+
+    and garbled ones for videos that are to be rotated, other pixels than PyAV for 10 bits and
+    interlaced frames, and it cannot open AV1 and files without lengths. Read in order by PyAV all
+    of these are right. So jumps are allowed for what is on a list of proven kinds and whose packets
+    show none of the above (`scan`), and if a first decoding found the frames to be as expected
+    (`decode.read_whole`).
+
+    They pay if they save decoding. Milliseconds for 8 frames spread over a video, in order / by
+    jumps, on one core of an AMD EPYC:
+
+        @@TABLE@@
+
+    The estimate counts the frames that have to be decoded, and what a jump and the opening cost
+    beyond that.
+
+    Args:
+        facts: of the file.
+        frames: the numbers that are wanted, ascending.
+    """
+    if not facts.jumps_are_right:
+        return "in_order"
+    cost, position = facts.length * _FRAMES_A_LOOK, -1
+    for number in frames:
+        keyframe = facts.keyframes[bisect.bisect_right(facts.keyframes, number) - 1]
+        if keyframe > position:
+            cost += _FRAMES_A_JUMP
+            position = keyframe
+        cost += number + 1 - position
+        position = number + 1
+    return "jump" if cost < position else "in_order"
+
+
+class _Packet(NamedTuple):
+    """What counts of a packet; packets come in the order in which they are decoded."""
+
+    time: int | None
+    is_keyframe: bool
+    is_simple: bool  # see `_simple_test`
+    is_dropped: bool
+
+
+def scan(path: str) -> VideoFacts:
+    """Finds out about the frames of a file from its packets, without decoding them.
+
+    Raises:
+        BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty.
+    """
+    check_file(path, walk=True)
+    with open_video(path) as (container, stream):
+        is_simple = _simple_test(stream)
+        packets = [
+            _Packet(p.pts, p.is_keyframe, is_simple(p), p.is_discard)
+            for p in container.demux(stream)
+            if p.size  # the last one only ends the stream
+        ]
+        shown = [packet for packet in packets if not packet.is_dropped]
+        if not shown:
+            raise BadVideoError(path, "it has no frames")
+        rate = stream.average_rate or fractions.Fraction(0)
+        times = [packet.time for packet in shown]
+        if None in times or len(set(times)) < len(times):
+            return VideoFacts(len(shown), rate, (), jumps_are_right=False)
+        numbers = {time: number for number, time in enumerate(sorted(times))}
+        return VideoFacts(
+            len(shown),
+            rate or _rate_of(times, stream.time_base),
+            tuple(sorted(numbers[packet.time] for packet in shown if packet.is_keyframe)),
+            len(shown) == len(packets)
+            and _decord_knows(container, stream)
+            and _jumps_lead_there(packets, stream),
+        )
+
+
+def _rate_of(times: list[int], time_base: fractions.Fraction) -> fractions.Fraction:
+    seconds = (max(times) - min(times)) * time_base
+    return (len(times) - 1) / seconds if seconds else fractions.Fraction(0)
+
+
+def _decord_knows(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether a file is of a kind that decord opens and, jumps apart, gives the right frames of."""
+    return (
+        stream.codec.canonical_name in PROVEN.get(container_name(container), ())
+        and stream.codec_context.pix_fmt in _PROVEN_PIXELS
+        and len(container.streams.video) == 1
+        and bool(stream.average_rate)
+        and container.duration is not None
+    )
+
+
+def decord_shows(frame: av.VideoFrame) -> bool:
+    """Whether decord makes the same pixels of a frame as PyAV."""
+    proven = frame.format.name in _PROVEN_PIXELS
+    return proven and not frame.interlaced_frame and frame.rotation == 0
+
+
+def container_name(container: av.container.InputContainer) -> str:
+    """The first of the names that FFmpeg has for the format of a file, as "mov" for MP4."""
+    return container.format.name.split(",")[0]
+
+
+def _jumps_lead_there(packets: list[_Packet], stream: av.VideoStream) -> bool:
+    """Whether decoding from a keyframe on gives the frames from its number on, and no others."""
+    times = [packet.time for packet in packets]
+    in_order = sorted(times)
+    if container_name(stream.container) == "avi" and in_order[-1] - in_order[0] >= len(times):
+        return False  # some frames are left out, and the ones before them stay for longer
+    latest = in_order[0] - 1
+    for packet, time in zip(packets, in_order, strict=True):
+        if packet.is_keyframe and not latest < packet.time == time:
+            return False  # what is decoded before it is shown after it, or the other way round
+        latest = max(latest, packet.time)
+    return packets[0].is_keyframe and all(packet.is_simple for packet in packets)
+
+
+def _simple_test(stream: av.VideoStream) -> Callable[[av.Packet], bool]:
+    """Tells from the content of a packet whether jumps get along with it."""
+    codec = stream.codec.canonical_name
+    if codec == "mpeg4":
+        return lambda packet: _is_forward_frame(bytes(packet))
+    if codec not in _UNITS:
+        return lambda packet: True
+    units, header = _UNITS[codec], stream.codec_context.extradata or b""
+    if len(header) <= units.width_at or header[0] != 1:
+        return lambda packet: False  # another layout, as in AVI
+    width = (header[units.width_at] & 3) + 1
+    return lambda packet: not packet.is_keyframe or _is_start(bytes(packet), units, width)
+
+
+def _is_forward_frame(packet: bytes) -> bool:
+    """Whether a packet of MPEG-4 is one frame and no B-frame.
+
+    Many AVI files have a B-frame packed behind the frame it refers to, and an empty one later.
+    """
+    return _MPEG4_FRAME.findall(packet) == [b""]
+
+
+class _Units(NamedTuple):
+    """The layout of H.264 or HEVC in MP4 and Matroska: units with their lengths before them.
+
+    Attributes:
+        width_at: where in the header the width of the lengths stands.
+        shift: how many bits of a unit's first byte follow its kind.
+        mask: the bits of the kind.
+        starts: kinds of units that need nothing from before them (IDR).
+    """
+
+    width_at: int
+    shift: int
+    mask: int
+    starts: tuple[int, ...]
+
+
+_UNITS = {"h264": _Units(4, 0, 0x1F, (5,)), "hevc": _Units(21, 1, 0x3F, (19, 20))}
+
+
+def _is_start(packet: bytes, units: _Units, width: int) -> bool:
+    """Whether decoding can start with the packet of a keyframe.
+
+    In H.264 and HEVC there are also frames from which on the picture becomes right, after a while
+    or except for the ones shown before it. Containers call these keyframes too.
+    """
+    offset = 0
+    while offset + width < len(packet):
+        if (packet[offset + width] >> units.shift) & units.mask in units.starts:
+            return True
+        offset += width + int.from_bytes(packet[offset : offset + width], "big")
+    return False
+
+
+@contextlib.contextmanager
+def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens a file and finds its video stream; errors of FFmpeg become BadVideoError."""
+    try:
+        # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before; and
+        # titles in old AVI files are in any encoding.
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+                raise BadVideoError(path, "it has no video stream (audio only?)")
+            if stream.codec_context is None:
+                raise BadVideoError(path, "there is no decoder for its video stream")
+            stream.codec_context.thread_count = 1  # the callers decode several videos at a time
+            yield container, stream
+    except av.error.FFmpegError as error:
+        raise BadVideoError(path, f"damaged: it cannot be read ({error.strerror})") from None

@@ -1,0 +1,188 @@
+"""Clips from prepared videos: the record of a video is read, and only the chosen frames decoded."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.proto import tf_example_pb2
+
+from molo_jax.data.containers import BadVideoError
+from molo_jax.data.frames import ChooseFrames
+from molo_jax.data.images import decode_jpegs
+from molo_jax.data.records import (
+    SETTINGS_FILE,
+    Account,
+    Settings,
+    account_path,
+    prepared_folder,
+    read_settings,
+)
+from molo_jax.data.source import ClipSource, check_policy
+from molo_jax.data.splits import Split, Video
+from molo_jax.errors import MoloError
+
+
+class PreparedDataset(ClipSource):
+    """The prepared videos of a split. Use `PreparedDataset.open`.
+
+    Attributes:
+        settings: what they were prepared with.
+    """
+
+    def __init__(
+        self, split: Split, settings: Settings, accounts: Sequence[Account], on_bad_video: str
+    ):
+        super().__init__(split, on_bad_video)
+        self.settings = settings
+        listed = itertools.chain.from_iterable(account.listed for account in accounts)
+        self._files = {video.name: video.file for video in listed}
+        self._records: ArrayRecordDataSource
+        self._places: dict[str, int] = {}
+
+    @classmethod
+    def open(
+        cls,
+        out: str | os.PathLike[str],
+        dataset: str,
+        split: str,
+        *,
+        on_bad_video: str,
+        how_to_get: str,
+    ) -> "PreparedDataset":
+        """Opens what `python -m molo_jax.prepare --out=OUT --dataset=DATASET` has written.
+
+        Args:
+            out: the folder that was given as `--out`.
+            dataset: name of the data set.
+            split: name of the split.
+            on_bad_video: "fail": a video of the list that could not be prepared is an error;
+                "skip": it is left out of its class and counted.
+            how_to_get: one sentence that tells the user how to prepare the data.
+
+        Raises:
+            UsageError: `on_bad_video` has another value.
+            MoloError: there is no such data set or split, a file of it is missing or damaged, or
+                videos could not be prepared and `on_bad_video` is "fail".
+        """
+        check_policy(on_bad_video)
+        folder = prepared_folder(out, dataset)
+        if not (folder / SETTINGS_FILE).exists():
+            raise MoloError(f"there are no prepared videos of {dataset} in {out}. {how_to_get}")
+        paths = sorted(folder.glob(f"*-{split}.array_record-*-of-*[0-9]"))
+        if not paths:
+            raise MoloError(f"{folder} has no split {split!r}. {how_to_get}")
+        count = int(paths[0].name.rpartition("-of-")[2])
+        if len(paths) != count:
+            raise MoloError(
+                f"{folder} has {len(paths)} of the {count} record files of {split}; prepare the"
+                " data again"
+            )
+        accounts = [Account.read(account_path(path)) for path in paths]
+        listed = Split.of(
+            split,
+            str(folder),
+            [
+                Video(video.name, video.class_id, line)
+                for line, video in enumerate(
+                    (video for account in accounts for video in account.listed), start=1
+                )
+            ],
+        )
+        source = cls(listed, read_settings(folder / SETTINGS_FILE), accounts, on_bad_video)
+        source._open_records(paths, accounts)
+        source._note_unprepared(accounts, str(folder), how_to_get)
+        return source
+
+    def path(self, class_position: int, video_position: int) -> str:
+        """The video file that the frames are from; of a missing one, its name in the list."""
+        name = self.video(class_position, video_position).name
+        return self._files[name] or name
+
+    def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
+        """See `Settings.check_use`."""
+        self.settings.check_use(sampling=sampling, num_frames=num_frames, resize=resize)
+
+    def _open_records(self, paths: Sequence[Path], accounts: Sequence[Account]) -> None:
+        instructions = []
+        for path, account in zip(paths, accounts, strict=True):
+            size = path.stat().st_size
+            if size != account.bytes:
+                raise MoloError(
+                    f"{path} has {size} bytes, {account.bytes} were written; prepare the data again"
+                )
+            instructions.append(f"{path}[0:{account.records}]")
+        good = (
+            video.name
+            for account in accounts
+            for video, outcome in zip(account.listed, account.outcomes, strict=True)
+            if not outcome.reason
+        )
+        self._places = {name: place for place, name in enumerate(good)}
+        self._records = ArrayRecordDataSource(instructions)
+
+    def _note_unprepared(self, accounts: Sequence[Account], where: str, remedy: str) -> None:
+        reasons = {
+            video.name: outcome.reason
+            for account in accounts
+            for video, outcome in zip(account.listed, account.outcomes, strict=True)
+            if outcome.reason
+        }
+        absent = {
+            (class_position, video_position): reasons[video.name]
+            for class_position, videos in enumerate(self.split.videos)
+            for video_position, video in enumerate(videos)
+            if video.name in reasons
+        }
+        self._note_absent(absent, where, remedy)
+
+    def _read(self, video: tuple[int, int], choose: ChooseFrames, resize: int) -> np.ndarray:
+        name = self.video(*video).name
+        record = self._record(name)
+        (length,), rate = record["length"].int64_list.value, record["rate"].int64_list.value
+        try:
+            chosen = choose(length, rate[0] / rate[1])
+        except ValueError as error:
+            raise BadVideoError(self.path(*video), str(error)) from None
+        stored = np.array(record["frame_numbers"].int64_list.value)
+        places = self._places_of(chosen, stored, name)
+        images = record["frames"].bytes_list.value
+        try:
+            return decode_jpegs([images[place] for place in places], self.settings.resize)
+        except MoloError as error:
+            raise MoloError(f"{self._where(name)}: {error}; prepare the data again") from error
+
+    def _record(self, name: str) -> dict:
+        try:
+            record = tf_example_pb2.Example.FromString(
+                self._records[self._places[name]]
+            ).features.feature
+        # What the library raises for a damaged or vanished file.
+        except (RuntimeError, ValueError) as error:
+            raise MoloError(
+                f"{self._where(name)} cannot be read ({str(error).split(';')[0]}); prepare the data"
+                " again"
+            ) from error
+        found = record["video"].bytes_list.value[0].decode()
+        if found != name:
+            raise MoloError(
+                f"{self._where(name)} is one of {found}: the accounts do not belong to the record"
+                " files; prepare the data again"
+            )
+        return record
+
+    def _places_of(self, chosen: np.ndarray, stored: np.ndarray, name: str) -> list[int]:
+        """Where the chosen frames are among the stored ones; of a thinned video, the nearest."""
+        places = np.searchsorted(stored, chosen).clip(max=len(stored) - 1)
+        if self.settings.max_frames:
+            before = (places - 1).clip(min=0)
+            nearer = chosen - stored[before] < stored[places] - chosen
+            return np.where(nearer, before, places).tolist()
+        if not np.array_equal(stored[places], chosen):
+            raise MoloError(f"{self._where(name)} lacks frames {chosen}; prepare the data again")
+        return places.tolist()
+
+    def _where(self, name: str) -> str:
+        return f"the record of {name} in {self.split.path}"

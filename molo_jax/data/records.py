@@ -1,0 +1,234 @@
+"""The format of prepared videos: what a record holds, which frames are kept, how files are named.
+
+A prepared data set is a folder `few_shot_videos/<dataset>/<version>` that TFDS can read:
+ArrayRecord files of `tf.train.Example`s, one for each usable video in the order of the split list,
+with `features.json` and `dataset_info.json`. Beside each record file lies an *account* (JSON) of
+the listed videos it covers: those whose frames are in it, and those that are not, with the reason.
+The accounts are the index for random access, and what makes a preparation resumable.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from molo_jax.data.frames import window_reach
+from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import write_json
+
+BUILDER, VERSION = "few_shot_videos", "1.0.0"
+SETTINGS_FILE = "preparation.json"
+# Videos of a record file: what a kill costs at most, and few enough files to keep all of them open.
+SHARD_VIDEOS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the prepared frames of a video depend on, apart from the video.
+
+    Attributes:
+        dataset: its name.
+        resize: side of the square that frames are resized to.
+        quality: of the JPEG images, 1 to 100.
+        chroma: "420" or "444", see `images.encode_jpeg`.
+        keep: "all" frames, or those that a "window" of `num_frames` can show (Kinetics-100).
+        num_frames: frames of a clip; it matters with "window" only.
+        max_frames: at most so many frames of a video, evenly spaced; 0 for no limit.
+    """
+
+    dataset: str
+    resize: int = 256
+    quality: int = 95
+    chroma: str = "420"
+    keep: str = "all"
+    num_frames: int = 8
+    max_frames: int = 0
+
+    @classmethod
+    def of(cls, dataset: str, **changes: Any) -> "Settings":
+        """Returns what suits a data set, with the changes that are not None."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return cls(dataset, **_SUITABLE.get(dataset, {}) | given)
+
+    def frames_kept(self, length: int, fps: float) -> np.ndarray:
+        """Returns the (n,) int64 numbers of the frames of a video that are stored, ascending.
+
+        Raises:
+            ValueError: the video has no frame rate, which a window needs.
+        """
+        window = self.keep == "window"
+        kept = window_reach(length, fps, self.num_frames) if window else np.arange(length)
+        if self.max_frames and len(kept) > self.max_frames:
+            places = (np.arange(self.max_frames) + 0.5) * len(kept) / self.max_frames
+            kept = kept[places.astype(np.int64)]
+        return kept
+
+    def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
+        """Checks that clips of these kinds can be made from the stored frames.
+
+        Raises:
+            UsageError: naming the setting of the configuration and how to prepare for it.
+        """
+        again = "prepare again with"
+        if resize != self.resize:
+            raise UsageError(
+                f"config.data.resize is {resize}, but the frames of {self.dataset} were prepared"
+                f" with {self.resize}; set that, or {again} --resize={resize}"
+            )
+        fits = sampling.startswith("window") and num_frames == self.num_frames
+        if self.keep == "window" and not fits:
+            raise UsageError(
+                f"config.data.sampling is {sampling!r} with {num_frames} frames, but only those"
+                f" frames of {self.dataset} were kept that a window of {self.num_frames} can show;"
+                f" {again} --keep=all"
+            )
+
+    def __str__(self) -> str:
+        limit = f", at most {self.max_frames} frames" if self.max_frames else ""
+        kept = f"{self.keep} of {self.num_frames}" if self.keep == "window" else self.keep
+        return (
+            f"{self.dataset} (resize {self.resize}, quality {self.quality}, chroma {self.chroma},"
+            f" keep {kept}{limit})"
+        )
+
+
+_SUITABLE: dict[str, dict[str, Any]] = {
+    # Windows of ten seconds reach a sixth of the frames.
+    "kinetics100": {"keep": "window"},
+    # To the few colors of 32 pixels half the resolution would do harm.
+    "synthetic": {"resize": 32, "chroma": "444"},
+}
+
+
+def read_settings(path: Path) -> Settings:
+    """Reads the settings of a prepared data set.
+
+    Raises:
+        MoloError: the file cannot be read, or is damaged.
+    """
+    try:
+        return Settings(**json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise MoloError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise MoloError(f"{path} is damaged ({error}); prepare the data again") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A line of a split list with the file that was found for it.
+
+    Attributes:
+        name: the video as the list names it.
+        class_id: the class number of the list.
+        class_name: the name of the class, or an empty string.
+        file: path of the video; empty where there is none.
+        reason: why there is no file, or it is no video; empty for a file that looks usable.
+        note: a remark for the report.
+        size, mtime_ns: of the file, by which a changed one is known; -1 where there is none.
+    """
+
+    name: str
+    class_id: int
+    class_name: str = ""
+    file: str = ""
+    reason: str = ""
+    note: str = ""
+    size: int = -1
+    mtime_ns: int = -1
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is worth trying to decode the file."""
+        return bool(self.file) and not self.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a listed video.
+
+    Attributes:
+        length: number of frames of the video; 0 where it is not usable.
+        reason: why it has no record; empty for a good one.
+    """
+
+    length: int = 0
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """The videos of a split that a record file covers.
+
+    Attributes:
+        settings: what they were prepared with.
+        split: the split's name.
+        listed: its lines.
+        outcomes: what became of each.
+        bytes: size of the record file.
+    """
+
+    settings: Settings
+    split: str
+    listed: tuple[Listed, ...]
+    outcomes: tuple[Outcome, ...]
+    bytes: int
+
+    @property
+    def records(self) -> int:
+        """Number of videos in the record file."""
+        return sum(not outcome.reason for outcome in self.outcomes)
+
+    def write(self, path: Path) -> None:
+        """Writes a file that is there as a whole or not at all."""
+        content = {
+            "settings": dataclasses.asdict(self.settings),
+            "split": self.split,
+            "bytes": self.bytes,
+            "videos": [
+                dataclasses.asdict(listed)
+                | dataclasses.asdict(outcome)
+                # A missing file's reason stays apart from an unusable video's.
+                | {"file_reason": listed.reason}
+                for listed, outcome in zip(self.listed, self.outcomes, strict=True)
+            ],
+        }
+        write_json(path, content, indent=None)
+
+    @classmethod
+    def read(cls, path: Path) -> "Account":
+        """Reads an account.
+
+        Raises:
+            MoloError: the file cannot be read, or is no account.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            listed, outcomes = [], []
+            for video in content["videos"]:
+                outcomes.append(Outcome(video.pop("length"), video.pop("reason")))
+                listed.append(Listed(reason=video.pop("file_reason"), **video))
+            return cls(
+                Settings(**content["settings"]),
+                content["split"],
+                tuple(listed),
+                tuple(outcomes),
+                content["bytes"],
+            )
+        except OSError as error:
+            raise MoloError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MoloError(f"{path} is damaged ({error}); prepare the data again") from error
+
+
+def account_path(records: Path) -> Path:
+    """Returns the path of the account beside a record file."""
+    return records.with_name(f"{records.name}.json")
+
+
+def prepared_folder(out: str | os.PathLike[str], dataset: str) -> Path:
+    """Returns the folder of a prepared data set below the folder given as `--out`."""
+    return Path(out) / BUILDER / dataset / VERSION

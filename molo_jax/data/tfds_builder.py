@@ -1,0 +1,418 @@
+"""The TFDS builder that prepares videos: JPEG frames in ArrayRecord files, see `records`.
+
+    builder = FewShotVideos(data_dir=out, config="ssv2", settings=settings, lists=lists)
+    builder.download_and_prepare()
+
+An interrupted preparation goes on where it was, and a finished one is brought up to date where
+files have come or changed: a record file is made anew only if its account differs. With a Beam
+runner in the `DownloadConfig` the record files are made by its workers, otherwise by processes of
+this machine; the files are the same, byte for byte.
+"""
+
+import dataclasses
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+
+from molo_jax.data import official
+from molo_jax.data.encode import EncodedVideo, encode_or_reason
+from molo_jax.data.processes import in_order
+from molo_jax.data.records import (
+    BUILDER,
+    SETTINGS_FILE,
+    SHARD_VIDEOS,
+    VERSION,
+    Account,
+    Listed,
+    Outcome,
+    Settings,
+    account_path,
+    read_settings,
+)
+from molo_jax.errors import MoloError
+from molo_jax.files import write_json
+
+# TFDS's own setting, but for the compression, which gains nothing on JPEG and costs time.
+_RECORD_OPTIONS = "group_size:1,uncompressed"
+_WORK = "unfinished"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A record file to be made.
+
+    Attributes:
+        path: where.
+        split: name of its split.
+        listed: the videos.
+        settings: how they are prepared.
+    """
+
+    path: Path
+    split: str
+    listed: tuple[Listed, ...]
+    settings: Settings
+
+    def is_made(self) -> bool:
+        """Whether the file is there as a whole, from the same videos and settings."""
+        try:
+            account = Account.read(account_path(self.path))
+            size = self.path.stat().st_size
+        except (MoloError, OSError):
+            return False
+        wanted = self.settings, self.listed, size
+        return (account.settings, account.listed, account.bytes) == wanted
+
+    def tasks(self) -> Iterator[tuple[str, Settings]]:
+        """Arguments of `encode_or_reason` for the videos that have a file."""
+        return ((video.file, self.settings) for video in self.listed if video.usable)
+
+    def write(self, results: Iterator[EncodedVideo | str]) -> None:
+        """Writes the record file and then its account.
+
+        Args:
+            results: an encoded video, or why there is none, for each of `tasks`.
+
+        Raises:
+            MoloError: the file cannot be written.
+        """
+        account_path(self.path).unlink(missing_ok=True)
+        outcomes: list[Outcome] = []
+        size = _write_records(self.path, self._examples(results, outcomes))
+        account = Account(self.settings, self.split, self.listed, tuple(outcomes), size)
+        account.write(account_path(self.path))
+
+    def _examples(
+        self, results: Iterator[EncodedVideo | str], outcomes: list[Outcome]
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the good videos; notes what became of every one in `outcomes`."""
+        for video in self.listed:
+            result = next(results) if video.usable else video.reason
+            if isinstance(result, str):
+                outcomes.append(Outcome(reason=result))
+                continue
+            outcomes.append(Outcome(length=result.length))
+            yield {
+                "video": video.name,
+                "class_id": video.class_id,
+                "class_name": video.class_name,
+                "length": result.length,
+                "rate": np.array(result.rate, np.int64),
+                "frame_numbers": result.numbers,
+                "frames": result.images,
+            }
+
+
+def make_features() -> tfds.features.FeaturesDict:
+    """What a record holds; the frame rate is a fraction."""
+    return tfds.features.FeaturesDict(
+        {
+            "video": tfds.features.Text(),
+            "class_id": np.int64,
+            "class_name": tfds.features.Text(),
+            "length": np.int64,
+            "rate": tfds.features.Tensor(shape=(2,), dtype=np.int64),
+            "frame_numbers": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+            # As bytes, so that a reader decodes only the images that it needs.
+            "frames": tfds.features.Sequence(tfds.features.Tensor(shape=(), dtype=np.object_)),
+        }
+    )
+
+
+@dataclasses.dataclass
+class VideosConfig(tfds.core.BuilderConfig):
+    """A data set that can be prepared.
+
+    Attributes:
+        homepage: where its videos are to be had.
+        settings: how its frames are stored unless something else is asked for.
+    """
+
+    homepage: str = ""
+    settings: Settings | None = None
+
+
+def _configs() -> list[VideosConfig]:
+    configs = [
+        VideosConfig(
+            name=name,
+            description=f"{known.title}, the few-shot splits of the MoLo code.",
+            homepage=known.videos,
+            settings=Settings.of(name),
+        )
+        for name, known in official.BENCHMARKS.items()
+    ]
+    others = {
+        "synthetic": "Generated videos whose classes are motions.",
+        "folder": "One's own videos, a folder for each class.",
+    }
+    return configs + [
+        VideosConfig(name=name, description=text, settings=Settings.of(name))
+        for name, text in others.items()
+    ]
+
+
+class _Info(tfds.core.DatasetInfo):
+    """Does not ask the internet for a data set that is nowhere but here."""
+
+    def initialize_from_bucket(self) -> None:
+        """There is nothing to begin with."""
+
+
+class FewShotVideos(FileReaderBuilder):
+    """Prepares the listed videos of a data set.
+
+    Args:
+        settings: how; by default as the configuration says.
+        lists: the videos of each split.
+        workers: processes that decode; 0 for one per CPU core.
+        seconds: time limit of a video.
+        advance: called with the number of videos that are done.
+        arguments: those of `tfds.core.DatasetBuilder`; `data_dir` and `config` matter.
+    """
+
+    name = BUILDER
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = _configs()
+
+    def __init__(
+        self,
+        *,
+        settings: Settings | None = None,
+        lists: Mapping[str, Sequence[Listed]] | None = None,
+        workers: int = 0,
+        seconds: float = 600,
+        advance: Callable[[int], object] = lambda count: None,
+        **arguments: Any,
+    ):
+        super().__init__(**{"file_format": "array_record"} | arguments)
+        self._settings = settings or self.builder_config.settings
+        self._lists = dict(lists or {})
+        self._workers, self._seconds, self._advance = workers, seconds, advance
+        self._work = Path(self.data_path).with_name(f"{VERSION}.{_WORK}")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return _Info(
+            builder=self,
+            description=self.builder_config.description,
+            homepage=self.builder_config.homepage,
+            features=make_features(),
+            disable_shuffling=True,
+        )
+
+    def shards(self, folder: Path) -> dict[str, list[Shard]]:
+        """The record files of each split, below `folder`."""
+        shards = {}
+        for split, listed in self._lists.items():
+            groups = [listed[i : i + SHARD_VIDEOS] for i in range(0, len(listed), SHARD_VIDEOS)]
+            template = self._get_filename_template(split)
+            shards[split] = [
+                Shard(
+                    folder / template.sharded_filepath(shard_index=i, num_shards=len(groups)).name,
+                    split,
+                    tuple(group),
+                    self._settings,
+                )
+                for i, group in enumerate(groups)
+            ]
+        return shards
+
+    def unfinished(self) -> list[Shard]:
+        """The record files that are still to be made.
+
+        Raises:
+            MoloError: the folder was prepared with other settings.
+        """
+        self._take_up()
+        self._claim()
+        folder = Path(self.data_path) if self.data_path.exists() else self._work
+        return [s for shards in self.shards(folder).values() for s in shards if not s.is_made()]
+
+    def accounts(self) -> dict[str, list[Account]]:
+        """The accounts of the finished data set."""
+        return {
+            split: [Account.read(account_path(shard.path)) for shard in shards]
+            for split, shards in self.shards(Path(self.data_path)).items()
+        }
+
+    def download_and_prepare(self, **arguments: Any) -> None:
+        """Makes the record files that are missing or out of date, then the data set around them.
+
+        Raises:
+            MoloError: a file cannot be written, or no video of a split can be used.
+        """
+        if self.unfinished() and self.data_path.exists():
+            shutil.rmtree(self._work, ignore_errors=True)
+            os.rename(self.data_path, self._work)
+        super().download_and_prepare(**arguments)
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _log_download_bytes(self) -> None:
+        """Nothing is downloaded, and the caller shows the progress."""
+
+    def _log_download_done(self) -> None:
+        """The caller reports."""
+
+    def _take_up(self) -> None:
+        """Puts together again what a kill in the last moment left in two folders."""
+        for left in self._work.parent.glob(f"{VERSION}.incomplete*"):
+            self._work.mkdir(exist_ok=True)
+            for file in left.iterdir():
+                os.replace(file, self._work / file.name)
+            left.rmdir()
+
+    def _claim(self) -> None:
+        """Notes the settings, or checks that what is there was made with the same.
+
+        Raises:
+            MoloError: with both settings.
+        """
+        for folder in (Path(self.data_path), self._work):
+            note = folder / SETTINGS_FILE
+            if note.exists():
+                found = read_settings(note)
+                if found != self._settings:
+                    raise MoloError(
+                        f"{folder} holds {found}; asked for is {self._settings}. Remove the folder,"
+                        " or choose another --out"
+                    )
+                return
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        """Called by TFDS with `self.data_path` set to a temporary folder that it renames later."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        write_json(self._work / SETTINGS_FILE, dataclasses.asdict(self._settings))
+        shards = self.shards(self._work)
+        self._tidy({shard.path for group in shards.values() for shard in group})
+        todo = [s for group in shards.values() for s in group if not s.is_made()]
+        if download_config and download_config.beam_runner:
+            _make_with_beam(todo, download_config)
+        else:
+            self._make_here(todo)
+        self.info.set_splits(tfds.core.SplitDict([self._split_info(*s) for s in shards.items()]))
+        _place(self._work / SETTINGS_FILE, Path(self.data_path) / SETTINGS_FILE)
+        for shard in [s for group in shards.values() for s in group]:
+            for path in (shard.path, account_path(shard.path)):
+                _place(path, Path(self.data_path) / path.name)
+
+    def _tidy(self, keep: set[Path]) -> None:
+        """Removes what is no part of the data set to be made: parts of files, old lists' files."""
+        keep = keep | {account_path(path) for path in keep} | {self._work / SETTINGS_FILE}
+        for file in self._work.iterdir():
+            if file not in keep:
+                file.unlink()
+
+    def _make_here(self, shards: Sequence[Shard]) -> None:
+        tasks = (task for shard in shards for task in shard.tasks())
+        results = in_order(encode_or_reason, tasks, workers=self._workers, seconds=self._seconds)
+        counted = self._counted(results)
+        try:
+            for shard in shards:
+                shard.write(counted)
+        finally:
+            results.close()
+
+    def _counted(self, results: Iterable[Any]) -> Iterator[Any]:
+        for result in results:
+            self._advance(1)
+            yield result
+
+    def _split_info(self, split: str, shards: Sequence[Shard]) -> tfds.core.SplitInfo:
+        accounts = [Account.read(account_path(shard.path)) for shard in shards]
+        if not any(account.records for account in accounts):
+            reasons = [o.reason for account in accounts for o in account.outcomes]
+            raise MoloError(
+                f"no video of the {split} split can be used; the first one: {reasons[0]}"
+            )
+        return tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[account.records for account in accounts],
+            num_bytes=sum(account.bytes for account in accounts),
+            filename_template=self._get_filename_template(split),
+        )
+
+
+def _make_shard(shard: Shard) -> None:
+    """Makes a record file in this process; what Beam's workers do."""
+    if not shard.is_made():
+        shard.write(encode_or_reason(*task) for task in shard.tasks())
+
+
+def _make_with_beam(shards: Sequence[Shard], download_config: tfds.download.DownloadConfig) -> None:
+    import apache_beam as beam  # an extra
+
+    with beam.Pipeline(
+        runner=download_config.beam_runner, options=download_config.beam_options
+    ) as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(shards)
+            | "Spread" >> beam.Reshuffle()
+            | "Prepare" >> beam.Map(_make_shard)
+        )
+
+
+def _place(source: Path, target: Path) -> None:
+    """Gives a file a second name, so that it is not lost should the last steps fail."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without such links
+        os.replace(source, target)
+
+
+@functools.cache
+def _serializer() -> tuple[Any, Any]:
+    features = make_features()
+    return features, tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+
+
+def _write_records(path: Path, examples: Iterable[dict[str, Any]]) -> int:
+    """Writes a record file under a temporary name, reads it back, renames it; returns its size.
+
+    Raises:
+        MoloError: it cannot be written, for want of space for instance.
+    """
+    features, serializer = _serializer()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    count = 0
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(part), _RECORD_OPTIONS)
+        try:
+            for example in examples:
+                writer.write(serializer.serialize_example(features.encode_example(example)))
+                count += 1
+        finally:
+            writer.close()
+        _check_written(part, count)
+        os.replace(part, path)
+    except RuntimeError as error:
+        raise MoloError(
+            f"{path} cannot be written: {str(error).split(';')[0]}. What is finished is kept; the"
+            " same command goes on from there"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _check_written(path: Path, count: int) -> None:
+    reader = array_record_module.ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+    if found != count:
+        raise RuntimeError(f"{found} of {count} records can be read back")
+    # Onto the disk before its account says that it is there.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

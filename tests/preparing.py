@@ -1,0 +1,42 @@
+"""A preparation of the videos of a list, in this process."""
+
+from pathlib import Path
+
+from molo_jax.data import tfds_builder
+from molo_jax.data.preparation import Plan, find_videos, prepare
+from molo_jax.data.prepared import PreparedDataset
+from molo_jax.data.records import Settings
+from molo_jax.data.splits import read_split
+from molo_jax.data.survey import Need
+
+SIDE = 48
+
+
+def in_this_process(function, tasks, *, workers, seconds):
+    """Stands in for `processes.in_order` where processes would only cost time."""
+    for task in tasks:
+        yield function(*task)
+
+
+def make_plan(tree: Path, videos: Path | None = None, **changes) -> Plan:
+    """The train list of a tree of `videos` and `splits`, quality 95 in all colors."""
+    settings = {"resize": SIDE, "chroma": "444", "num_frames": 5} | changes
+    lists = {"train": read_split(tree / "splits" / "train_few_shot.txt", "train")}
+    return Plan(
+        settings=Settings.of("folder", **settings),
+        lists=find_videos(lists, videos or tree / "videos"),
+        needs={"train": Need(2, 1, 1)},
+    )
+
+
+def prepare_tree(tree: Path, out: Path, monkeypatch, videos: Path | None = None, **changes):
+    """Prepares it and returns the survey."""
+    monkeypatch.setattr(tfds_builder, "in_order", in_this_process)
+    return prepare(make_plan(tree, videos, **changes), out)
+
+
+def open_prepared(out: Path, on_bad_video: str = "fail") -> PreparedDataset:
+    """Opens what was prepared."""
+    return PreparedDataset.open(
+        out, "folder", "train", on_bad_video=on_bad_video, how_to_get="Prepare it."
+    )
