@@ -90,10 +90,11 @@ def main(argv: Sequence[str]) -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
     from molo_jax.data import preparation
 
+    lists = _find(_DATASET.value)
     plan = preparation.Plan(
         settings=_settings(),
-        lists=_find(_DATASET.value),
-        needs=_needs(),
+        lists=lists,
+        needs={split: need for split, need in _needs().items() if split in lists},
         workers=_WORKERS.value,
         seconds=_TIMEOUT.value,
     )
@@ -111,8 +112,10 @@ def main(argv: Sequence[str]) -> None:
     _write_report(survey.to_json())
     if not _CHECK.value:
         print(f"\nnext      {_next_command()}")
-    if survey.too_few():
-        raise MoloError("; ".join(survey.too_few()))
+    few = survey.too_few()
+    if few:
+        more = f"; and {len(few) - 3} more, see the report" if len(few) > 3 else ""
+        raise MoloError(f"not enough for the episodes asked: {'; '.join(few[:3])}{more}")
 
 
 def _check_flags() -> None:
@@ -161,7 +164,6 @@ def _needs() -> Mapping[str, object]:
 def _find(name: str):
     """The listed videos of each split with their files."""
     from molo_jax.data import official, preparation
-    from molo_jax.data.folder import read_folder, write_lists
 
     if name == "synthetic":
         videos, lists = Path(_OUT.value) / "videos", Path(_OUT.value) / "splits"
@@ -173,6 +175,14 @@ def _find(name: str):
     if _LISTS.value:
         lists = official.read_splits(_LISTS.value, partial=True)
         return preparation.find_videos(lists, _VIDEOS.value)
+    return _find_own()
+
+
+def _find_own():
+    """The videos of a folder for each class; their lists are kept for use without preparation."""
+    from molo_jax.data import preparation
+    from molo_jax.data.folder import read_folder, write_lists
+
     found = read_folder(
         _VIDEOS.value, split_file=_SPLIT_FILE.value, ratio=_ratio(), seed=_SEED.value
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -110,9 +110,9 @@ def _rows(
 
 
 def class_name(dataset: ClipSource, class_position: int) -> str:
-    """Returns the folder that the videos of a class are in, or else the class's number."""
-    folder = PurePosixPath(dataset.video(class_position, 0).name).parent.name
-    return folder or f"class {dataset.split.classes[class_position]}"
+    """Returns the name of a class, or else its number."""
+    name = dataset.split.class_names[class_position]
+    return name or f"class {dataset.split.classes[class_position]}"
 
 
 def draw_summary(

@@ -1,15 +1,194 @@
+"""The command: what it says, what it writes, and its exit codes."""
+
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from molo_jax.data.prepared import PreparedDataset
+from molo_jax.data.records import prepared_folder
+
+GOOD = 3
 
 
-def test_prepare_writes_videos_and_the_three_split_lists(tmp_path):
-    counts = [f"--{split}_videos=1" for split in ("train", "val", "test")]
-    arguments = ["molo_jax.prepare", "--dataset=synthetic", f"--out={tmp_path}", "--seed=3"]
-    command = [sys.executable, "-m", *arguments, *counts]
+def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+    command = [sys.executable, "-m", "molo_jax.prepare", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+def error_of(*arguments: object, code: int) -> str:
+    """The one line that a failing command prints on stderr, apart from its log."""
+    lines = run(*arguments, code=code)[1].splitlines()
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    return line
+
+
+@pytest.fixture
+def faults(tmp_path, write_motion) -> Path:
+    """Videos with every fault there is, and their three lists."""
+    videos, lists = tmp_path / "videos", tmp_path / "lists"
+    lists.mkdir()
+    for split in ("train", "val", "test"):
+        lines = []
+        for class_id in (0, 1):
+            for number in range(GOOD):
+                name = f"{split}{class_id}{number}"
+                write_motion(videos / split / f"{name}.mp4", class_id, number, frames=11)
+                lines.append(f"{split}{class_id}/{name}")
+        (lists / f"{split}_few_shot.txt").write_text("\n".join(lines) + "\n")
+    good = (videos / "train/train00.mp4").read_bytes()
+    odd = "odd % näme's #1"
+    write_motion(videos / "deep/er" / f"{odd}.MP4", 0, 0)
+    (videos / "empty.webm").touch()
+    (videos / "cut.mp4").write_bytes(good[: len(good) // 2])
+    (videos / "text.mp4").write_text("an essay\n" * 30)
+    write_motion(videos / "single.mp4", 0, 0, frames=1)
+    (videos / "folder.mp4").mkdir()
+    (videos / "link.mp4").symlink_to("nowhere")
+    (videos / "twice.mp4").write_bytes(good)
+    (videos / "twice.mkv").write_bytes(good)
+    os.mkfifo(videos / "pipe.avi")
+    write_audio(videos / "audio.mp4")
+    names = (odd, "empty", "cut", "text", "single", "folder", "link", "twice", "pipe", "audio")
+    with (lists / "train_few_shot.txt").open("a") as file:
+        file.writelines(f"train1/{name}\n" for name in (*names, "gone"))
+    return tmp_path
+
+
+def write_audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        sound.rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+
+
+REASONS = {
+    "empty": "the file is empty (0 bytes)",
+    "cut": "truncated",
+    "text": "not a video file",
+    "folder": "a directory of that name",
+    "link": "a link to nothing",
+    "pipe": "not a regular file",
+    "audio": "it has no video stream",
+    "gone": "missing",
+}
+EPISODE = ("--n_way=2", "--n_shot=1", "--n_query=1", "--train_n_query=1", "--num_frames=4")
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_every_fault_is_reported_with_its_reason_and_the_rest_is_prepared(faults, check):
+    report = faults / "report.json"
+    arguments = (
+        *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
+        *(f"--out={faults}/out", f"--report={report}", "--resize=32", "--workers=1"),
+        *EPISODE,
+    )
+    printed, _ = run(*arguments, *(["--check"] if check else []))
+    content = json.loads(report.read_text())
+    problems = {problem["video"]: problem for problem in content["problems"]}
+    assert problems.keys() == REASONS.keys()
+    for video, reason in REASONS.items():
+        assert problems[video]["reason"].startswith(reason)
+        assert (problems[video]["split"], problems[video]["class"]) == ("train", 1)
+        assert reason in printed
+    assert problems["cut"]["file"] == f"{faults}/videos/cut.mp4"
+    train = content["splits"]["train"]
+    numbers = [train[k] for k in ("listed", "found", "missing", "unreadable", "short", "usable")]
+    assert sum(numbers[1:3]) == numbers[0] == 17
+    assert numbers[3:] == [numbers[1] - 9, 1, 9]
+    assert train["classes"]["1"]["usable"] == 6
+    notes = {note["video"]: note["note"] for note in content["notes"]}
+    assert notes.keys() == {"twice", "single"}
+    assert notes["twice"] == f"further files, not used: {faults}/videos/twice.mkv"
+    assert notes["single"].startswith("1 frame, fewer than the 4 of a clip")
+    assert content["splits"]["test"]["usable"] == content["splits"]["test"]["listed"] == 6
+    if check:
+        assert not (faults / "out").exists()
+        return
+    dataset = PreparedDataset.open(
+        f"{faults}/out", "folder", "train", on_bad_video="skip", how_to_get=""
+    )
+    assert dataset.bad_count == len(REASONS)
+    assert f"--config.data.prepared={faults}/out" in printed
+    names = {path.name for path in prepared_folder(faults / "out", "folder").iterdir()}
+    assert {"dataset_info.json", "features.json", "preparation.json"} < names
+    assert not [path for path in (faults / "out").rglob("*") if path.name.endswith(".part")]
+
+
+def test_too_few_videos_for_the_episodes_end_with_an_error_after_the_work(faults):
+    line = error_of(
+        *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
+        *(f"--out={faults}/out", "--resize=32", "--workers=1", "--n_way=3", "--n_shot=2"),
+        code=1,
+    )
+    assert "split train has 2 classes; 3-way needs 3; " in line
+    assert "class 0 of split train has 3 usable videos; 1-shot with 6 queries needs 7; " in line
+    assert line.endswith("and 2 more, see the report")
+    assert prepared_folder(faults / "out", "folder").exists()
+    assert json.loads((faults / "out/report_folder.json").read_text())["dataset"] == "folder"
+
+
+def test_the_generated_videos_are_prepared_too(tmp_path):
+    counts = [f"--{split}_videos=1" for split in ("train", "val", "test")]
+    episode = ("--n_shot=1", "--n_query=1", "--train_n_query=1")
+    line = error_of(
+        *("--dataset=synthetic", f"--out={tmp_path}", "--seed=3", *counts, *episode), code=1
+    )
+    assert "of split train has 1 usable video; 1-shot with 1 query needs 2" in line
     for split, classes in (("train", 64), ("val", 12), ("test", 24)):
         lines = (tmp_path / "splits" / f"{split}_few_shot.txt").read_text().splitlines()
         assert len(lines) == classes
         for line in lines:
             assert (tmp_path / "videos" / line.partition("//")[2]).stat().st_size > 500
+        dataset = PreparedDataset.open(
+            tmp_path, "synthetic", split, on_bad_video="fail", how_to_get=""
+        )
+        assert dataset.class_sizes == (1,) * classes
+        assert dataset.settings.resize == 32
+        folders = {line.partition("//")[2].split("/")[0] for line in lines}
+        assert folders <= set(dataset.split.class_names) | {""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--dataset and --videos and --out must be given"),
+        (["--dataset=ssv2", "--out=x"], "--videos must be given"),
+        (["--dataset=ssv2", "--videos=x"], "--out must be given"),
+        (["--dataset=ssv3", "--videos=x", "--out=y"], "--dataset=ssv3 is not known; choose one"),
+        (["--dataset=synthetic", "--out=y", "--check"], "it takes no --check"),
+        (["--dataset=ssv2", "--videos=x", "--out=y", "--split_file=z"], "--split_file is for "),
+        (["--dataset=ssv2", "--videos=x", "--out=y", "--quality=0"], "quality"),
+        (["--dataset=folder", "--videos=x", "--out=y", "--ratio=1,2"], "must be three whole numb"),
+        (["--dataset=ssv2", "--videos=x", "--out=y", "--vidoes=z"], "did you mean --videos?"),
+        (
+            ["--dataset=ssv2", "--videos=x", "--out=y", "--beam_pipeline_options=a=b"],
+            "--beam_pipeline_options needs --beam_runner",
+        ),
+    ],
+)
+def test_wrong_flags_are_one_line_and_exit_code_2(arguments, message):
+    assert message in error_of(*arguments, code=2)
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_1(faults):
+    lists = f"--splits_dir={faults}/lists"
+    line = error_of("--dataset=folder", "--videos=/nowhere", lists, f"--out={faults}/o", code=1)
+    assert "cannot list the video folder /nowhere: No such file or directory" in line
+    line = error_of(
+        *("--dataset=ssv2", f"--videos={faults}/videos", "--splits_dir=/nowhere"),
+        *(f"--out={faults}/o",),
+        code=1,
+    )
+    assert "cannot read the split list /nowhere/train_few_shot.txt" in line
+    assert not (faults / "o").exists()

@@ -1,8 +1,9 @@
 """Clips from prepared videos: the record of a video is read, and only the chosen frames decoded."""
 
+import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from molo_jax.data.images import decode_jpegs
 from molo_jax.data.records import (
     SETTINGS_FILE,
     Account,
+    Listed,
     Settings,
     account_path,
     prepared_folder,
@@ -37,8 +39,7 @@ class PreparedDataset(ClipSource):
     ):
         super().__init__(split, on_bad_video)
         self.settings = settings
-        listed = itertools.chain.from_iterable(account.listed for account in accounts)
-        self._files = {video.name: video.file for video in listed}
+        self._files = {video.name: video.file for video in _listed(accounts)}
         self._records: ArrayRecordDataSource
         self._places: dict[str, int] = {}
 
@@ -81,17 +82,12 @@ class PreparedDataset(ClipSource):
                 " data again"
             )
         accounts = [Account.read(account_path(path)) for path in paths]
-        listed = Split.of(
-            split,
-            str(folder),
-            [
-                Video(video.name, video.class_id, line)
-                for line, video in enumerate(
-                    (video for account in accounts for video in account.listed), start=1
-                )
-            ],
+        source = cls(
+            _split(split, folder, accounts),
+            read_settings(folder / SETTINGS_FILE),
+            accounts,
+            on_bad_video,
         )
-        source = cls(listed, read_settings(folder / SETTINGS_FILE), accounts, on_bad_video)
         source._open_records(paths, accounts)
         source._note_unprepared(accounts, str(folder), how_to_get)
         return source
@@ -186,3 +182,17 @@ class PreparedDataset(ClipSource):
 
     def _where(self, name: str) -> str:
         return f"the record of {name} in {self.split.path}"
+
+
+def _listed(accounts: Sequence[Account]) -> Iterator[Listed]:
+    return itertools.chain.from_iterable(account.listed for account in accounts)
+
+
+def _split(name: str, folder: Path, accounts: Sequence[Account]) -> Split:
+    """The list that was prepared, with the names of its classes."""
+    listed = enumerate(_listed(accounts), start=1)
+    split = Split.of(
+        name, str(folder), [Video(video.name, video.class_id, line) for line, video in listed]
+    )
+    names = {video.class_id: video.class_name for video in _listed(accounts)}
+    return dataclasses.replace(split, names=tuple(names[class_id] for class_id in split.classes))

@@ -10,9 +10,10 @@ The letters in front of the class number are the same on every line of a list.
 
 import collections
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from molo_jax.errors import MoloError
 
@@ -48,12 +49,14 @@ class Split:
         path: the file it was read from.
         classes: the class numbers, ascending.
         videos: the videos of each class, in the order of `classes` and then of the file.
+        names: the names of the classes where they are known; a list file does not hold them.
     """
 
     name: str
     path: str
     classes: tuple[int, ...]
     videos: tuple[tuple[Video, ...], ...]
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, path: str, videos: Iterable[Video]) -> "Split":
@@ -71,17 +74,12 @@ class Split:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each class: the folder that all of its videos are in and no other's.
+        """The name of each class, an empty string where there is none.
 
-        An empty string where there is none.
+        Where `names` does not tell: the folder that all videos of the class are in and none of
+        another; or else the outermost such folder of those above it.
         """
-        folders = [
-            {os.path.basename(os.path.dirname(video.name)) for video in videos}
-            for videos in self.videos
-        ]
-        owners = collections.Counter(folder for found in folders for folder in found)
-        names = (next(iter(found)) if len(found) == 1 else "" for found in folders)
-        return tuple(name if owners[name] == 1 else "" for name in names)
+        return self.names or _folder_names(self.videos)
 
 
 def read_split(path: str | os.PathLike[str], name: str) -> Split:
@@ -145,3 +143,23 @@ def _check_prefix(prefix: str, first: str, split: str, where: str, text: str) ->
             f"{where}: {text!r} belongs to split {prefix!r}, but the list was read as {split!r}; "
             "give the list of that split"
         )
+
+
+def _folder_names(classes: Sequence[Sequence[Video]]) -> tuple[str, ...]:
+    folders = [[video.name.split("/")[:-1] for video in videos] for videos in classes]
+    nearest = [{path[-1] if path else "" for path in paths} for paths in folders]
+    owners = _count_owners(set(itertools.chain(*paths)) for paths in folders)
+    nearest_owners = _count_owners(nearest)
+    names = []
+    for paths, found in zip(folders, nearest, strict=True):
+        own = [f for f in paths[0] if owners[f] == 1 and all(f in path for path in paths)]
+        if len(found) == 1 and nearest_owners[min(found)] == 1:
+            names.append(min(found))
+        else:
+            # What all videos of a list are in is the name of no class, nor of the only one.
+            names.append(own[0] if own and len(classes) > 1 else "")
+    return tuple(names)
+
+
+def _count_owners(classes: Iterable[set[str]]) -> collections.Counter[str]:
+    return collections.Counter(itertools.chain.from_iterable(classes))

@@ -252,7 +252,8 @@ class FewShotVideos(FileReaderBuilder):
         if self.unfinished() and self.data_path.exists():
             shutil.rmtree(self._work, ignore_errors=True)
             os.rename(self.data_path, self._work)
-        super().download_and_prepare(**arguments)
+        # Where TFDS makes an empty folder for downloads.
+        super().download_and_prepare(download_dir=self._work / "downloads", **arguments)
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _log_download_bytes(self) -> None:
@@ -311,7 +312,7 @@ class FewShotVideos(FileReaderBuilder):
         """Removes what is no part of the data set to be made: parts of files, old lists' files."""
         keep = keep | {account_path(path) for path in keep} | {self._work / SETTINGS_FILE}
         for file in self._work.iterdir():
-            if file not in keep:
+            if file not in keep and not file.is_dir():
                 file.unlink()
 
     def _make_here(self, shards: Sequence[Shard]) -> None:
@@ -391,7 +392,9 @@ def _write_records(path: Path, examples: Iterable[dict[str, Any]]) -> int:
         writer = array_record_module.ArrayRecordWriter(str(part), _RECORD_OPTIONS)
         try:
             for example in examples:
-                writer.write(serializer.serialize_example(features.encode_example(example)))
+                record = serializer.get_tf_example(features.encode_example(example))
+                # The fields are a map, whose order is otherwise another in every process.
+                writer.write(record.SerializeToString(deterministic=True))
                 count += 1
         finally:
             writer.close()

@@ -1,0 +1,317 @@
+"""One's own videos as three split lists: a folder for each class, or a file that says so.
+
+These layouts are known, with any folders below that of a class::
+
+    root/run/clip 1.mp4                     the classes are divided by a seeded ratio
+    root/train/run/clip 1.mp4               also val, valid, validation and test
+    root/… and a split file                 with the columns class,split or video,class,split
+"""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from molo_jax.data.finder import EXTENSIONS, VideoFolder, printable
+from molo_jax.data.split_file import SPELLINGS, Row, closest, read_split_file
+from molo_jax.data.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
+from molo_jax.errors import MoloError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderLists:
+    """The lists of a folder.
+
+    Attributes:
+        splits: the lists by the name of the split; a split without classes is absent. A video's
+            name is its path below the folder; classes are numbered in the order of their names.
+        left_out: what is in no list, as a path below the folder, with the reason.
+    """
+
+    splits: Mapping[str, Split]
+    left_out: Mapping[str, str]
+
+
+class _Division:
+    """The videos of each class, and the split that it is in."""
+
+    def __init__(self, classes: Mapping[str, Sequence[str]], split_of: Mapping[str, str]):
+        self.classes = {name: sorted(classes[name]) for name in sorted(split_of)}
+        self.split_of = split_of
+
+    def split(self, split: str, source: str) -> Split:
+        """The list of a split."""
+        names = tuple(name for name in self.classes if self.split_of[name] == split)
+        rows = [(number, path) for number, name in enumerate(names) for path in self.classes[name]]
+        videos = (Video(path, number, line) for line, (number, path) in enumerate(rows, start=1))
+        return dataclasses.replace(Split.of(split, source, videos), names=names)
+
+    def videos(self) -> set[str]:
+        """All videos."""
+        return {path for paths in self.classes.values() for path in paths}
+
+
+def read_folder(
+    root: str | os.PathLike[str],
+    *,
+    split_file: str | os.PathLike[str] | None = None,
+    ratio: tuple[int, int, int] = (64, 12, 24),
+    seed: int = 0,
+) -> FolderLists:
+    """Makes lists of the videos in a folder.
+
+    Args:
+        root: the folder.
+        split_file: a table with a header, see `split_file.read_split_file`.
+        ratio: shares of the classes for train, val and test, where neither folders nor a file
+            divide them, see `divide`.
+        seed: of that division.
+
+    Raises:
+        UsageError: the ratio is not three numbers of which one is positive.
+        MoloError: there are no videos or is only one class, a class is in two splits, or the split
+            file is malformed or names what is not there, with the number of its line.
+    """
+    folder = VideoFolder.index(root)
+    paths, left_out = _usable(folder)
+    if split_file is None:
+        source, why = folder.root, "not in the folder of a class"
+        division = _divide_folders(folder.root, paths, ratio, seed)
+    else:
+        source = os.fspath(split_file)
+        why = f"not in {source}"
+        division = _divide_by_file(source, folder, paths)
+    _check_classes(folder.root, division)
+    left_out |= dict.fromkeys(set(paths) - division.videos(), why)
+    splits = {name: division.split(name, source) for name in STANDARD_SPLITS}
+    there = {name: split for name, split in splits.items() if split.classes}
+    return FolderLists(there, dict(sorted(left_out.items())))
+
+
+def divide(classes: Iterable[str], ratio: tuple[int, int, int], seed: int) -> dict[str, str]:
+    """Divides classes into train, val and test.
+
+    The classes are put in an order that depends on the seed and their names only (that of the
+    SHA-256 of both), and cut where the ratio says, rounded by largest remainders. A split with a
+    positive share gets at least one class, if there are enough.
+
+    Returns:
+        The split of each class.
+
+    Raises:
+        UsageError: the ratio is not three numbers of which one is positive.
+    """
+    if len(ratio) != 3 or min(ratio) < 0 or not sum(ratio):
+        raise UsageError(f"the ratio is {ratio!r}; expected three numbers such as (64, 12, 24)")
+
+    def place(name: str) -> bytes:
+        text = f"{seed}/{unicodedata.normalize('NFC', name)}"
+        return hashlib.sha256(text.encode()).digest()
+
+    order = sorted(classes, key=place)
+    counts = zip(STANDARD_SPLITS, _counts(len(order), ratio), strict=True)
+    splits = [split for split, count in counts for _ in range(count)]
+    return dict(zip(order, splits, strict=True))
+
+
+def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
+    """Writes `<split>_few_shot.txt` for each split, as `splits.read_split` reads it.
+
+    The list of a split that there is none of, from an earlier time, is removed.
+
+    Raises:
+        OSError: a file cannot be written; what was there before is then still there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in STANDARD_SPLITS:
+        path = folder / SPLIT_FILE.format(split=name)
+        if name in lists.splits:
+            videos = (v for members in lists.splits[name].videos for v in members)
+            _write(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _usable(folder: VideoFolder) -> tuple[list[str], dict[str, str]]:
+    """The videos that a list can name, and what else there is, with the reason."""
+    left_out = folder.defects()
+    for path, reason in folder.unlistable.items():
+        left_out[os.path.relpath(path, folder.root)] = f"it cannot be listed: {reason}"
+    paths, first = [], {}
+    for path in sorted(folder.files(), key=_by_extension):
+        stem = os.path.splitext(path)[0]
+        if reason := _why_not_listed(path):
+            left_out[path] = reason
+        elif stem in first:
+            left_out[path] = f"a second file of that name; {printable(first[stem])} is used"
+        else:
+            first[stem] = path
+            paths.append(path)
+    known = {above for path in (*paths, *left_out) for above in _above(path)} | left_out.keys()
+    empty = (one for one in folder.folders() if _may_be_class(one) and one not in known)
+    left_out |= {f"{one}/": "no video in it" for one in empty}
+    if not paths:
+        raise MoloError(
+            f"there is no video in {folder.root} whose name can be listed; expected"
+            f" <class>/<video> with one of the extensions {', '.join(EXTENSIONS)}"
+        )
+    return sorted(paths), left_out
+
+
+def _by_extension(path: str) -> tuple[int, str]:
+    return EXTENSIONS.index(os.path.splitext(path)[1].lower()), path
+
+
+def _why_not_listed(path: str) -> str:
+    """Why a list cannot name the path; empty if it can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its path is not UTF-8"
+    return "" if LINE.fullmatch(f"train0//{path}") else "its path has control characters"
+
+
+def _above(path: str) -> list[str]:
+    """All folders that a path is in."""
+    folders = path.split("/")[:-1]
+    return ["/".join(folders[: end + 1]) for end in range(len(folders))]
+
+
+def _may_be_class(folder: str) -> bool:
+    depth = 1 if folder.split("/")[0].lower() in SPELLINGS else 0
+    return folder.count("/") == depth
+
+
+def _divide_folders(
+    root: str, paths: Sequence[str], ratio: tuple[int, int, int], seed: int
+) -> _Division:
+    by_split = _splits_of_folders(root, paths)
+    classes = _by_class(paths, bool(by_split))
+    if not by_split:
+        return _Division(classes, divide(classes, ratio, seed))
+    split_of = {}
+    for name, members in classes.items():
+        splits = {by_split[path.split("/")[0]] for path in members}
+        if len(splits) > 1:
+            raise MoloError(
+                f"class {name!r} is in {' and '.join(sorted(splits))} of {root}; classes that are"
+                " tested must not be in training. If the folders divide the videos of every class,"
+                " put all videos of a class into one folder directly in the root; then the classes"
+                " are divided"
+            )
+        split_of[name] = splits.pop()
+    return _Division(classes, split_of)
+
+
+def _splits_of_folders(root: str, paths: Iterable[str]) -> dict[str, str]:
+    """The split of each folder in the root; empty if they are classes."""
+    tops = sorted({path.split("/")[0] for path in paths if "/" in path})
+    splits = {top: SPELLINGS[top.lower()] for top in tops if top.lower() in SPELLINGS}
+    if len(splits) < len(tops):
+        if len(splits) < 2:
+            return {}
+        stray = next(top for top in tops if top not in splits)
+        raise MoloError(
+            f"{root} has folders of splits ({', '.join(splits)}) and the folder {stray!r}; expected"
+            " either splits or classes. Move it elsewhere, or give a split file"
+        )
+    for split, count in collections.Counter(splits.values()).items():
+        if count > 1:
+            names = " and ".join(repr(top) for top in splits if splits[top] == split)
+            raise MoloError(f"{root} has {names}, which mean the same; make them one folder")
+    return splits
+
+
+def _by_class(paths: Iterable[str], below_split: bool) -> dict[str, list[str]]:
+    """The videos of each class, whose folder is in the root or in that of a split."""
+    depth = 1 if below_split else 0
+    classes: dict[str, list[str]] = {}
+    for path in paths:
+        folders = path.split("/")[:-1]
+        if len(folders) > depth:
+            classes.setdefault(folders[depth], []).append(path)
+    return classes
+
+
+def _divide_by_file(source: str, folder: VideoFolder, paths: Sequence[str]) -> _Division:
+    rows = read_split_file(source)
+    split_of = {row.class_name: row.split for row in rows}
+    if rows[0].video is not None:
+        return _Division(_find_rows(source, rows, folder), split_of)
+    classes = _by_class(paths, bool(_splits_of_folders(folder.root, paths)))
+    for row in rows:
+        if row.class_name not in classes:
+            raise MoloError(
+                f"{source}:{row.line}: {folder.root} has no folder with videos of the class"
+                f" {row.class_name!r}{closest(row.class_name, classes)}"
+            )
+    return _Division(classes, split_of)
+
+
+def _find_rows(source: str, rows: Sequence[Row], folder: VideoFolder) -> dict[str, list[str]]:
+    """The files of a table of videos, by class."""
+    find = folder.finder(row.video for row in rows)
+    classes: dict[str, list[str]] = {}
+    lines: dict[str, int] = {}
+    for row in rows:
+        where, found = f"{source}:{row.line}", find(row.video)
+        if not found.path:
+            reason = "is not there" if found.reason == "missing" else f"is {found.reason}"
+            raise MoloError(
+                f"{where}: the video {row.video!r} {reason} in {folder.root}"
+                f"{_closest_video(row.video, folder)}"
+            )
+        path = os.path.relpath(found.path, folder.root)
+        if path in lines:
+            raise MoloError(f"{where}: line {lines[path]} has the video {path!r} too")
+        if reason := _why_not_listed(path):
+            raise MoloError(f"{where}: {printable(path)} cannot be in a list: {reason}; rename it")
+        lines[path] = row.line
+        classes.setdefault(row.class_name, []).append(path)
+    return classes
+
+
+def _closest_video(name: str, folder: VideoFolder) -> str:
+    paths = folder.files()
+    beside = [path for path in paths if os.path.dirname(path) == os.path.dirname(name)]
+    return closest(name, beside or paths)
+
+
+def _check_classes(root: str, division: _Division) -> None:
+    """Checks that there is something to tell apart."""
+    names = list(division.classes)
+    if not names:
+        raise MoloError(f"no video in {root} is in the folder of a class; expected <class>/<video>")
+    if len(names) == 1:
+        raise MoloError(
+            f"all videos in {root} are of one class, {names[0]!r}; expected a folder for each of"
+            " several classes. If the classes are the folders in that one, give it as the root"
+        )
+
+
+def _counts(total: int, ratio: tuple[int, int, int]) -> list[int]:
+    """Divides a number by largest remainders."""
+    whole = sum(ratio)
+    counts = [total * share // whole for share in ratio]
+    by_remainder = sorted(range(3), key=lambda k: -(total * ratio[k] % whole))
+    for k in by_remainder[: total - sum(counts)]:
+        counts[k] += 1
+    for k in range(3):
+        if ratio[k] and not counts[k] and max(counts) > 1:
+            counts[counts.index(max(counts))] -= 1
+            counts[k] += 1
+    return counts
