@@ -112,7 +112,9 @@ def test_a_benchmarks_docstring_has_its_accuracy_and_its_command(name, shots):
     command = f"--config=configs/{name}_{shots}shot.py --workdir=runs/{name}_{shots}shot\n"
     assert f"    python -m molo_jax.main {command}" in text
     config = runpy.run_path(str(ROOT / f"configs/{name}_{shots}shot.py"))["get_config"]()
-    assert f"`{config.data.root}` holds the videos" in text
+    assert (config.data.source, config.data.prepared) == ("prepared", "data/prepared")
+    prepare = f"--dataset={name} --videos=DIR --out={config.data.prepared}\n"
+    assert f"    python -m molo_jax.prepare {prepare}" in text
 
 
 def test_the_limits_of_the_configuration_are_those_of_the_network():
@@ -132,6 +134,7 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("data.crop", 288, "config.data.resize is 256; it must be at least data.crop, 288"),
         ("data.num_frames", 1, "config.data.num_frames is 1; it must be at least 2"),
         ("data.num_frames", 20, "config.data.num_frames is 20; at most 19 fit"),
+        ("data.source", "video", "is 'video'; choose one of prepared, videos"),
         ("data.sampling", "uniform", "is 'uniform'; choose one of segments, window"),
         ("data.on_bad_video", "ignore", "is 'ignore'; choose one of fail, skip"),
         ("model.backbone", "resnet101", "choose one of resnet18, resnet34, resnet50"),

@@ -279,3 +279,55 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
     evaluate.evaluate(config, tmp_path)
     assert "7 episodes" in capsys.readouterr().out
     assert list(results(tmp_path)["eval_test_1shot.json"]["bad_videos"]) == [str(broken)]
+
+
+def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp_path):
+    for split in ("train", "val", "test"):
+        for place, name in enumerate(("to the right", "up", "down")):
+            for number in range(4):
+                path = tmp_path / f"videos/{split}/{split} {name}/{number}.mp4"
+                write_motion(path, direction=place, start=3 * number)
+    prepare = [sys.executable, "-m", "molo_jax.prepare", "--dataset=folder", "--resize=32"]
+    needs = ("--n_way=3", "--n_shot=3", "--train_n_query=1", "--num_frames=2")
+    folders = (f"--videos={tmp_path}/videos", f"--out={tmp_path}/out")
+    subprocess.run([*prepare, *needs, *folders, "--workers=1"], check=True, capture_output=True)
+    overrides = SETTINGS | {
+        "data.prepared": f"{tmp_path}/out",
+        "model.backbone": "resnet18",
+        "model.pretrained": "",
+        "train.steps": 2,
+        "train.eval_every": 2,
+    }
+    arguments = [f"--config.{key}={value}" for key, value in overrides.items()]
+    main = [sys.executable, "-m", "molo_jax.main", f"--config={ROOT}/configs/folder.py"]
+    result = subprocess.run(
+        [*main, f"--workdir={tmp_path}/run", *arguments, "--config.eval.shots=3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "folder, test split: 3-way accuracy" in result.stdout
+    record = json.loads((tmp_path / "run/eval_test_3shot.json").read_text())
+    assert (record["dataset"], record["episodes"], record["bad_videos"]) == ("folder", 7, {})
+    assert record["config"]["data"]["source"] == "prepared"
+    # The same evaluation from the videos, with the lists that the preparation wrote.
+    direct = (
+        "--config.data.source=videos",
+        f"--config.data.root={tmp_path}/videos",
+        f"--config.data.split_dir={tmp_path}/out/splits",
+    )
+    subprocess.run(
+        [
+            *main,
+            f"--workdir={tmp_path}/run",
+            "--mode=eval",
+            *arguments,
+            *direct,
+            "--config.eval.shots=1",
+        ],
+        capture_output=True,
+        check=True,
+    )
+    records = [json.loads((tmp_path / f"run/eval_test_{n}shot.json").read_text()) for n in (1, 3)]
+    assert [r["config"]["data"]["source"] for r in records] == ["videos", "prepared"]

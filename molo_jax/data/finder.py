@@ -115,11 +115,12 @@ class VideoFolder(Listing):
         for level in levels if anywhere else levels[:1]:
             # Whoever loses a file to a better fitting name tries again without it.
             while claims := self._claims(level, wanted, taken):
-                settled = self._settle(claims)
+                sure = {name: claim for name, claim in claims.items() if not claim.ambiguous}
+                settled = self._settle(sure) if sure else self._settle_ambiguous(claims)
                 found |= settled
                 for name in settled:
                     wanted.pop(name)
-                taken |= {claim.files[0] for claim in claims.values()}
+                taken |= {claim.files[0] for claim in sure.values()}
         found |= {name: self._absent(want) for name, want in wanted.items()}
         return _without_used_others(found).__getitem__
 
@@ -233,13 +234,18 @@ class VideoFolder(Listing):
         return found
 
     def _found(self, claim: _Claim, rivals: list[str]) -> Found:
-        paths = tuple(map(self._path, claim.files))
+        paths = self._paths(claim.files)
         if rivals:
             fits = f"{printable(paths[0])} also fits {printable(rivals[0])}"
             return Found("", paths, f"ambiguous: {fits}")
-        if claim.ambiguous:
-            return Found("", paths, f"ambiguous: {_enumerate(paths)}")
         return Found(paths[0], paths[1:])
+
+    def _settle_ambiguous(self, claims: dict[str, _Claim]) -> dict[str, Found]:
+        found = {}
+        for name, claim in claims.items():
+            paths = self._paths(claim.files)
+            found[name] = Found("", paths, f"ambiguous: {_enumerate(paths)}")
+        return found
 
     def _absent(self, want: _Wanted) -> Found:
         """What to say of a name that no usable file was found for."""
@@ -256,6 +262,9 @@ class VideoFolder(Listing):
         if want.base in self._folders.get(want.folder, ()):
             return Found("", (), A_DIRECTORY)
         return Found("", (), "missing")
+
+    def _paths(self, files: Iterable[File]) -> tuple[str, ...]:
+        return tuple(map(self._path, files))
 
     def _path(self, file: File) -> str:
         return os.path.join(self.root, *file)
