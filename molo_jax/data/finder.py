@@ -24,7 +24,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from molo_jax.data.listing import A_DIRECTORY, EXTENSIONS, File, Listing, printable, split_extension
@@ -111,7 +111,7 @@ class VideoFolder(Listing):
             self._by_spelling,
         ]
         found: dict[str, Found] = {}
-        taken: set[File] = set()
+        taken: dict[File, str] = {}
         for level in levels if anywhere else levels[:1]:
             # Whoever loses a file to a better fitting name tries again without it.
             while claims := self._claims(level, wanted, taken):
@@ -120,15 +120,16 @@ class VideoFolder(Listing):
                 found |= settled
                 for name in settled:
                     wanted.pop(name)
-                taken |= {claim.files[0] for claim in sure.values()}
-        found |= {name: self._absent(want) for name, want in wanted.items()}
+                    if name in sure:
+                        taken[sure[name].files[0]] = name
+        found |= {name: self._absent(want, taken) for name, want in wanted.items()}
         return _without_used_others(found).__getitem__
 
     def _claims(
         self,
         level: Callable[[_Wanted], Sequence[File]],
         wanted: dict[str, _Wanted],
-        taken: set[File],
+        taken: Container[File],
     ) -> dict[str, _Claim]:
         claims = {}
         for name, want in wanted.items():
@@ -247,12 +248,15 @@ class VideoFolder(Listing):
             found[name] = Found("", paths, f"ambiguous: {_enumerate(paths)}")
         return found
 
-    def _absent(self, want: _Wanted) -> Found:
+    def _absent(self, want: _Wanted, taken: Mapping[File, str]) -> Found:
         """What to say of a name that no usable file was found for."""
         same = sorted(self._same_stem(want), key=lambda file: (file[0] != want.folder, file))
         for file in same:
             if file in self._defects:
                 return Found(self._path(file), (), self._defects[file])
+            if file in taken and file[0] == want.folder:
+                used = f"{printable(self._path(file))} is the file of {printable(taken[file])}"
+                return Found("", (), f"missing: {used}")
         folder = want.folder
         while folder:
             if reason := self.unlistable.get(os.path.join(self.root, folder)):

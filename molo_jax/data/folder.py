@@ -270,10 +270,9 @@ def _find_rows(source: str, rows: Sequence[Row], folder: VideoFolder) -> dict[st
     for row in rows:
         where, found = f"{source}:{row.line}", find(row.video)
         if not found.path:
-            reason = "is not there" if found.reason == "missing" else f"is {found.reason}"
             raise MoloError(
-                f"{where}: the video {row.video!r} {reason} in {folder.root}"
-                f"{_closest_video(row.video, folder)}"
+                f"{where}: there is no file for the video {row.video!r} in {folder.root}:"
+                f" {found.reason}{_closest_video(row.video, folder)}"
             )
         path = os.path.relpath(found.path, folder.root)
         if path in lines:

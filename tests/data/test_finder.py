@@ -193,6 +193,13 @@ def test_a_file_in_another_letter_case_that_is_listed_itself_is_not_taken(finder
     assert finder(["run/X.mp4"], "run/x.mp4", "run/X.mp4") == [MISSING, Found("run/X.mp4")]
 
 
+def test_a_name_whose_file_another_name_has_says_so(finder):
+    assert finder(["run/x.mp4"], "run/x", "run/x.mp4") == [
+        Found("", (), "missing: run/x.mp4 is the file of run/x.mp4"),
+        Found("run/x.mp4"),
+    ]
+
+
 @pytest.mark.parametrize("file", ["x.mp4", "b/x.webm"])
 def test_lists_of_the_folder_itself_can_be_held_to_their_paths(finder, file):
     assert finder([file], "a/x.mp4", anywhere=False) == [MISSING]

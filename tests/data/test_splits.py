@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from molo_jax.data.splits import Video, read_split
@@ -117,3 +119,25 @@ def test_text_that_is_not_utf8_is_named_with_its_line(write_list):
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(MoloError, match=r"cannot read the split list .*gone\.txt: No such file"):
         read_split(tmp_path / "gone.txt", "train")
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        (["0//v/run/a.avi", "0//w/run/b.avi", "1//v/sit/c.avi"], ("run", "sit")),
+        (["0//run/1/a", "0//run/2/b", "1//sit/1/c", "1//sit/2/d"], ("run", "sit")),
+        (["0//train/run/1/a", "0//train/run/2/b", "1//train/sit/c"], ("run", "sit")),
+        (["0//all/run/a", "1//b", "1//all/c"], ("run", "")),
+        (["0//all/1/a", "0//all/2/b"], ("",)),
+        (["0/1", "1/2"], ("", "")),
+    ],
+)
+def test_a_class_is_called_after_the_folder_that_is_its_own(write_list, lines, names):
+    path = write_list("".join(f"train{line}\n" for line in lines))
+    assert read_split(path, "train").class_names == names
+
+
+def test_class_names_that_are_known_need_no_folder(write_list):
+    split = read_split(write_list("train0/1\ntrain4//run/2\n"), "train")
+    named = dataclasses.replace(split, names=("to run", "to sit"))
+    assert named.class_names == ("to run", "to sit")
