@@ -3,6 +3,7 @@
 python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--report=FILE]
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
     from molo_jax.data import preparation
 
-    lists = _find(_DATASET.value)
+    lists, left_out = _find(_DATASET.value)
     plan = preparation.Plan(
         settings=_settings(),
         lists=lists,
@@ -108,6 +109,7 @@ def main(argv: Sequence[str]) -> None:
             beam_runner=_BEAM_RUNNER.value,
             beam_options=[f"--{option.lstrip('-')}" for option in _BEAM_OPTIONS.value],
         )
+    survey.leave_out(left_out)
     print(survey.format())
     _write_report(survey.to_json())
     if not _CHECK.value:
@@ -162,24 +164,25 @@ def _needs() -> Mapping[str, object]:
 
 
 def _find(name: str):
-    """The listed videos of each split with their files."""
+    """The listed videos of each split with their files, and what else is there, with the reason."""
     from molo_jax.data import official, preparation
 
+    if name == "folder" and not _LISTS.value:
+        return _find_own()
+    videos = _VIDEOS.value
     if name == "synthetic":
-        videos, lists = Path(_OUT.value) / "videos", Path(_OUT.value) / "splits"
         _generate(Path(_OUT.value))
-        return preparation.find_videos(official.read_splits(lists), videos)
-    if name in _BENCHMARKS:
-        folder = _LISTS.value or official.fetch_lists(name)
-        return preparation.find_videos(official.read_lists(name, folder), _VIDEOS.value)
-    if _LISTS.value:
+        videos, splits = Path(_OUT.value) / "videos", Path(_OUT.value) / "splits"
+        lists = official.read_splits(splits)
+    elif name in _BENCHMARKS:
+        lists = official.read_lists(name, _LISTS.value or official.fetch_lists(name))
+    else:
         lists = official.read_splits(_LISTS.value, partial=True)
-        return preparation.find_videos(lists, _VIDEOS.value)
-    return _find_own()
+    return preparation.find_videos(lists, videos), {}
 
 
 def _find_own():
-    """The videos of a folder for each class; their lists are kept for use without preparation."""
+    """The same for a folder for each class; its lists are kept for use without preparation."""
     from molo_jax.data import preparation
     from molo_jax.data.folder import read_folder, write_lists
 
@@ -188,7 +191,7 @@ def _find_own():
     )
     if not _CHECK.value:
         write_lists(found, Path(_OUT.value) / "splits")
-    return preparation.find_videos(found.splits, _VIDEOS.value)
+    return preparation.find_videos(found.splits, _VIDEOS.value), found.left_out
 
 
 def _ratio() -> tuple[int, int, int]:
@@ -220,12 +223,27 @@ def _write_report(report: Mapping[str, object]) -> None:
         print(f"\nreport    {path}")
 
 
+# The keys of the configuration that a flag speaks of.
+_KEYS = {
+    "n_way": ("train.n_way", "eval.n_way"),
+    "train_n_shot": ("train.n_shot",),
+    "train_n_query": ("train.n_query",),
+    "n_shot": ("eval.shots",),
+    "n_query": ("eval.n_query",),
+    "resize": ("data.resize",),
+    "num_frames": ("data.num_frames",),
+}
+
+
 def _next_command() -> str:
+    """The command that trains on the prepared data, with what is not as in the configuration."""
     name = _DATASET.value
     config = f"{name}_5shot" if name in _BENCHMARKS else name
-    return (
-        f"python -m molo_jax.main --config=configs/{config}.py --config.data.prepared={_OUT.value}"
-    )
+    changed = [flag for flag in _KEYS if flags.FLAGS[flag].value != flags.FLAGS[flag].default]
+    settings = {key: flags.FLAGS[flag].value for flag in changed for key in _KEYS[flag]}
+    overrides = {"data.prepared": shlex.quote(str(_OUT.value))} | settings
+    arguments = " ".join(f"--config.{key}={value}" for key, value in overrides.items())
+    return f"python -m molo_jax.main --config=configs/{config}.py {arguments}"
 
 
 if __name__ == "__main__":

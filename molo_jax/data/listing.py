@@ -139,7 +139,7 @@ def _escape(character: str) -> str:
 def split_extension(name: str) -> tuple[str, str]:
     """The stem and the extension of a video, which is empty for everything else."""
     stem, dot, extension = name.rpartition(".")
-    if stem and dot + extension.lower() in EXTENSIONS:
+    if dot + extension.lower() in EXTENSIONS:
         return stem, dot + extension
     return name, ""
 

@@ -112,6 +112,7 @@ class Survey:
         self.needs = needs
         self.short_below = short_below
         self.states = tuple(states)
+        self.left_out: dict[str, str] = {}
         self.classes: dict[str, dict[int, Counts]] = {}
         for state in self.states:
             classes = self.classes.setdefault(state.split, {})
@@ -119,6 +120,10 @@ class Survey:
             counts.add(self._count(state))
         for split in needs:
             self.classes.setdefault(split, {})
+
+    def leave_out(self, files: Mapping[str, str]) -> None:
+        """Notes files that are in no list, with the reasons."""
+        self.left_out = dict(files)
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, and every problem with its file and reason, ready for `json.dumps`."""
@@ -129,6 +134,10 @@ class Survey:
                 _place_json(state) | {"reason": printable(state.reason)}
                 for state in self.states
                 if state.status != "good"
+            ],
+            "left_out": [
+                {"file": printable(file), "reason": printable(reason)}
+                for file, reason in self.left_out.items()
             ],
             "notes": [
                 _place_json(state) | {"note": note}
@@ -148,6 +157,11 @@ class Survey:
             _section(
                 "videos that cannot be used",
                 [f"{_place(s)}: {printable(s.reason or s.status)}" for s in problems],
+                limit,
+            ),
+            _section(
+                "in no list",
+                [f"{printable(f)}: {printable(r)}" for f, r in self.left_out.items()],
                 limit,
             ),
             _section("notes", [f"{_place(s)}: {note}" for s, note in notes], limit),

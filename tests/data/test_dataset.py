@@ -150,3 +150,17 @@ def test_a_folder_that_cannot_be_listed_is_named(open_list, monkeypatch):
         MoloError, match=r"cannot list the video folder .*videos: Permission denied"
     ):
         open_list(["val0/0"], ["0.mp4"])
+
+
+def test_videos_are_found_in_another_layout_than_that_of_the_list(open_list):
+    dataset = open_list(["val0//videos/air_drum/1.avi", "val1//videos/sit/2.avi"],
+                        ["k/air drum/1.webm", "2.mp4"])  # fmt: skip
+    assert dataset.path(0, 0) == f"{dataset.root}/k/air drum/1.webm"
+    assert dataset.path(1, 0) == f"{dataset.root}/2.mp4"
+
+
+def test_a_file_that_another_list_names_is_not_taken(open_list, tmp_path):
+    lines = ["val0//sit/1.mp4", "val0//sit/2.mp4"]
+    (tmp_path / "train_few_shot.txt").write_text("train0//run/2.mp4\n")
+    dataset = open_list(lines, ["1.mp4", "run/2.mp4"], on_bad_video="skip")
+    assert dataset.bad_videos() == {f"{dataset.root}/sit/2.mp4": "missing"}

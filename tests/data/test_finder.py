@@ -209,14 +209,15 @@ def test_lists_of_the_folder_itself_can_be_held_to_their_paths(finder, file):
 def test_what_is_no_video_is_reported_only_if_there_is_nothing_else(finder, tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe.mp4")
-    files = ["7.mp4/1.jpg", "8/1.jpg", "9.mp4/1.jpg", "a/9.webm"]
-    assert finder(files, "7", "8", "9", "gone", "pipe") == [
+    files = ["7.mp4/1.jpg", "8/1.jpg", "9.mp4/1.jpg", "a/9.webm", "c/2.avi/1.jpg", "d/2.avi/1.jpg"]
+    assert finder(files, "7", "8", "9", "gone", "pipe", "d/2") == [
         Found("7.mp4", (), "a directory of that name"),
         # Any folder may have such a name: there is no file to speak of.
         Found("", (), "a directory of that name"),
         Found("a/9.webm"),
         Found("gone.mp4", (), "a link to nothing"),
         Found("pipe.mp4", (), "not a regular file"),
+        Found("d/2.avi", (), "a directory of that name"),
     ]
 
 
@@ -253,6 +254,13 @@ def test_a_video_whose_folder_cannot_be_listed_says_so(finder, monkeypatch):
 )
 def test_odd_names_are_found(finder, base):
     assert finder([f"c/{base}.webm"], f"videos/c/{base}.avi") == [Found(f"c/{base}.webm")]
+
+
+def test_a_name_does_not_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "root").mkdir()
+    for name in ("film.mpg", "film.mp4", "film"):
+        (tmp_path / name).touch()
+        assert VideoFolder.index(tmp_path / "root").find(f"../{name}") == MISSING
 
 
 def test_a_name_that_is_not_utf8_is_found_and_harms_no_other(tmp_path):

@@ -74,6 +74,10 @@ def test_the_division_depends_on_the_seed_and_the_names_alone():
     assert counts == [64, 12, 24]
     other = divide(classes, (64, 12, 24), 1)
     assert 20 < sum(division[name] != other[name] for name in classes) < 80
+    composed, decomposed = "R\u00fcckw\u00e4rts", "Ru\u0308ckwa\u0308rts"
+    for seed in range(9):
+        one = divide(["a", "b", composed], (1, 1, 1), seed)[composed]
+        assert divide(["a", "b", decomposed], (1, 1, 1), seed)[decomposed] == one
     # Fixed, so that what is published can be repeated.
     assert divide(CLASSES, (3, 1, 1), 0) == {
         "dance": "train",
@@ -122,6 +126,17 @@ def test_a_split_may_be_absent(make):
     root = make("train/run/a.mp4", "test/sit/b.mp4", "test/walk/b.mp4")
     assert list(read_folder(root).splits) == ["train", "test"]
     assert list(read_folder(make("train/run/a.mp4")).splits) == ["train", "test"]
+
+
+def test_what_is_in_no_class_folder_of_a_split_is_left_out(make):
+    root = make("train/run/a.mp4", "test/sit/b.mp4", "test/c.mp4", "test/lie/d.txt", "val/e.txt")
+    lists = read_folder(root)
+    expected = {"train": {"run": ["train/run/a.mp4"]}, "test": {"sit": ["test/sit/b.mp4"]}}
+    assert names(lists) == expected
+    assert lists.left_out == {
+        "test/c.mp4": "not in the folder of a class",
+        "test/lie/": "no video in it",
+    }
 
 
 def test_train_may_be_the_name_of_a_class(make):
@@ -248,6 +263,12 @@ def test_a_class_folder_that_is_a_link_to_another_is_left_out(make):
     assert list(names(lists)["train"]) == ["run", "sit"]
     expected = f"it cannot be listed: it is the same folder as {root}/run"
     assert lists.left_out == {"again": expected}
+
+
+def test_the_video_that_is_offered_for_an_unknown_one_is_of_its_folder(make, table):
+    root = make("run/clip_1.mp4", "runs/klip_1s.mp4")
+    with pytest.raises(MoloError, match=r"missing; did you mean 'run/clip_1\.mp4'\?"):
+        read_folder(root, split_file=table("video,class,split\nrun/klip_1,run,train\n"))
 
 
 def test_lists_that_are_written_are_read_back_the_same(make, tmp_path):

@@ -128,6 +128,7 @@ def test_a_missing_list_is_named(tmp_path):
         (["0//run/1/a", "0//run/2/b", "1//sit/1/c", "1//sit/2/d"], ("run", "sit")),
         (["0//train/run/1/a", "0//train/run/2/b", "1//train/sit/c"], ("run", "sit")),
         (["0//all/run/a", "1//b", "1//all/c"], ("run", "")),
+        (["0//v/all/a", "1//v/all/b"], ("", "")),
         (["0//all/1/a", "0//all/2/b"], ("",)),
         (["0/1", "1/2"], ("", "")),
     ],

@@ -23,7 +23,7 @@ def states(split, class_id, *kinds, name=""):
                 name=video,
                 file="" if kind == "m" else f"/v/{video}.mp4",
                 status=status,
-                frames={".": 8, "s": 7}.get(kind),
+                frames={".": 8, "s": 7, "u": 3}.get(kind),
                 reason={"m": "missing", "u": "empty"}.get(kind, ""),
             )
         )
