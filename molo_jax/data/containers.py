@@ -16,11 +16,6 @@ from molo_jax.errors import MoloError
 
 _ISO_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _EBML_ID, _SEGMENT_ID, _CLUSTER_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-# Children of a segment: SeekHead, Info, Tracks, Cluster, Cues, Attachments, Chapters, Tags.
-_SEGMENT_PARTS = {
-    *(b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", _CLUSTER_ID),
-    *(b"\x1c\x53\xbb\x6b", b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70", b"\x12\x54\xc3\x67"),
-}
 _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 # Some programs write the length of the whole file into the header of an AVI, where that of what
 # follows the header belongs, or leave out the byte that makes the last chunk even.
@@ -185,25 +180,23 @@ def _matroska_defect(file: BinaryIO, size: int, walk: bool) -> str:
     start = file.tell()
     reason = _truncation(size, start + length)
     if walk and not reason:
-        reason = _elements_defect(file, start, start + length, in_cluster=False)
+        reason = _elements_defect(file, start, start + length)
     return reason
 
 
-def _elements_defect(file: BinaryIO, offset: int, end: int, *, in_cluster: bool) -> str:
+def _elements_defect(file: BinaryIO, offset: int, end: int) -> str:
     """Follows the parts of a segment, and of clusters those inside."""
     while offset < end:
         file.seek(offset)
         name = _matroska_id(file)
-        if in_cluster and name in _SEGMENT_PARTS:
-            in_cluster = False  # the cluster had no length, and here it ends
         length = _matroska_length(file)
         start = file.tell()
-        if not name or (length is None and name != _CLUSTER_ID) or start + (length or 0) > end:
-            return _hole(offset)
         if name == _CLUSTER_ID and length is None:
-            in_cluster, length = True, 0
-        elif name == _CLUSTER_ID:
-            reason = _elements_defect(file, start, start + length, in_cluster=True)
+            length = 0  # what is inside follows, up to the next cluster
+        if not name or length is None or start + length > end:
+            return _hole(offset)
+        if name == _CLUSTER_ID:
+            reason = _elements_defect(file, start, start + length)
             if reason:
                 return reason
         offset = start + length

@@ -245,16 +245,20 @@ def _decoded(
     path: str, container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame]:
     """The frames of a stream, all of them whole."""
+    missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
     try:
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                break
-            yield frame
-        else:
-            return
+        for packet in container.demux(stream):
+            missing += packet.size > 0 and not packet.is_discard
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise damage
+                missing -= 1
+                yield frame
     except av.error.FFmpegError:
-        pass
-    raise BadVideoError(path, "damaged: its frames cannot be decoded to the end")
+        raise damage from None
+    # Every packet of AV1 shows a frame, and its decoder passes over what it does not understand.
+    if missing > 0 and stream.codec.canonical_name == "av1":
+        raise damage
 
 
 def _read_chosen(

@@ -29,6 +29,122 @@ def test_a_whole_file_passes_and_any_cut_is_found(name, write_video, tmp_path):
         assert (error.value.path, error.value.exit_code) == (str(path), 1)
 
 
+@pytest.mark.parametrize("name", ["avi", "mkv", "webm"])
+def test_a_walk_finds_a_hole_that_the_header_does_not_show(name, write_video, tmp_path):
+    file_name, options = FORMATS[name]
+    path = write_video(tmp_path / file_name, frames=60, **options)
+    check_file(str(path), walk=True)
+    content = path.read_bytes()
+    start = max(content.find(part) for part in (b"movi", b"\x1f\x43\xb6\x75"))
+    for share in (0.4, 0.5):
+        begin = start + int((len(content) - start) * share)
+        for hole in (bytes(60), b"\xff" * 60):
+            path.write_bytes(content[:begin] + hole + content[begin + 60 :])
+            check_file(str(path))
+            with pytest.raises(BadVideoError, match=r"damaged: at byte \d+ there is no") as error:
+                check_file(str(path), walk=True)
+            place = int(error.value.reason.split()[3])
+            # It is noticed at the next part, which is where the one with the hole should end.
+            assert begin - 60 <= place <= begin + 200
+
+
+def chunk(name: bytes, content: bytes, length: int | None = None) -> bytes:
+    """A chunk of an AVI with its padding."""
+    length = len(content) if length is None else length
+    return name + length.to_bytes(4, "little") + content + bytes(len(content) % 2)
+
+
+def avi(*frames: bytes, kind: bytes = b"AVI ", slack: int = 0, lists: int | None = None) -> bytes:
+    movi = b"movi" + b"".join(frames)
+    index = chunk(b"idx1", bytes(16 * len(frames)))
+    body = kind + chunk(b"LIST", b"hdrl") + chunk(b"LIST", movi, lists) + index
+    return chunk(b"RIFF", body, len(body) + slack)
+
+
+FRAME = chunk(b"00dc", b"pictures")
+
+
+@pytest.mark.parametrize("slack", [0, 1, 8])
+def test_an_avi_may_announce_a_few_bytes_too_many(slack, tmp_path):
+    path = tmp_path / "a.avi"
+    path.write_bytes(avi(FRAME, FRAME, slack=slack))
+    check_file(str(path), walk=True)
+
+
+def test_an_avi_that_announces_more_than_that_or_lost_the_end_of_a_part_is_truncated(tmp_path):
+    path = tmp_path / "a.avi"
+    path.write_bytes(avi(FRAME, FRAME, slack=9))
+    with pytest.raises(BadVideoError, match="truncated"):
+        check_file(str(path))
+    path.write_bytes(avi(FRAME, FRAME)[:-1])
+    with pytest.raises(BadVideoError, match="truncated"):
+        check_file(str(path))
+
+
+def test_an_avi_in_several_parts_is_followed_through_all_of_them(tmp_path):
+    path = tmp_path / "a.avi"
+    groups = chunk(b"LIST", b"rec " + FRAME + FRAME)
+    more = avi(groups, chunk(b"JUNK", bytes(5)), FRAME, kind=b"AVIX")
+    path.write_bytes(avi(FRAME) + more)
+    check_file(str(path), walk=True)
+    path.write_bytes(avi(FRAME) + more.replace(groups, groups[:12] + bytes(8) + groups[20:]))
+    check_file(str(path))
+    with pytest.raises(BadVideoError, match="damaged"):
+        check_file(str(path), walk=True)
+    path.write_bytes(avi(FRAME) + more[:-20])
+    with pytest.raises(BadVideoError, match="truncated"):
+        check_file(str(path))
+
+
+def test_an_avi_may_leave_out_the_padding_and_lengths_that_were_never_filled_in(tmp_path):
+    path = tmp_path / "a.avi"
+    odd = chunk(b"00dc", b"picture")
+    path.write_bytes(avi(odd, FRAME, odd[:-1], FRAME, chunk(b"00dc", b""), FRAME))
+    check_file(str(path), walk=True)
+    path.write_bytes(avi(FRAME, FRAME, lists=0))
+    check_file(str(path), walk=True)
+
+
+def element(name: str, content: bytes, length: bytes | None = None) -> bytes:
+    """An element of Matroska, its name in hexadecimal digits."""
+    if length is None:
+        length = (len(content) | 1 << 28).to_bytes(4, "big")
+    return bytes.fromhex(name) + length + content
+
+
+HEADER, UNKNOWN = element("1a45dfa3", b"webm"), b"\x01" + b"\xff" * 7
+BLOCKS = element("e7", b"\0") + element("a3", b"picture") + element("a0", b"another picture")
+INFO, CUES, FILLER = element("1549a966", b""), element("1c53bb6b", b"??"), element("ec", bytes(99))
+
+
+@pytest.mark.parametrize("length", [None, UNKNOWN], ids=["known", "unknown"])
+def test_clusters_with_and_without_length_are_followed(length, tmp_path):
+    path = tmp_path / "a.webm"
+    cluster = element("1f43b675", BLOCKS, length)
+    path.write_bytes(HEADER + element("18538067", INFO + cluster + FILLER + cluster + CUES))
+    check_file(str(path), walk=True)
+    broken = element("1f43b675", BLOCKS + bytes(9) + BLOCKS, length)
+    path.write_bytes(HEADER + element("18538067", INFO + cluster + broken + CUES))
+    check_file(str(path))
+    with pytest.raises(BadVideoError, match="damaged"):
+        check_file(str(path), walk=True)
+
+
+def test_a_block_that_reaches_beyond_its_cluster_is_damage(tmp_path):
+    path = tmp_path / "a.webm"
+    clusters = element("1f43b675", BLOCKS[:-3]) + element("1f43b675", BLOCKS)
+    path.write_bytes(HEADER + element("18538067", INFO + clusters))
+    with pytest.raises(BadVideoError, match="damaged"):
+        check_file(str(path), walk=True)
+
+
+def test_a_live_stream_may_end_within_a_frame(tmp_path):
+    path = tmp_path / "a.webm"
+    cluster = element("1f43b675", BLOCKS, UNKNOWN)
+    path.write_bytes(HEADER + element("18538067", INFO + cluster[:-4], UNKNOWN))
+    check_file(str(path), walk=True)
+
+
 def test_the_message_of_a_cut_file_gives_both_lengths(tmp_path):
     path = tmp_path / "a.avi"
     path.write_bytes(b"RIFF" + (92).to_bytes(4, "little") + b"AVI " + bytes(38))
