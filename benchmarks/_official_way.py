@@ -41,6 +41,8 @@ class Benchmark:
             sampler=self._turn,
             num_workers=options["workers"],
             persistent_workers=True,
+            # Of a process that was spawned the default is another than of a script.
+            multiprocessing_context="fork",
             worker_init_fn=_one_thread,
         )
 

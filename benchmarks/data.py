@@ -22,6 +22,7 @@ crop, normalization and augmentation run on the accelerator. What they cost on t
 apart. (a) has the crop and the normalization, and is spared the flip and the color jitter.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
@@ -134,11 +135,7 @@ def _measure(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     """Everything about one kind of file."""
     job, measured = _make_ready(kind, options)
     with contextlib.ExitStack() as stack:
-        workers = {}
-        for name in dict.fromkeys(worker for worker, _ in _TURNS.values()):
-            # A DataLoader has processes of its own.
-            workers[name] = Worker(name, job | {"path": name}, daemon=name != "official")
-            stack.callback(workers[name].stop)
+        workers = _start(job, stack)
         measured["difference"] = _check_same_clips(workers)
         first = workers["direct"].call("first_reading")
         measured["first_reading"] = first["clips"] / first["seconds"]
@@ -148,6 +145,20 @@ def _measure(kind: str, options: dict[str, Any]) -> dict[str, Any]:
         crops = [workers["limits"].call("crop", _CROPS) for _ in range(options["rounds"])]
         measured["crop_seconds"] = statistics.median(crops)
     return measured
+
+
+def _start(job: dict[str, Any], stack: contextlib.ExitStack) -> dict[str, Worker]:
+    """Starts the processes, which import their libraries at the same time."""
+    names = list(dict.fromkeys(worker for worker, _ in _TURNS.values()))
+
+    def start(name: str) -> Worker:
+        # A DataLoader has processes of its own.
+        worker = Worker(name, job | {"path": name}, daemon=name != "official")
+        stack.callback(worker.stop)
+        return worker
+
+    with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(start, names), strict=True))
 
 
 def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from molo_jax.data import augment, frames
-from molo_jax.data.decode import decode_clip, resize_frames
+from molo_jax.data.decode import decode_clip
 from molo_jax.data.frames import frame_chooser, segment_frames
+from molo_jax.data.images import resize_frames
 from molo_torch_ref import pixels
 from parity_tests import tolerances
 
@@ -287,7 +288,7 @@ def test_a_video_becomes_the_same_input_as_in_torch(tmp_path, rule):
     with av.open(str(tmp_path / "clip.mp4")) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     draws = np.random.default_rng(1).random(8)
-    ours = decode_clip(str(tmp_path / "clip.mp4"), frame_chooser(rule, draws), 40)
+    ours, _ = decode_clip(str(tmp_path / "clip.mp4"), frame_chooser(rule, draws), 40)
     if rule == "segments":
         chosen = pixels.segment_frames(70, torch.from_numpy(draws))
     else:

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+from molo_jax.data.episodes import ClipRequest
 from molo_jax.errors import MoloError
 
 ROOT = Path(__file__).parents[1]
@@ -177,6 +178,32 @@ def test_files_are_kept_and_those_of_other_settings_refused(clips, tmp_path):
     assert lines == [f"train0//videos/Class0/v_Class0_g0{n}_c01.avi" for n in range(2)]
     with pytest.raises(MoloError, match=r"holds videos made with .* remove the folder"):
         clips.make_clips(tmp_path, "ucf101", **settings | {"seed": 1})
+
+
+def test_a_file_that_fails_with_decords_default_threads_is_read_with_one(
+    clips, monkeypatch, tmp_path
+):
+    import _official_way as official
+
+    clips._write_video(tmp_path, "ssv2", 0.2, 0, (0, 0))
+    file = str(tmp_path / "videos/0.webm")
+    options = {"sampler": None, "sampling": "segments", "files": [[file]]}
+    episodes = official._Episodes(options)
+    request = ClipRequest(0, 0, np.full(8, 0.5))
+    expected, failures = episodes.views((request,), lambda: 3)
+    assert failures == 0
+    assert expected.shape == (1, 8, 3, 224, 224)
+    whole = official.decord.VideoReader
+
+    def reader(path, num_threads=0):
+        if num_threads != 1:
+            raise official.decord.DECORDError("Error sending packet.")
+        return whole(path, num_threads=num_threads)
+
+    monkeypatch.setattr(official.decord, "VideoReader", reader)
+    views, failures = episodes.views((request, request), lambda: 3)
+    assert failures == 2
+    assert all(np.array_equal(view, expected[0]) for view in views)
 
 
 def test_clips_of_other_frames_are_refused():

@@ -20,6 +20,7 @@ NO_TENSORFLOW = (
     "molo_jax.training.schedule",
     "molo_jax.training.step",
     "molo_jax.data.augment",
+    "molo_jax.data.decode",
     "molo_jax.data.episodes",
     "molo_jax.data.splits",
     "molo_jax.data.synthetic",

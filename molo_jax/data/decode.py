@@ -208,7 +208,6 @@ class _Reading:
         self.count = 0
         self.plain = True
         self._path = path
-        # With more threads, converting a small frame takes longer.
         self._to_rgb = av.video.reformatter.VideoReformatter()
 
     def frames(
@@ -233,6 +232,7 @@ class _Reading:
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         try:
+            # With more threads, converting a small frame takes longer.
             rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
         except av.error.FFmpegError as error:
             reason = f"its colors cannot be converted to RGB ({error.strerror})"
