@@ -176,6 +176,7 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
     keep = "window" if what.sampling == "window" else "all"
     settings = Settings(what.dataset, quality=options["quality"], keep=keep)
     out = folder / f"prepared_quality{options['quality']}"
+    known = prepared_folder(out, what.dataset).exists()
     seconds = _prepare(split, settings, folder / "videos", out, options)
     files = [[folder / "videos" / f"{v.name}{what.extension}" for v in vs] for vs in split.videos]
     records = sorted(prepared_folder(out, what.dataset).glob("*.array_record*[0-9]"))
@@ -206,7 +207,7 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
         "file_bytes": sum(file.stat().st_size for group in files for file in group) / videos,
         "jpeg_bytes": sum(record.stat().st_size for record in records) / videos,
         "settings": dataclasses.asdict(settings),
-        "preparation_seconds": seconds,
+        "preparation_seconds": None if known else seconds,
     }
     return job, facts
 
@@ -300,10 +301,11 @@ def _warm_up(load: Any, path: str, options: dict[str, Any]) -> int:
 def _print_table(measured: dict[str, Any], options: dict[str, Any]) -> None:
     sizes = {name: measured[f"{name}_bytes"] / 1000 for name in ("file", "jpeg", "raw")}
     kept = "" if measured["settings"]["keep"] == "all" else " (of the frames that can be chosen)"
+    seconds = measured["preparation_seconds"]
     print(
         f"\n{measured['files']}; {measured['videos']} files of {sizes['file']:.0f} kB;"
         f" as JPEG {sizes['jpeg']:.0f} kB, raw {sizes['raw']:.0f} kB{kept}\n"
-        f"prepared in {measured['preparation_seconds']:.1f} s; mean difference to (a) in gray"
+        f"prepared {'before' if seconds is None else f'in {seconds:.1f} s'}; mean difference to (a) in gray"
         f" levels: (b) {measured['difference']['direct']:.2f},"
         f" (c) {measured['difference']['prepared']:.2f}"
     )
