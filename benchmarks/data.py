@@ -305,8 +305,8 @@ def _print_table(measured: dict[str, Any], options: dict[str, Any]) -> None:
     print(
         f"\n{measured['files']}; {measured['videos']} files of {sizes['file']:.0f} kB;"
         f" as JPEG {sizes['jpeg']:.0f} kB, raw {sizes['raw']:.0f} kB{kept}\n"
-        f"prepared {'before' if seconds is None else f'in {seconds:.1f} s'}; mean difference to (a) in gray"
-        f" levels: (b) {measured['difference']['direct']:.2f},"
+        f"prepared {'before' if seconds is None else f'in {seconds:.1f} s'};"
+        f" mean difference to (a) in gray levels: (b) {measured['difference']['direct']:.2f},"
         f" (c) {measured['difference']['prepared']:.2f}"
     )
     print(f"{'':26}{'clips/s':>9}{'episodes/s':>12}{'ratio to (a)':>24}{'peak memory':>14}")
