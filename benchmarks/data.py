@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 # Processes that this one starts import this file too: what takes memory is imported below.
-from _memory import PeakMemory, touch
+from _memory import OtherLoad, PeakMemory, touch
 from _workers import Worker, processor
 from absl import flags
 
@@ -62,6 +62,8 @@ _FRAMES = 8
 # Largest mean difference to the official way, in gray levels, that counts as the same frames.
 _SAME = {"direct": 0.6, "prepared": 4.0}
 _CROPS = 64
+# Cores in use by other programs from which on the numbers are not to be trusted.
+_BUSY = 0.2
 
 
 def _whole(name: str, default: int, text: str, least: int = 1) -> flags.FlagHolder:
@@ -265,7 +267,7 @@ def _take_turns(
 
     counts = {path: _warm_up(load, path, options) for path in PATHS}
     rates: dict[str, list[float]] = {path: [] for path in PATHS}
-    failures, order = 0, list(PATHS)
+    failures, order, others = 0, list(PATHS), OtherLoad()
     for number in range(options["rounds"]):
         for path in order:
             # The same episodes, as far as each gets.
@@ -280,6 +282,7 @@ def _take_turns(
         # Mapped files would count as memory of (d) and (e).
         "peak_memory": {n: m.bytes for n, m in memory.items() if n != "limits"},
         "decord_failures": [failures, read],
+        "other_load": others.cores(),
     }
 
 
@@ -341,6 +344,11 @@ def _print_notes(measured: dict[str, Any], options: dict[str, Any]) -> None:
     print(
         f"decord's default threads failed on {failures} of {read} readings of (a)"
         f"{', repeated with one thread' if failures else ''}"
+    )
+    busy = measured["other_load"]
+    print(
+        f"other programs kept {busy:.2f} cores busy"
+        f"{'; repeat this when the machine is idle' if busy > _BUSY else ''}"
     )
 
 

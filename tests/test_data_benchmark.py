@@ -255,6 +255,27 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(option, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_the_load_of_other_programs_is_told_from_ones_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import _memory
+
+    # Seconds on the clock, of all programs, and of this one.
+    moments = iter([(10.0, 50.0, 7.0), (12.0, 56.0, 11.0), (13.0, 57.0, 13.0)])
+    monkeypatch.setattr(_memory.OtherLoad, "_now", lambda self: next(moments))
+    load = _memory.OtherLoad()
+    assert load.cores() == 1.0
+    assert load.cores() == pytest.approx(1 / 3)
+    monkeypatch.undo()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    times = os.times()
+    spent = _memory._ticks(os.getpid()) / os.sysconf("SC_CLK_TCK")
+    assert spent == pytest.approx(times.user + times.system, abs=0.1)
+    _, busy, own = load._now()
+    assert spent <= own <= busy
+
+
 def test_peak_memory_counts_the_processes_that_a_process_starts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     from _memory import PeakMemory
