@@ -70,10 +70,19 @@ class VideoDataset(ClipSource):
     def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
         """Videos have all frames, in any size."""
 
-    def _read(self, video: tuple[int, int], choose: ChooseFrames, resize: int) -> np.ndarray:
+    def _read(
+        self,
+        video: tuple[int, int],
+        choose: ChooseFrames,
+        resize: int,
+        out: np.ndarray | None,
+    ) -> np.ndarray:
         path = self.path(*video)
         clip, self._facts[path] = decode_clip(path, choose, resize, self._facts.get(path))
-        return clip
+        if out is None:
+            return clip
+        out[:] = clip
+        return out
 
     def _note_missing(self, how_to_get: str) -> None:
         missing = {

@@ -50,13 +50,15 @@ def encode_jpeg(frame: UInt8[np.ndarray, "h w 3"], quality: int, chroma: str) ->
     )
 
 
-def decode_jpegs(images: Sequence[bytes], side: int) -> UInt8[np.ndarray, "t r r 3"]:
-    """Decodes square JPEG images, with the exact inverse transform of libjpeg.
+def decode_jpegs(
+    images: Sequence[bytes], side: int, out: UInt8[np.ndarray, "t r r 3"] | None = None
+) -> UInt8[np.ndarray, "t r r 3"]:
+    """Decodes square JPEG images, with the exact inverse transform of libjpeg; into `out` if given.
 
     Raises:
         MoloError: one is damaged, or of another size.
     """
-    frames = np.empty((len(images), side, side, 3), np.uint8)
+    frames = np.empty((len(images), side, side, 3), np.uint8) if out is None else out
     for image, frame in zip(images, frames, strict=True):
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(image)

@@ -6,8 +6,9 @@ The order and content of a stream do not depend on the number of workers or host
 import atexit
 import dataclasses
 import os
+import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -41,7 +42,10 @@ EPISODE_FIELDS = {
 }
 
 
-_Pack = Callable[[tuple[np.ndarray, ...]], Any]
+_SMALL_FIELDS = tuple(field for field in EPISODE_FIELDS if field not in ("support", "query"))
+
+_Arrays = dict[str, np.ndarray]
+_Pack = Callable[[_Arrays], Any]
 
 # An iterator that is alive when the interpreter shuts down waits forever for its threads, which
 # wait for the interpreter.
@@ -122,13 +126,25 @@ def episode_batches(
     share = batch_size // process_count
     first = start + process_index * share
 
-    def load(position: int) -> list[np.ndarray]:
-        batch, place = divmod(position, share)
-        return reader.episode(sampler, sampler(first + batch * batch_size + place))
+    def fill(position: int, arrays: _Arrays, place: int) -> None:
+        batch, number = divmod(position, share)
+        episode = reader.episode(
+            sampler,
+            sampler(first + batch * batch_size + number),
+            arrays["support"][place],
+            arrays["query"][place],
+        )
+        for field in _SMALL_FIELDS:
+            arrays[field][place] = getattr(episode, field)
 
-    types = tuple(EPISODE_FIELDS.values())
-    batches = _Batches(load, count, types, share, workers=workers, prefetch=prefetch)
-    return batches.stream(lambda arrays: dict(zip(EPISODE_FIELDS, arrays, strict=True)))
+    clip = (sampler.num_frames, resize, resize, 3)
+    supports, queries = (sampler.n_way * n for n in (sampler.n_shot, sampler.n_query))
+    shapes = {"support": (supports, *clip), "query": (queries, *clip), "index": ()}
+    shapes |= {f"support_{what}": (supports,) for what in ("labels", "classes")}
+    shapes |= {f"query_{what}": (queries,) for what in ("labels", "classes")}
+    fields = {name: (shapes[name], kind) for name, kind in EPISODE_FIELDS.items()}
+    batches = _Batches(fill, fields, count, share, workers=workers, prefetch=prefetch)
+    return batches.stream(dict)
 
 
 def clip_batches(
@@ -166,17 +182,22 @@ def clip_batches(
     frames = len(requests[0].draws) if requests else None
     reader = _Reader(dataset, sampling, resize, static, frames)
 
-    def load(position: int) -> list[np.ndarray]:
-        if position >= len(requests):
-            return [np.int32(-1), np.bool_(False), reader.blank(requests[0])]
-        clip = reader.clip(requests[position])
-        ok = clip is not None
-        return [np.int32(position), np.bool_(ok), clip if ok else reader.blank(requests[0])]
+    def fill(position: int, arrays: _Arrays, place: int) -> None:
+        clip = arrays["clips"][place]
+        known = position < len(requests)
+        arrays["positions"][place] = position if known else -1
+        arrays["ok"][place] = known and reader.clip(requests[position], clip)
+        if not arrays["ok"][place]:
+            clip[:] = 0
 
     count = -(-len(requests) // max(batch_size, 1)) * batch_size
-    types = (np.int32, np.bool_, np.uint8)
-    batches = _Batches(load, count, types, batch_size, workers=workers, prefetch=prefetch)
-    return batches.stream(lambda arrays: ClipBatch(*arrays))
+    fields = {
+        "positions": ((), np.int32),
+        "ok": ((), np.bool_),
+        "clips": ((frames or 0, resize, resize, 3), np.uint8),
+    }
+    batches = _Batches(fill, fields, count, batch_size, workers=workers, prefetch=prefetch)
+    return batches.stream(lambda arrays: ClipBatch(**arrays))
 
 
 def _host_count(count: int, batch_size: int, process_count: int, *, endless: bool) -> int:
@@ -215,54 +236,52 @@ class _Reader:
                 sampling=self.sampling, num_frames=self.num_frames, resize=self.resize
             )
 
-    def clip(self, request: ClipRequest) -> np.ndarray | None:
-        """The clip, or None for a bad video that the data set's policy allows to leave out."""
+    def clip(self, request: ClipRequest, out: np.ndarray) -> bool:
+        """Puts the clip into `out`; False for a bad video that the policy allows to leave out."""
         if self.dataset.is_bad(*request.video):
-            return None
+            return False
         try:
-            return self.dataset.read_clip(
-                request, sampling=self.sampling, resize=self.resize, static=self.static
+            self.dataset.read_clip(
+                request, sampling=self.sampling, resize=self.resize, static=self.static, out=out
             )
         except BadVideoError:
             if self.dataset.on_bad_video == "fail":
                 raise
-            return None
+            return False
+        return True
 
-    def blank(self, request: ClipRequest) -> np.ndarray:
-        """Zeros in the shape of the clip."""
-        return np.zeros((len(request.draws), self.resize, self.resize, 3), np.uint8)
-
-    def episode(self, sampler: EpisodeSampler, spec: EpisodeSpec) -> list[np.ndarray]:
-        """The arrays of an episode, in the order of `EPISODE_FIELDS`.
+    def episode(
+        self, sampler: EpisodeSampler, spec: EpisodeSpec, support: np.ndarray, query: np.ndarray
+    ) -> ResolvedEpisode:
+        """Puts the clips of an episode into `support` and `query`.
 
         A video found to be bad on the way is left out as if that had been known before: the
         episode is resolved again, and the clips it keeps are not decoded twice.
         """
-        clips: dict[tuple[int, int], np.ndarray] = {}
+        done: dict[tuple[int, int], np.ndarray] = {}
         while True:
             episode = sampler.resolve(spec, self.dataset.is_bad)
-            missing = [r for r in (*episode.support, *episode.query) if r.video not in clips]
-            if not missing:
-                return _episode_arrays(episode, clips)
-            for request in missing:
-                clip = self.clip(request)
-                if clip is None:
+            requests = (*episode.support, *episode.query)
+            places = dict(zip((r.video for r in requests), (*support, *query), strict=True))
+            done = _move(done, places)
+            for request in requests:
+                if request.video in done:
+                    continue
+                if not self.clip(request, places[request.video]):
                     break
-                clips[request.video] = clip
+                done[request.video] = places[request.video]
+            else:
+                return episode
 
 
-def _episode_arrays(
-    episode: ResolvedEpisode, clips: dict[tuple[int, int], np.ndarray]
-) -> list[np.ndarray]:
-    return [
-        np.stack([clips[request.video] for request in episode.support]),
-        np.stack([clips[request.video] for request in episode.query]),
-        episode.support_labels,
-        episode.query_labels,
-        episode.support_classes,
-        episode.query_classes,
-        np.int32(episode.index),
-    ]
+def _move(
+    clips: dict[tuple[int, int], np.ndarray], places: dict[tuple[int, int], np.ndarray]
+) -> dict[tuple[int, int], np.ndarray]:
+    """Copies those clips that still have a place to where it is now."""
+    kept = {video: clip.copy() for video, clip in clips.items() if video in places}
+    for video, clip in kept.items():
+        places[video][:] = clip
+    return {video: places[video] for video in kept}
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -272,22 +291,26 @@ def _at_least(least: int, **values: int) -> None:
 
 
 class _Batches:
-    """Calls `load` for 0, 1, …, count - 1 on several threads and batches the results in order.
+    """Calls `fill` for the elements 0, 1, …, count - 1 on several threads, in batches in order.
+
+    tf.data schedules the calls and hands on no more than their numbers: the arrays of a batch are
+    made once, and every call writes its element where it will be used. Handing on the arrays
+    would copy them three times, into fresh memory each time, which costs more than decoding JPEG.
 
     Args:
-        load: gives the arrays of one element.
+        fill: writes an element: its number, the arrays of its batch, and its place in them.
+        fields: shape of an element and numpy type of each array.
         count: number of elements.
-        types: numpy type of each array.
         batch_size: elements a batch.
-        workers: calls of `load` at the same time; 0 for one per CPU core.
+        workers: calls of `fill` at the same time; 0 for one per CPU core.
         prefetch: batches kept ready.
     """
 
     def __init__(
         self,
-        load: Callable[[int], list[np.ndarray]],
+        fill: Callable[[int, _Arrays, int], None],
+        fields: Mapping[str, tuple[tuple[int, ...], type]],
         count: int,
-        types: tuple[type, ...],
         batch_size: int,
         *,
         workers: int,
@@ -295,13 +318,15 @@ class _Batches:
     ):
         _at_least(1, batch_size=batch_size)
         _at_least(0, workers=workers, prefetch=prefetch)
-        self._load = load
+        self._fill, self._fields, self._count, self._batch_size = fill, fields, count, batch_size
+        self._begun: dict[int, _Arrays] = {}
+        self._lock = threading.Lock()
         self._failures: dict[int, Exception] = {}
         workers = workers or len(os.sched_getaffinity(0))
 
         @tf.autograph.experimental.do_not_convert
         def call(position):
-            return tf.numpy_function(self._load_noting_failure, [position], types)
+            return tf.numpy_function(self._fill_noting_failure, [position], np.int64)
 
         elements = tf.data.Dataset.range(count)
         elements = elements.map(call, num_parallel_calls=workers, deterministic=True)
@@ -311,15 +336,15 @@ class _Batches:
         self._dataset = batches.with_options(_options(workers))
 
     def stream(self, pack: _Pack) -> Generator[Any, None, None]:
-        """Yields `pack(arrays)` of every batch; an error of `load` is raised as it was."""
+        """Yields `pack(arrays)` of every batch; an error of `fill` is raised as it was."""
         stream = self._generate(pack)
         _OPEN_STREAMS.add(stream)
         return stream
 
     def _generate(self, pack: _Pack) -> Generator[Any, None, None]:
         try:
-            for arrays in self._dataset.as_numpy_iterator():
-                yield pack(arrays)
+            for positions in self._dataset.as_numpy_iterator():
+                yield pack(self._finished(int(positions[0]) // self._batch_size))
         except tf.errors.OpError:
             if not self._failures:
                 raise
@@ -328,12 +353,32 @@ class _Batches:
         if self._failures:
             raise self._failures[min(self._failures)]
 
-    def _load_noting_failure(self, position: np.int64) -> list[np.ndarray]:
+    def _arrays(self, batch: int) -> _Arrays:
+        """The arrays of a batch, made by the first of its elements."""
+        with self._lock:
+            if batch not in self._begun:
+                size = min(self._batch_size, self._count - batch * self._batch_size)
+                self._begun[batch] = {
+                    name: np.empty((size, *shape), kind)
+                    for name, (shape, kind) in self._fields.items()
+                }
+            return self._begun[batch]
+
+    def _finished(self, batch: int) -> _Arrays:
+        with self._lock:
+            arrays = self._begun.pop(batch)
+        for array in arrays.values():
+            array.flags.writeable = False
+        return arrays
+
+    def _fill_noting_failure(self, position: np.int64) -> np.int64:
         try:
-            return self._load(int(position))
+            batch, place = divmod(int(position), self._batch_size)
+            self._fill(int(position), self._arrays(batch), place)
         except Exception as error:  # of which TensorFlow would keep no more than the text
             self._failures[int(position)] = error
             raise
+        return position
 
 
 def _options(workers: int) -> tf.data.Options:

@@ -134,7 +134,13 @@ class PreparedDataset(ClipSource):
         }
         self._note_absent(absent, where, remedy)
 
-    def _read(self, video: tuple[int, int], choose: ChooseFrames, resize: int) -> np.ndarray:
+    def _read(
+        self,
+        video: tuple[int, int],
+        choose: ChooseFrames,
+        resize: int,
+        out: np.ndarray | None,
+    ) -> np.ndarray:
         name = self.video(*video).name
         record = self._record(name)
         (length,), rate = record["length"].int64_list.value, record["rate"].int64_list.value
@@ -146,7 +152,7 @@ class PreparedDataset(ClipSource):
         places = self._places_of(chosen, stored, name)
         images = record["frames"].bytes_list.value
         try:
-            return decode_jpegs([images[place] for place in places], self.settings.resize)
+            return decode_jpegs([images[place] for place in places], resize, out)
         except MoloError as error:
             raise MoloError(f"{self._where(name)}: {error}; prepare the data again") from error
 

@@ -62,7 +62,13 @@ class ClipSource(abc.ABC):
         return self.split.videos[class_position][video_position]
 
     def read_clip(
-        self, request: ClipRequest, *, sampling: str, resize: int, static: bool = False
+        self,
+        request: ClipRequest,
+        *,
+        sampling: str,
+        resize: int,
+        static: bool = False,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Reads a clip.
 
@@ -71,16 +77,17 @@ class ClipSource(abc.ABC):
             sampling: one of `frames.SAMPLINGS`.
             resize: side of the square that frames are resized to.
             static: show one frame T times.
+            out: the array to put the clip into.
 
         Returns:
-            (t, h, w, c) uint8.
+            (t, h, w, c) uint8, `out` if it was given.
 
         Raises:
             BadVideoError: the video is missing or broken. With "skip" it has been recorded.
         """
         choose = frame_chooser(sampling, request.draws, static)
         try:
-            return self._read(request.video, choose, resize)
+            return self._read(request.video, choose, resize, out)
         except BadVideoError as error:
             self._note_broken(request.video, error)
             raise
@@ -98,7 +105,13 @@ class ClipSource(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _read(self, video: tuple[int, int], choose: ChooseFrames, resize: int) -> np.ndarray:
+    def _read(
+        self,
+        video: tuple[int, int],
+        choose: ChooseFrames,
+        resize: int,
+        out: np.ndarray | None,
+    ) -> np.ndarray:
         """Reads the chosen frames; raises BadVideoError by what the video is, not by the choice."""
 
     def _note_absent(self, absent: dict[tuple[int, int], str], where: str, remedy: str) -> None:
