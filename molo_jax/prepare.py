@@ -4,6 +4,7 @@ python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--re
 """
 
 import shlex
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     del argv
     _check_flags()
+    # As an interrupt: the worker processes end, and nothing half-written stays.
+    signal.signal(signal.SIGTERM, _stop)
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
     from molo_jax.data import preparation
 
@@ -118,6 +121,15 @@ def main(argv: Sequence[str]) -> None:
     if few:
         more = f"; and {len(few) - 3} more, see the report" if len(few) > 3 else ""
         raise MoloError(f"not enough for the episodes asked: {'; '.join(few[:3])}{more}")
+
+
+def _stop(number: int, _: object) -> None:
+    error = MoloError(
+        f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command"
+        " goes on from there"
+    )
+    error.exit_code = 128 + number
+    raise error
 
 
 def _check_flags() -> None:

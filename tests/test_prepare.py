@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -192,3 +194,62 @@ def test_a_missing_folder_is_one_line_and_exit_code_1(faults):
     )
     assert "cannot read the split list /nowhere/train_few_shot.txt" in line
     assert not (faults / "o").exists()
+
+
+def living(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(path.parent.name)
+    return found
+
+
+def all_end(group: int) -> bool:
+    """Whether the processes of a group end within some seconds."""
+    deadline = time.monotonic() + 10
+    while living(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not living(group)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_preparation_ends_its_processes_and_goes_on_later(write_motion, tmp_path, number):
+    for class_name in ("a", "b"):
+        for video in range(150):
+            path = tmp_path / f"videos/{class_name}/{video}.mp4"
+            if video == 0:
+                write_motion(path, 0, 0, frames=200)
+                first = path
+            else:
+                os.link(first, path)
+    (tmp_path / "lists").mkdir()
+    lines = [f"train{c}//{n}/{v}.mp4\n" for c, n in enumerate("ab") for v in range(150)]
+    (tmp_path / "lists/train_few_shot.txt").write_text("".join(lines))
+    arguments = [
+        *(sys.executable, "-m", "molo_jax.prepare", "--dataset=folder", f"--out={tmp_path}/out"),
+        *(f"--videos={tmp_path}/videos", f"--splits_dir={tmp_path}/lists"),
+        *("--workers=1", "--resize=64", "--n_way=2"),
+    ]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(tmp_path.glob("out/**/.*.part")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    said = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM; what is finished is"
+    assert f"error: {said}" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("out/**/*.part"))
+    assert all_end(process.pid)
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+    dataset = PreparedDataset.open(
+        tmp_path / "out", "folder", "train", on_bad_video="fail", how_to_get=""
+    )
+    assert dataset.class_sizes == (150, 150)

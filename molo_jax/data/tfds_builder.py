@@ -177,7 +177,7 @@ class FewShotVideos(FileReaderBuilder):
 
     def _take_up(self) -> None:
         """Puts together again what a kill in the last moment left in two folders."""
-        for left in self._work.parent.glob(f"{VERSION}.incomplete*"):
+        for left in self._work.parent.glob(f"incomplete.*_{VERSION}"):
             self._work.mkdir(exist_ok=True)
             for file in left.iterdir():
                 os.replace(file, self._work / file.name)

@@ -171,7 +171,7 @@ def test_what_a_kill_left_between_two_folders_is_put_together(
 ):
     prepare_tree(video_tree, tmp_path, monkeypatch)
     final = prepared_folder(tmp_path, "folder")
-    work, left = final.with_name("1.0.0.unfinished"), final.with_name("1.0.0.incompleteABC123")
+    work, left = final.with_name("1.0.0.unfinished"), final.with_name("incomplete.ABC123_1.0.0")
     final.rename(work)
     left.mkdir()
     for path in sorted(work.glob("*array_record*"))[:5]:
@@ -250,7 +250,8 @@ def test_a_kill_at_any_moment_leaves_what_the_next_start_completes(video_tree, t
         process.communicate()
         assert start(video_tree, out).wait(60) == 0
         assert content(out) == expected
-        assert not list(out.glob("**/.*.part"))
+        folder = prepared_folder(out, "folder").parent
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
 
 
 def test_the_accounts_say_how_many_records_there_are(video_tree, tmp_path, monkeypatch):
