@@ -168,8 +168,8 @@ def test_the_console_stays_short_for_many_classes_and_problems():
     lines = text.splitlines()
     assert len(lines) < 40
     assert "classes with losses (100):" in lines
-    assert lines.count("  … and 96 more, see the JSON report") == 3
-    assert "  … and 196 more, see the JSON report" in lines
+    assert lines.count("  … and 96 more, see --report=FILE") == 3
+    assert "  … and 196 more, see --report=FILE" in lines
     assert "unreadable" in text.split("videos that cannot be used")[0]
     problems = text.split("videos that cannot be used (200):\n")[1].splitlines()[:4]
     assert all(line.endswith("mp4: empty") for line in problems)
