@@ -317,5 +317,5 @@ def _section(title: str, lines: Sequence[str], limit: int) -> str:
         return ""
     shown = [f"  {line}" for line in lines[:limit]]
     if len(lines) > limit:
-        shown.append(f"  … and {len(lines) - limit} more, see the JSON report")
+        shown.append(f"  … and {len(lines) - limit} more, see --report=FILE")
     return "\n".join([f"{title} ({len(lines)}):", *shown])
