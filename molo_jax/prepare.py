@@ -99,6 +99,7 @@ def main(argv: Sequence[str]) -> None:
         settings=_settings(),
         lists=lists,
         needs={split: need for split, need in _needs().items() if split in lists},
+        num_frames=_NUM_FRAMES.value,
         workers=_WORKERS.value,
         seconds=_TIMEOUT.value,
     )

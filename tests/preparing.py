@@ -26,6 +26,7 @@ def make_plan(tree: Path, videos: Path | None = None, **changes) -> Plan:
         settings=Settings.of("folder", **settings),
         lists=find_videos(lists, videos or tree / "videos"),
         needs={"train": Need(2, 1, 1)},
+        num_frames=settings["num_frames"],
     )
 
 

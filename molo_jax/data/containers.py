@@ -22,6 +22,10 @@ _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 _RIFF_SLACK = 8
 
 
+# How the reason begins where the file system refuses; another time it may not.
+CANNOT_OPEN = "cannot be opened"
+
+
 class BadVideoError(MoloError):
     """A video file that cannot be used.
 
@@ -58,7 +62,7 @@ def check_file(path: str, *, walk: bool = False) -> None:
             status = os.fstat(file.fileno())
             reason = _defect(file, status.st_size, walk)
     except OSError as error:
-        raise BadVideoError(path, f"cannot be opened: {error.strerror}") from None
+        raise BadVideoError(path, f"{CANNOT_OPEN}: {error.strerror}") from None
     if reason:
         raise BadVideoError(path, reason)
 

@@ -1,14 +1,17 @@
 """One video to the images that are stored of it: decoded once, in order."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
-from molo_jax.data.containers import BadVideoError
+from molo_jax.data.containers import CANNOT_OPEN, BadVideoError
 from molo_jax.data.decode import read_whole
 from molo_jax.data.images import encode_jpeg, resize_frames
+from molo_jax.data.processes import Lost
 from molo_jax.data.records import Settings
+
+# Of a record, which is read and parsed as a whole for every clip.
+_MOST_BYTES = 512 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,9 +37,8 @@ def encode_video(path: str, settings: Settings) -> EncodedVideo:
     Raises:
         BadVideoError: the video cannot be used.
     """
-    facts, numbers, images = read_whole(
-        path, settings.frames_kept, functools.partial(_encode_frame, settings)
-    )
+    encoder = _Encoder(path, settings)
+    facts, numbers, images = read_whole(path, settings.frames_kept, encoder)
     return EncodedVideo(
         facts.length,
         (facts.rate.numerator, facts.rate.denominator),
@@ -46,13 +48,33 @@ def encode_video(path: str, settings: Settings) -> EncodedVideo:
 
 
 def encode_or_reason(path: str, settings: Settings) -> EncodedVideo | str:
-    """The same, with the reason where the video cannot be used."""
+    """The same, with the reason where the video cannot be used; `Lost` if it may be, later."""
     try:
         return encode_video(path, settings)
     except BadVideoError as error:
-        return error.reason
+        return Lost(error.reason) if error.reason.startswith(CANNOT_OPEN) else error.reason
+    except MemoryError:
+        return Lost("there was not enough memory for its frames")
 
 
-def _encode_frame(settings: Settings, frame: np.ndarray) -> bytes:
-    square = resize_frames(frame[None], settings.resize)[0]
-    return encode_jpeg(square, settings.quality, settings.chroma)
+class _Encoder:
+    """Compresses the frames of one video, up to a size that a record can have.
+
+    Raises:
+        BadVideoError: they take too much space.
+    """
+
+    def __init__(self, path: str, settings: Settings):
+        self._path, self._settings, self._size = path, settings, 0
+
+    def __call__(self, frame: np.ndarray) -> bytes:
+        settings = self._settings
+        square = resize_frames(frame[None], settings.resize)[0]
+        image = encode_jpeg(square, settings.quality, settings.chroma)
+        self._size += len(image)
+        if self._size > _MOST_BYTES:
+            raise BadVideoError(
+                self._path,
+                f"its frames take more than {_MOST_BYTES >> 20} MiB; prepare it with --max_frames",
+            )
+        return image

@@ -42,6 +42,7 @@ class Plan:
         settings: how the frames are stored.
         lists: the listed videos of each split, in the order of the list.
         needs: the episodes that each split should have enough videos for.
+        num_frames: frames of a clip; a video with fewer is too short.
         workers: processes; 0 for one per CPU core.
         seconds: time limit of a video.
     """
@@ -49,6 +50,7 @@ class Plan:
     settings: Settings
     lists: _Lists
     needs: Mapping[str, Need]
+    num_frames: int = 8
     workers: int = 0
     seconds: float = 600
 
@@ -112,7 +114,7 @@ def check(plan: Plan) -> Survey:
         outcomes = {}
         for split, listed in plan.lists.items():
             outcomes[split] = [_outcome(video, results, advance) for video in listed]
-    return _survey(plan, outcomes)
+    return _survey(plan, plan.lists, outcomes)
 
 
 def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outcome:
@@ -170,14 +172,15 @@ def prepare(
             seconds=plan.seconds,
             advance=lambda count: advance[0](count),
         )
-        todo = [v for shard in builder.unfinished() for v in shard.listed if v.usable]
-        if not todo:
+        unfinished = builder.unfinished()
+        todo = [path for shard in unfinished for path, _ in shard.tasks()]
+        if not unfinished:
             logging.info("all videos are prepared already in %s", builder.data_path)
         elif not force:
             _check_space(plan, todo, folder)
         advance.append(stack.enter_context(_progress("prepare", len(todo))))
         builder.download_and_prepare(download_config=_download_config(beam_runner, beam_options))
-        return _survey(plan, _outcomes(builder.accounts()))
+        return _survey(plan, *_lines(builder.accounts()))
 
 
 def _download_config(runner: str | None, options: Sequence[str]) -> Any:
@@ -208,7 +211,7 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_space(plan: Plan, todo: Sequence[Listed], folder: Path) -> None:
+def _check_space(plan: Plan, todo: Sequence[str], folder: Path) -> None:
     """Estimates the size from a few videos.
 
     Raises:
@@ -217,7 +220,7 @@ def _check_space(plan: Plan, todo: Sequence[Listed], folder: Path) -> None:
     if len(todo) < _WORTH_A_SAMPLE:
         return
     sample = todo[:: -(-len(todo) // _SAMPLE)]
-    tasks = ((video.file, plan.settings) for video in sample)
+    tasks = ((path, plan.settings) for path in sample)
     results = list(in_order(encode_or_reason, tasks, workers=plan.workers, seconds=plan.seconds))
     sizes = [sum(map(len, r.images)) + _OVERHEAD for r in results if isinstance(r, EncodedVideo)]
     if not sizes:
@@ -236,14 +239,16 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _outcomes(accounts: Mapping[str, Sequence[Account]]) -> dict[str, list[Outcome]]:
-    return {
-        split: [outcome for account in group for outcome in account.outcomes]
-        for split, group in accounts.items()
-    }
+def _lines(
+    accounts: Mapping[str, Sequence[Account]],
+) -> tuple[dict[str, list[Listed]], dict[str, list[Outcome]]]:
+    """What was prepared of each split: its lines, and what became of them."""
+    listed = {s: [line for a in group for line in a.listed] for s, group in accounts.items()}
+    outcomes = {s: [o for a in group for o in a.outcomes] for s, group in accounts.items()}
+    return listed, outcomes
 
 
-def _survey(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> Survey:
+def _survey(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]) -> Survey:
     states = [
         VideoState(
             split=split,
@@ -256,10 +261,10 @@ def _survey(plan: Plan, outcomes: Mapping[str, Sequence[Outcome]]) -> Survey:
             reason=outcome.reason,
             note=video.note,
         )
-        for split, listed in plan.lists.items()
+        for split, listed in lists.items()
         for video, outcome in zip(listed, outcomes[split], strict=True)
     ]
-    return Survey(plan.settings.dataset, states, plan.needs, plan.settings.num_frames)
+    return Survey(plan.settings.dataset, states, plan.needs, plan.num_frames)
 
 
 def _status(video: Listed, outcome: Outcome) -> str:

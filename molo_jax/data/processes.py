@@ -16,6 +16,12 @@ import pebble
 _AHEAD = 4
 
 
+class Lost(str):
+    """Why there is no result, where another try may have one."""
+
+    __slots__ = ()
+
+
 def follow_parent() -> None:
     """Makes a worker process end with its parent, and leave interrupts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -50,7 +56,7 @@ def in_order(
         seconds: time limit of a call.
 
     Yields:
-        The results; for a call that crashed its process or took too long, what happened.
+        The results; a `Lost` for a call that crashed its process or took too long.
     """
     workers = workers or cores()
     # A forked child of a process with threads can deadlock.
@@ -75,6 +81,6 @@ def _result(future: pebble.ProcessFuture, seconds: float) -> Any:
     try:
         return future.result()
     except LateError:
-        return f"decoding it took longer than {seconds:g} s"
+        return Lost(f"decoding it took longer than {seconds:g} s")
     except pebble.ProcessExpired as error:
-        return f"decoding it crashed the process (exit code {error.exitcode})"
+        return Lost(f"decoding it crashed the process (exit code {error.exitcode})")

@@ -35,7 +35,7 @@ class Settings:
         quality: of the JPEG images, 1 to 100.
         chroma: "420" or "444", see `images.encode_jpeg`.
         keep: "all" frames, or those that a "window" of `num_frames` can show (Kinetics-100).
-        num_frames: frames of a clip; it matters with "window" only.
+        num_frames: frames of a clip with "window", otherwise 0.
         max_frames: at most so many frames of a video, evenly spaced; 0 for no limit.
     """
 
@@ -44,14 +44,17 @@ class Settings:
     quality: int = 95
     chroma: str = "420"
     keep: str = "all"
-    num_frames: int = 8
+    num_frames: int = 0
     max_frames: int = 0
 
     @classmethod
     def of(cls, dataset: str, **changes: Any) -> "Settings":
         """Returns what suits a data set, with the changes that are not None."""
         given = {name: value for name, value in changes.items() if value is not None}
-        return cls(dataset, **_SUITABLE.get(dataset, {}) | given)
+        values = {"num_frames": 8} | _SUITABLE.get(dataset, {}) | given
+        if values.get("keep") != "window":
+            values["num_frames"] = 0
+        return cls(dataset, **values)
 
     def frames_kept(self, length: int, fps: float) -> np.ndarray:
         """Returns the (n,) int64 numbers of the frames of a video that are stored, ascending.
@@ -141,6 +144,14 @@ class Listed:
     mtime_ns: int = -1
 
     @property
+    def identity(self) -> tuple[str | int, ...]:
+        """What a record is made of: two lines with the same give the same record.
+
+        The path is not part of it, so that a folder may be moved.
+        """
+        return self.name, self.class_id, self.class_name, self.size, self.mtime_ns, self.reason
+
+    @property
     def usable(self) -> bool:
         """Whether it is worth trying to decode the file."""
         return bool(self.file) and not self.reason
@@ -153,10 +164,22 @@ class Outcome:
     Attributes:
         length: number of frames of the video; 0 where it is not usable.
         reason: why it has no record; empty for a good one.
+        transient: whether another try may do better: after a crash, a time limit, or where the
+            file could not be opened.
     """
 
     length: int = 0
     reason: str = ""
+    transient: bool = False
+
+    def still_holds(self, recorded: Listed, wanted: Listed) -> bool:
+        """Whether it is what a preparation of `wanted` would lead to, or better.
+
+        The record of a video whose file is gone is kept.
+        """
+        gone = not wanted.usable and not self.reason
+        same = recorded.identity == wanted.identity
+        return not self.transient and (same or (gone and _same_class(recorded, wanted)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +232,9 @@ class Account:
             content = json.loads(path.read_text(encoding="utf-8"))
             listed, outcomes = [], []
             for video in content["videos"]:
-                outcomes.append(Outcome(video.pop("length"), video.pop("reason")))
+                outcomes.append(
+                    Outcome(video.pop("length"), video.pop("reason"), video.pop("transient"))
+                )
                 listed.append(Listed(reason=video.pop("file_reason"), **video))
             return cls(
                 Settings(**content["settings"]),
@@ -222,6 +247,10 @@ class Account:
             raise MoloError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MoloError(f"{path} is damaged ({error}); prepare the data again") from error
+
+
+def _same_class(one: Listed, other: Listed) -> bool:
+    return one.identity[:3] == other.identity[:3]
 
 
 def account_path(records: Path) -> Path:

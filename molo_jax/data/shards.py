@@ -1,9 +1,10 @@
 """Record files: ArrayRecord files of prepared videos, each written as a whole or not at all."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,49 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from molo_jax.data.encode import EncodedVideo, encode_or_reason
+from molo_jax.data.processes import Lost
 from molo_jax.data.records import Account, Listed, Outcome, Settings, account_path
 from molo_jax.errors import MoloError
 
 # TFDS's own setting, but for the compression, which gains nothing on JPEG and costs time.
 _RECORD_OPTIONS = "group_size:1,uncompressed"
+_GONE = "its file is gone; the prepared frames are kept"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A good video's record in an earlier record file.
+
+    Attributes:
+        path: the record file.
+        position: the record's number in it.
+        listed: the line that it was made of.
+        outcome: what is known of it.
+    """
+
+    path: Path
+    position: int
+    listed: Listed
+    outcome: Outcome
+
+
+def stored_records(folders: Iterable[Path], settings: Settings) -> dict[tuple[str, str], Stored]:
+    """The records of whole record files with the same settings, by split and name."""
+    found = {}
+    for path in [path for folder in folders for path in sorted(folder.glob("*array_record*.json"))]:
+        records = path.with_suffix("")
+        try:
+            account = Account.read(path)
+            if (account.settings, account.bytes) != (settings, records.stat().st_size):
+                continue
+        except (MoloError, OSError):
+            continue
+        position = 0
+        for listed, outcome in zip(account.listed, account.outcomes, strict=True):
+            if not outcome.reason:
+                found[account.split, listed.name] = Stored(records, position, listed, outcome)
+                position += 1
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +67,14 @@ class Shard:
         split: name of its split.
         listed: the videos.
         settings: how they are prepared.
+        stored: the records that can be copied, by name.
     """
 
     path: Path
     split: str
     listed: tuple[Listed, ...]
     settings: Settings
+    stored: Mapping[str, Stored] = dataclasses.field(default_factory=dict, compare=False)
 
     def is_made(self) -> bool:
         """Whether the file is there as a whole, from the same videos and settings."""
@@ -42,12 +83,31 @@ class Shard:
             size = self.path.stat().st_size
         except (MoloError, OSError):
             return False
-        wanted = self.settings, self.listed, size
-        return (account.settings, account.listed, account.bytes) == wanted
+        found = account.settings, account.bytes, len(account.listed)
+        return found == (self.settings, size, len(self.listed)) and all(
+            outcome.still_holds(recorded, wanted)
+            for recorded, wanted, outcome in zip(
+                account.listed, self.listed, account.outcomes, strict=True
+            )
+        )
 
-    def tasks(self) -> Iterator[tuple[str, Settings]]:
-        """Arguments of `encode_or_reason` for the videos that have a file."""
-        return ((video.file, self.settings) for video in self.listed if video.usable)
+    def with_stored(self, stored: Mapping[tuple[str, str], Stored]) -> "Shard":
+        """The same, knowing which of its records there are already."""
+        own = {
+            video.name: found
+            for video in self.listed
+            if (found := stored.get((self.split, video.name)))
+            and found.outcome.still_holds(found.listed, video)
+        }
+        return dataclasses.replace(self, stored=own)
+
+    def tasks(self) -> list[tuple[str, Settings]]:
+        """Arguments of `encode_or_reason` for the videos that have to be decoded."""
+        return [
+            (video.file, self.settings)
+            for video in self.listed
+            if video.usable and video.name not in self.stored
+        ]
 
     def write(self, results: Iterator[EncodedVideo | str]) -> None:
         """Writes the record file and then its account.
@@ -59,30 +119,69 @@ class Shard:
             MoloError: the file cannot be written.
         """
         account_path(self.path).unlink(missing_ok=True)
-        outcomes: list[Outcome] = []
-        size = _write_records(self.path, self._examples(results, outcomes))
-        account = Account(self.settings, self.split, self.listed, tuple(outcomes), size)
+        lines: list[tuple[Listed, Outcome]] = []
+        with contextlib.closing(_OldRecords()) as old:
+            size = _write_records(self.path, self._records(results, lines, old))
+        listed, outcomes = zip(*lines, strict=True)
+        account = Account(self.settings, self.split, listed, outcomes, size)
         account.write(account_path(self.path))
 
-    def _examples(
-        self, results: Iterator[EncodedVideo | str], outcomes: list[Outcome]
-    ) -> Iterator[dict[str, Any]]:
-        """Yields the good videos; notes what became of every one in `outcomes`."""
+    def _records(
+        self,
+        results: Iterator[EncodedVideo | str],
+        lines: list[tuple[Listed, Outcome]],
+        old: "_OldRecords",
+    ) -> Iterator[bytes]:
+        """Yields the records of the good videos; notes what became of every one in `lines`."""
         for video in self.listed:
+            if stored := self.stored.get(video.name):
+                gone = dataclasses.replace(stored.listed, note=_GONE)
+                lines.append((video if video.usable else gone, stored.outcome))
+                yield old.read(stored)
+                continue
             result = next(results) if video.usable else video.reason
             if isinstance(result, str):
-                outcomes.append(Outcome(reason=result))
+                lines.append((video, Outcome(0, str(result), isinstance(result, Lost))))
                 continue
-            outcomes.append(Outcome(length=result.length))
-            yield {
-                "video": video.name,
-                "class_id": video.class_id,
-                "class_name": video.class_name,
-                "length": result.length,
-                "rate": np.array(result.rate, np.int64),
-                "frame_numbers": result.numbers,
-                "frames": result.images,
-            }
+            lines.append((video, Outcome(length=result.length)))
+            yield _serialize(video, result)
+
+
+class _OldRecords:
+    """Reads records of earlier files, the last of which stays open."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._reader: Any = None
+
+    def read(self, stored: Stored) -> bytes:
+        """The bytes of a record."""
+        if stored.path != self._path:
+            self.close()
+            self._reader = array_record_module.ArrayRecordReader(str(stored.path))
+            self._path = stored.path
+        return self._reader.read([stored.position])[0]
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _serialize(video: Listed, result: EncodedVideo) -> bytes:
+    features, serializer = _serializer()
+    example = {
+        "video": video.name,
+        "class_id": video.class_id,
+        "class_name": video.class_name,
+        "length": result.length,
+        "rate": np.array(result.rate, np.int64),
+        "frame_numbers": result.numbers,
+        "frames": result.images,
+    }
+    record = serializer.get_tf_example(features.encode_example(example))
+    # The fields are a map, whose order is otherwise another in every process.
+    return record.SerializeToString(deterministic=True)
 
 
 def make_shard(shard: Shard) -> None:
@@ -113,22 +212,19 @@ def _serializer() -> tuple[Any, Any]:
     return features, tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
 
-def _write_records(path: Path, examples: Iterable[dict[str, Any]]) -> int:
+def _write_records(path: Path, records: Iterable[bytes]) -> int:
     """Writes a record file under a temporary name, reads it back, renames it; returns its size.
 
     Raises:
         MoloError: it cannot be written, for want of space for instance.
     """
-    features, serializer = _serializer()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     count = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(part), _RECORD_OPTIONS)
         try:
-            for example in examples:
-                record = serializer.get_tf_example(features.encode_example(example))
-                # The fields are a map, whose order is otherwise another in every process.
-                writer.write(record.SerializeToString(deterministic=True))
+            for record in records:
+                writer.write(record)
                 count += 1
         finally:
             writer.close()

@@ -12,6 +12,7 @@ this machine; the files are the same, byte for byte.
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,11 @@ from molo_jax.data.records import (
     account_path,
     read_settings,
 )
-from molo_jax.data.shards import Shard, make_features, make_shard
+from molo_jax.data.shards import Shard, Stored, make_features, make_shard, stored_records
 from molo_jax.errors import MoloError
 from molo_jax.files import write_json
 
-_WORK = "unfinished"
+_WORK, _OLD = "unfinished", "old"
 
 
 @dataclasses.dataclass
@@ -142,12 +143,28 @@ class FewShotVideos(FileReaderBuilder):
         """The record files that are still to be made.
 
         Raises:
-            MoloError: the folder was prepared with other settings.
+            MoloError: the folder was prepared with other settings, or holds other videos.
         """
         self._take_up()
         self._claim()
         folder = Path(self.data_path) if self.data_path.exists() else self._work
-        return [s for shards in self.shards(folder).values() for s in shards if not s.is_made()]
+        stored = stored_records((self._work / _OLD, folder), self._settings)
+        self._check_same_videos(folder, stored)
+        return [
+            shard.with_stored(stored)
+            for shards in self.shards(folder).values()
+            for shard in shards
+            if not shard.is_made()
+        ]
+
+    def _check_same_videos(self, folder: Path, stored: Mapping[tuple[str, str], Stored]) -> None:
+        names = {video.name for listed in self._lists.values() for video in listed}
+        if stored and not any(name in names for _, name in stored):
+            example = next(iter(stored.values())).listed
+            raise MoloError(
+                f"{folder} holds other videos of {self._settings.dataset}, such as {example.name}."
+                " Remove the folder, or choose another --out"
+            )
 
     def accounts(self) -> dict[str, list[Account]]:
         """The accounts of the finished data set."""
@@ -181,7 +198,8 @@ class FewShotVideos(FileReaderBuilder):
             self._work.mkdir(exist_ok=True)
             for file in left.iterdir():
                 os.replace(file, self._work / file.name)
-            left.rmdir()
+            # Where both names were of one file, replacing has done nothing.
+            shutil.rmtree(left)
 
     def _claim(self) -> None:
         """Notes the settings, or checks that what is there was made with the same.
@@ -195,8 +213,8 @@ class FewShotVideos(FileReaderBuilder):
                 found = read_settings(note)
                 if found != self._settings:
                     raise MoloError(
-                        f"{folder} holds {found}; asked for is {self._settings}. Remove the folder,"
-                        " or choose another --out"
+                        f"{note.parent} holds {found}; asked for is {self._settings}."
+                        " Remove the folder, or choose another --out"
                     )
                 return
 
@@ -209,8 +227,11 @@ class FewShotVideos(FileReaderBuilder):
         self._work.mkdir(parents=True, exist_ok=True)
         write_json(self._work / SETTINGS_FILE, dataclasses.asdict(self._settings))
         shards = self.shards(self._work)
-        self._tidy({shard.path for group in shards.values() for shard in group})
         todo = [s for group in shards.values() for s in group if not s.is_made()]
+        made = {s.path for group in shards.values() for s in group} - {s.path for s in todo}
+        self._put_aside(made)
+        stored = stored_records([self._work / _OLD], self._settings)
+        todo = [shard.with_stored(stored) for shard in todo]
         if download_config and download_config.beam_runner:
             _make_with_beam(todo, download_config)
         else:
@@ -221,11 +242,24 @@ class FewShotVideos(FileReaderBuilder):
             for path in (shard.path, account_path(shard.path)):
                 _place(path, Path(self.data_path) / path.name)
 
-    def _tidy(self, keep: set[Path]) -> None:
-        """Removes what is no part of the data set to be made: parts of files, old lists' files."""
-        keep = keep | {account_path(path) for path in keep} | {self._work / SETTINGS_FILE}
-        for file in self._work.iterdir():
-            if file not in keep and not file.is_dir():
+    def _put_aside(self, made: set[Path]) -> None:
+        """Moves record files that are not as they should be away, so that records can be copied.
+
+        What is no whole record file, with its account, is removed.
+        """
+        old = self._work / _OLD
+        old.mkdir(exist_ok=True)
+        keep = made | {account_path(path) for path in made} | {self._work / SETTINGS_FILE}
+        stamp = time.time_ns()
+        for file in sorted(self._work.iterdir()):
+            if file in keep or file.is_dir():
+                continue
+            # The account goes last: without it a record file counts for nothing.
+            account = account_path(file)
+            if account.exists():
+                os.replace(file, old / f"{stamp}-{file.name}")
+                os.replace(account, old / f"{stamp}-{account.name}")
+            elif file.exists():
                 file.unlink()
 
     def _make_here(self, shards: Sequence[Shard]) -> None:
@@ -277,4 +311,4 @@ def _place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without such links
-        os.replace(source, target)
+        shutil.copy2(source, target)

@@ -16,6 +16,7 @@ from molo_jax.data import tfds_builder
 from molo_jax.data.decode import decode_in_order, scan
 from molo_jax.data.images import decode_jpegs, resize_frames
 from molo_jax.data.preparation import prepare
+from molo_jax.data.processes import Lost
 from molo_jax.data.records import Account, account_path, prepared_folder
 from molo_jax.errors import MoloError
 
@@ -130,9 +131,9 @@ def test_what_has_come_or_changed_is_prepared_and_no_more(
     videos.mkdir()
     for path in (video_tree / "videos").iterdir():
         os.link(path, videos / path.name)
-    (videos / "3_1.mp4").unlink()  # in the second file, with 2_6 and 3_0 to 3_4
+    (videos / "3_1.mp4").unlink()
     good = (videos / "40_6.mp4").read_bytes()
-    (videos / "40_6.mp4").unlink()  # alone in the last one
+    (videos / "40_6.mp4").unlink()
     (videos / "40_6.mp4").write_bytes(good[:100])
     prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
     assert open_prepared(tmp_path / "out", "skip").bad_count == 2
@@ -141,7 +142,7 @@ def test_what_has_come_or_changed_is_prepared_and_no_more(
     again = Counted()
     monkeypatch.setattr(tfds_builder, "in_order", again)
     prepare(make_plan(video_tree, videos), tmp_path / "out")
-    assert again.paths == [f"{name}.mp4" for name in ("2_6", *(f"3_{n}" for n in range(5)), "40_6")]
+    assert again.paths == ["3_1.mp4", "40_6.mp4"]
     records = {n: c for n, c in content(tmp_path / "out").items() if not n.endswith("json")}
     assert records == {name: expected[name] for name in records}
     assert open_prepared(tmp_path / "out").bad_count == 0
@@ -166,8 +167,9 @@ def test_files_of_another_list_do_not_stay(video_tree, tmp_path, monkeypatch):
     assert open_prepared(tmp_path).class_sizes == (7, 6)
 
 
+@pytest.mark.parametrize("linked", [True, False])
 def test_what_a_kill_left_between_two_folders_is_put_together(
-    video_tree, tmp_path, monkeypatch, expected
+    video_tree, tmp_path, monkeypatch, expected, linked
 ):
     prepare_tree(video_tree, tmp_path, monkeypatch)
     final = prepared_folder(tmp_path, "folder")
@@ -175,13 +177,98 @@ def test_what_a_kill_left_between_two_folders_is_put_together(
     final.rename(work)
     left.mkdir()
     for path in sorted(work.glob("*array_record*"))[:5]:
-        path.rename(left / path.name)
+        (os.link if linked else os.rename)(path, left / path.name)
     nothing = Counted()
     monkeypatch.setattr(tfds_builder, "in_order", nothing)
     prepare(make_plan(video_tree), tmp_path)
     assert nothing.paths == []
     assert content(tmp_path) == expected
     assert [p.name for p in final.parent.iterdir() if p.is_dir()] == ["1.0.0"]
+
+
+def copied(video_tree, folder: Path) -> Path:
+    """The videos under other paths."""
+    folder.mkdir()
+    for path in (video_tree / "videos").iterdir():
+        os.link(path, folder / path.name)
+    return folder
+
+
+def test_videos_that_were_moved_are_not_decoded_again(video_tree, tmp_path, monkeypatch, expected):
+    prepare_tree(video_tree, tmp_path / "out", monkeypatch)
+    again = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", again)
+    prepare(make_plan(video_tree, copied(video_tree, tmp_path / "v")), tmp_path / "out")
+    assert again.paths == []
+    assert content(tmp_path / "out") == expected
+
+
+def test_the_frames_of_a_video_that_is_gone_are_kept(video_tree, tmp_path, monkeypatch):
+    videos = copied(video_tree, tmp_path / "v")
+    prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
+    for path in list(videos.iterdir())[3:]:
+        path.unlink()
+    again = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", again)
+    survey = prepare(make_plan(video_tree, videos), tmp_path / "out")
+    assert again.paths == []
+    assert survey.to_json()["splits"]["train"]["usable"] == VIDEOS
+    assert open_prepared(tmp_path / "out").bad_count == 0
+
+
+def test_a_longer_list_costs_its_new_videos_alone(video_tree, tmp_path, monkeypatch, expected):
+    lists = tmp_path / "short"
+    (lists / "splits").mkdir(parents=True)
+    lines = (video_tree / "splits/train_few_shot.txt").read_text().splitlines(keepends=True)
+    (lists / "splits/train_few_shot.txt").write_text("".join(lines[:3] + lines[5:13]))
+    prepare_tree(lists, tmp_path / "out", monkeypatch, videos=video_tree / "videos")
+    again = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", again)
+    prepare(make_plan(video_tree), tmp_path / "out")
+    names = [line.split("/")[1].strip() for line in lines]
+    assert again.paths == [f"{name}.mp4" for name in names[3:5] + names[13:]]
+    assert content(tmp_path / "out") == expected
+
+
+def test_a_failure_that_may_pass_is_tried_again(video_tree, tmp_path, monkeypatch, expected):
+    class Late(Counted):
+        def __call__(self, function, tasks, **options):
+            for path, settings in tasks:
+                late = os.path.basename(path) == "3_3.mp4"
+                yield Lost("decoding it took longer than 1 s") if late else function(path, settings)
+
+    monkeypatch.setattr(tfds_builder, "in_order", Late())
+    survey = prepare(make_plan(video_tree), tmp_path)
+    assert survey.to_json()["splits"]["train"]["unreadable"] == 1
+    again = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", again)
+    prepare(make_plan(video_tree), tmp_path)
+    assert again.paths == ["3_3.mp4"]
+    assert content(tmp_path) == expected
+
+
+def test_other_videos_of_the_same_name_of_a_data_set_are_refused(
+    video_tree, tmp_path, monkeypatch, write_video, expected
+):
+    prepare_tree(video_tree, tmp_path / "out", monkeypatch)
+    write_video(tmp_path / "b/videos/other.mp4")
+    (tmp_path / "b/splits").mkdir()
+    (tmp_path / "b/splits/train_few_shot.txt").write_text("train0/other\n")
+    with pytest.raises(MoloError, match=r"holds other videos of folder, such as 2_0\. Remove"):
+        prepare_tree(tmp_path / "b", tmp_path / "out", monkeypatch)
+    assert content(tmp_path / "out") == expected
+
+
+def test_a_damaged_record_file_is_made_anew_once_it_is_removed(
+    video_tree, tmp_path, monkeypatch, expected
+):
+    prepare_tree(video_tree, tmp_path, monkeypatch)
+    next(prepared_folder(tmp_path, "folder").glob("*-00002-of-00005")).unlink()
+    again = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", again)
+    prepare(make_plan(video_tree), tmp_path)
+    assert len(again.paths) == 6
+    assert content(tmp_path) == expected
 
 
 def test_a_split_without_a_usable_video_is_an_error(video_tree, tmp_path, monkeypatch):
@@ -200,6 +287,7 @@ from molo_jax.data import tfds_builder
 from molo_jax.errors import MoloError
 from preparing import in_this_process, make_plan
 from molo_jax.data.preparation import prepare
+from molo_jax.data.processes import Lost
 
 tfds_builder.SHARD_VIDEOS = 6
 tfds_builder.in_order = in_this_process
