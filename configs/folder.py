@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.dataset.name = "folder"
     config.data.source, config.data.prepared = "prepared", "data/prepared"
     # Without preparation: the videos, and the lists that the preparation has written.
-    config.data.root, config.data.split_dir = "data/videos", "data/prepared/splits"
+    config.data.root, config.data.split_dir = "data/videos", "data/prepared/splits/folder"
 
     config.model.backbone = "resnet50"
     config.model.pretrained = IMAGENET

@@ -143,7 +143,10 @@ def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
         official.fetch_lists(name) if fetched else data.split_dir,
         split,
         on_bad_video=data.on_bad_video,
-        how_to_get=f"{config.dataset.how_to_get} Name that folder with --config.data.root.",
+        how_to_get=(
+            f"{config.dataset.how_to_get} Name that folder with --config.data.root, and that of its"
+            " lists with --config.data.split_dir (a preparation writes those of one's own videos)."
+        ),
     )
     if name in official.BENCHMARKS:
         official.warn_unless_official(name, dataset.split)

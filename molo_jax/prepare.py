@@ -38,7 +38,11 @@ _SEED = flags.DEFINE_integer(
     "seed", 0, "folder: of the division of classes; synthetic: of every pixel.", lower_bound=0
 )
 _RESIZE = flags.DEFINE_integer(
-    "resize", None, "Side of the stored frames; default 256, synthetic 32.", lower_bound=1
+    "resize",
+    None,
+    "Side of the stored frames; default 256, synthetic 32.",
+    lower_bound=1,
+    upper_bound=4096,
 )
 _QUALITY = flags.DEFINE_integer(
     "quality", 95, "Of the JPEG images.", lower_bound=1, upper_bound=100
@@ -85,12 +89,38 @@ _BEAM_OPTIONS = flags.DEFINE_list(
 )
 
 
+# Flags that other data sets would ignore.
+_ONLY_FOR = {
+    "ratio": "folder",
+    **{f"{split}_videos": "synthetic" for split in _SPLITS},
+}
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     del argv
     _check_flags()
     # As an interrupt: the worker processes end, and nothing half-written stays.
     signal.signal(signal.SIGTERM, _stop)
+    try:
+        _run()
+    except _Stopped:
+        error = MoloError(
+            "stopped by SIGTERM; what is finished is kept, and the same command goes on from there"
+        )
+        error.exit_code = 128 + signal.SIGTERM
+        raise error from None
+
+
+class _Stopped(KeyboardInterrupt):
+    """The process was asked to end."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped
+
+
+def _run() -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
     from molo_jax.data import preparation
 
@@ -109,6 +139,7 @@ def main(argv: Sequence[str]) -> None:
         survey = preparation.prepare(
             plan,
             _OUT.value,
+            begin=lambda: _keep_lists(lists),
             force=_FORCE.value,
             beam_runner=_BEAM_RUNNER.value,
             beam_options=[f"--{option.lstrip('-')}" for option in _BEAM_OPTIONS.value],
@@ -116,21 +147,12 @@ def main(argv: Sequence[str]) -> None:
     survey.leave_out(left_out)
     print(survey.format())
     _write_report(survey.to_json())
-    if not _CHECK.value:
-        print(f"\nnext      {_next_command()}")
     few = survey.too_few()
+    if not few and not _CHECK.value:
+        print(f"\nnext      {_next_command(lists, survey.has_losses())}")
     if few:
         more = f"; and {len(few) - 3} more, see the report" if len(few) > 3 else ""
         raise MoloError(f"not enough for the episodes asked: {'; '.join(few[:3])}{more}")
-
-
-def _stop(number: int, _: object) -> None:
-    error = MoloError(
-        f"stopped by {signal.Signals(number).name}; what is finished is kept, and the same command"
-        " goes on from there"
-    )
-    error.exit_code = 128 + number
-    raise error
 
 
 def _check_flags() -> None:
@@ -147,6 +169,13 @@ def _check_flags() -> None:
                          " --splits_dir")  # fmt: skip
     if _SPLIT_FILE.value and (name != "folder" or _LISTS.value):
         raise UsageError("--split_file is for --dataset=folder, instead of --splits_dir")
+    if _REPORT.value and not Path(_REPORT.value).absolute().parent.is_dir():
+        raise UsageError(
+            f"--report={_REPORT.value}: there is no folder {Path(_REPORT.value).parent}"
+        )
+    for flag, of in _ONLY_FOR.items():
+        if flags.FLAGS[flag].present and name != of:
+            raise UsageError(f"--{flag} is for --dataset={of}")
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UsageError("--beam_pipeline_options needs --beam_runner")
 
@@ -188,23 +217,38 @@ def _find(name: str):
         videos, splits = Path(_OUT.value) / "videos", Path(_OUT.value) / "splits"
         lists = official.read_splits(splits)
     elif name in _BENCHMARKS:
-        lists = official.read_lists(name, _LISTS.value or official.fetch_lists(name))
+        folder = _LISTS.value or official.fetch_lists(name, "--splits_dir")
+        lists = official.read_lists(name, folder)
     else:
         lists = official.read_splits(_LISTS.value, partial=True)
     return preparation.find_videos(lists, videos), {}
 
 
 def _find_own():
-    """The same for a folder for each class; its lists are kept for use without preparation."""
+    """The same for a folder for each class."""
     from molo_jax.data import preparation
-    from molo_jax.data.folder import read_folder, write_lists
+    from molo_jax.data.folder import read_folder
 
     found = read_folder(
         _VIDEOS.value, split_file=_SPLIT_FILE.value, ratio=_ratio(), seed=_SEED.value
     )
-    if not _CHECK.value:
-        write_lists(found, Path(_OUT.value) / "splits")
     return preparation.find_videos(found.splits, _VIDEOS.value), found.left_out
+
+
+def _keep_lists(lists) -> None:
+    """Writes the lists of one's own videos, for use without preparation."""
+    from molo_jax.data.folder import FolderLists, write_lists
+    from molo_jax.data.splits import Split, Video
+
+    if _DATASET.value != "folder":
+        return
+    splits = {
+        name: Split.of(
+            name, "", [Video(v.name, v.class_id, line) for line, v in enumerate(listed, start=1)]
+        )
+        for name, listed in lists.items()
+    }
+    write_lists(FolderLists(splits, {}), Path(_OUT.value) / "splits" / "folder")
 
 
 def _ratio() -> tuple[int, int, int]:
@@ -248,15 +292,26 @@ _KEYS = {
 }
 
 
-def _next_command() -> str:
+def _next_command(lists, has_losses: bool) -> str:
     """The command that trains on the prepared data, with what is not as in the configuration."""
     name = _DATASET.value
     config = f"{name}_5shot" if name in _BENCHMARKS else name
     changed = [flag for flag in _KEYS if flags.FLAGS[flag].value != flags.FLAGS[flag].default]
-    settings = {key: flags.FLAGS[flag].value for flag in changed for key in _KEYS[flag]}
-    overrides = {"data.prepared": shlex.quote(str(_OUT.value))} | settings
+    overrides = {"data.prepared": shlex.quote(str(_OUT.value))}
+    overrides |= {key: flags.FLAGS[flag].value for flag in changed for key in _KEYS[flag]}
+    if has_losses:
+        overrides["data.on_bad_video"] = "skip"
+    if _KEEP.value == "window" and name != "kinetics100":
+        overrides["data.sampling"] = "window"
+    if "val" not in lists:
+        overrides["train.eval_every"] = 0
+    mode = "".join(
+        f" --mode={mode}"
+        for split, mode in (("test", "train"), ("train", "eval"))
+        if split not in lists
+    )
     arguments = " ".join(f"--config.{key}={value}" for key, value in overrides.items())
-    return f"python -m molo_jax.main --config=configs/{config}.py {arguments}"
+    return f"python -m molo_jax.main --config=configs/{config}.py{mode} {arguments}"
 
 
 if __name__ == "__main__":

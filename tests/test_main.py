@@ -1,6 +1,7 @@
 """The whole command on real files: trained, killed, resumed, evaluated, drawn."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -290,21 +291,26 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
     prepare = [sys.executable, "-m", "molo_jax.prepare", "--dataset=folder", "--resize=32"]
     needs = ("--n_way=3", "--n_shot=3", "--train_n_query=1", "--num_frames=2")
     folders = (f"--videos={tmp_path}/videos", f"--out={tmp_path}/out")
-    subprocess.run([*prepare, *needs, *folders, "--workers=1"], check=True, capture_output=True)
+    printed = subprocess.run(
+        [*prepare, *needs, *folders, "--workers=1"], check=True, capture_output=True, text=True
+    ).stdout
+    (line,) = [line for line in printed.splitlines() if line.startswith("next ")]
+    python, *main = shlex.split(line.removeprefix("next "))
+    assert (python, main[:3]) == ("python", ["-m", "molo_jax.main", "--config=configs/folder.py"])
+    main = [sys.executable, *main]
     overrides = SETTINGS | {
-        "data.prepared": f"{tmp_path}/out",
         "model.backbone": "resnet18",
         "model.pretrained": "",
         "train.steps": 2,
         "train.eval_every": 2,
     }
     arguments = [f"--config.{key}={value}" for key, value in overrides.items()]
-    main = [sys.executable, "-m", "molo_jax.main", f"--config={ROOT}/configs/folder.py"]
     result = subprocess.run(
-        [*main, f"--workdir={tmp_path}/run", *arguments, "--config.eval.shots=3"],
+        [*main, f"--workdir={tmp_path}/run", *arguments],
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
     )
     assert result.returncode == 0, result.stderr
     assert "folder, test split: 3-way accuracy" in result.stdout
@@ -315,11 +321,11 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
     direct = (
         "--config.data.source=videos",
         f"--config.data.root={tmp_path}/videos",
-        f"--config.data.split_dir={tmp_path}/out/splits",
+        f"--config.data.split_dir={tmp_path}/out/splits/folder",
     )
     subprocess.run(
         [
-            *main,
+            *(argument for argument in main if "eval.shots" not in argument),
             f"--workdir={tmp_path}/run",
             "--mode=eval",
             *arguments,
@@ -328,6 +334,7 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         ],
         capture_output=True,
         check=True,
+        cwd=ROOT,
     )
     records = [json.loads((tmp_path / f"run/eval_test_{n}shot.json").read_text()) for n in (1, 3)]
     assert [r["config"]["data"]["source"] for r in records] == ["videos", "prepared"]

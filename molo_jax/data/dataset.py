@@ -91,7 +91,7 @@ class VideoDataset(ClipSource):
             for video_position, path in enumerate(paths)
             if not path
         }
-        self._note_absent(missing, self.root, how_to_get)
+        self._note_absent(missing, f"are not in {self.root}", how_to_get)
 
 
 def _find_files(root: str, split_dir: str | os.PathLike[str], split: Split) -> list[list[str]]:

@@ -161,8 +161,12 @@ def benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def fetch_lists(name: str) -> Path:
+def fetch_lists(name: str, flag: str = "--config.data.split_dir") -> Path:
     """Returns the folder of a benchmark's three lists in the cache; fetches them the first time.
+
+    Args:
+        name: of the benchmark.
+        flag: the one that names a local copy, for the message where there is no network.
 
     Raises:
         UsageError: there is no such benchmark.
@@ -176,7 +180,7 @@ def fetch_lists(name: str) -> Path:
             f"{_LISTS}/{source}/{file}",
             folder / file,
             _SHA256[f"{source}/{split}"],
-            otherwise="name a folder that holds the three lists with --config.data.split_dir",
+            otherwise=f"name a folder that holds the three lists of {_LISTS}/{source} with {flag}",
         )
     return folder
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def prepare(
     plan: Plan,
     out: str | os.PathLike[str],
     *,
+    begin: Callable[[], object] = lambda: None,
     force: bool = False,
     beam_runner: str | None = None,
     beam_options: Sequence[str] = (),
@@ -146,6 +147,7 @@ def prepare(
     Args:
         plan: what and how.
         out: folder of the prepared data sets.
+        begin: called once it is sure that the folder is for this plan.
         force: begin even if the disk looks too small.
         beam_runner: name of the Apache Beam runner that does the work; None for processes here.
         beam_options: the runner's own options, as `--name=value`.
@@ -173,6 +175,7 @@ def prepare(
             advance=lambda count: advance[0](count),
         )
         unfinished = builder.unfinished()
+        begin()
         todo = [path for shard in unfinished for path, _ in shard.tasks()]
         if not unfinished:
             logging.info("all videos are prepared already in %s", builder.data_path)

@@ -42,6 +42,8 @@ class PreparedDataset(ClipSource):
         self._files = {video.name: video.file for video in _listed(accounts)}
         self._records: ArrayRecordDataSource
         self._places: dict[str, int] = {}
+        # The record files, each with the number of records up to its end.
+        self._ends: list[tuple[int, Path]] = []
 
     @classmethod
     def open(
@@ -89,7 +91,7 @@ class PreparedDataset(ClipSource):
             on_bad_video,
         )
         source._open_records(paths, accounts)
-        source._note_unprepared(accounts, str(folder), how_to_get)
+        source._note_unprepared(accounts, how_to_get)
         return source
 
     def path(self, class_position: int, video_position: int) -> str:
@@ -117,9 +119,11 @@ class PreparedDataset(ClipSource):
             if not outcome.reason
         )
         self._places = {name: place for place, name in enumerate(good)}
+        ends = itertools.accumulate(account.records for account in accounts)
+        self._ends = list(zip(ends, paths, strict=True))
         self._records = ArrayRecordDataSource(instructions)
 
-    def _note_unprepared(self, accounts: Sequence[Account], where: str, remedy: str) -> None:
+    def _note_unprepared(self, accounts: Sequence[Account], remedy: str) -> None:
         reasons = {
             video.name: outcome.reason
             for account in accounts
@@ -132,7 +136,9 @@ class PreparedDataset(ClipSource):
             for video_position, video in enumerate(videos)
             if video.name in reasons
         }
-        self._note_absent(absent, where, remedy)
+        missing = sum(reason == "missing" for reason in absent.values())
+        lack = f"could not be prepared ({missing} missing, {len(absent) - missing} not usable)"
+        self._note_absent(absent, lack, remedy)
 
     def _read(
         self,
@@ -154,7 +160,10 @@ class PreparedDataset(ClipSource):
         try:
             return decode_jpegs([images[place] for place in places], resize, out)
         except MoloError as error:
-            raise MoloError(f"{self._where(name)}: {error}; prepare the data again") from error
+            raise MoloError(
+                f"{self._where(name)}: {error}; remove {self._record_file(name)} and prepare the"
+                " data again"
+            ) from error
 
     def _record(self, name: str) -> dict:
         try:
@@ -164,14 +173,14 @@ class PreparedDataset(ClipSource):
         # What the library raises for a damaged or vanished file.
         except (RuntimeError, ValueError) as error:
             raise MoloError(
-                f"{self._where(name)} cannot be read ({str(error).split(';')[0]}); prepare the data"
-                " again"
+                f"{self._where(name)} cannot be read ({str(error).split(';')[0]}); remove"
+                f" {self._record_file(name)} and prepare the data again"
             ) from error
         found = record["video"].bytes_list.value[0].decode()
         if found != name:
             raise MoloError(
                 f"{self._where(name)} is one of {found}: the accounts do not belong to the record"
-                " files; prepare the data again"
+                f" files; remove {self._record_file(name)} and prepare the data again"
             )
         return record
 
@@ -185,6 +194,9 @@ class PreparedDataset(ClipSource):
         if not np.array_equal(stored[places], chosen):
             raise MoloError(f"{self._where(name)} lacks frames {chosen}; prepare the data again")
         return places.tolist()
+
+    def _record_file(self, name: str) -> Path:
+        return next(path for end, path in self._ends if self._places[name] < end)
 
     def _where(self, name: str) -> str:
         return f"the record of {name} in {self.split.path}"

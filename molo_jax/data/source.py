@@ -114,8 +114,13 @@ class ClipSource(abc.ABC):
     ) -> np.ndarray:
         """Reads the chosen frames; raises BadVideoError by what the video is, not by the choice."""
 
-    def _note_absent(self, absent: dict[tuple[int, int], str], where: str, remedy: str) -> None:
+    def _note_absent(self, absent: dict[tuple[int, int], str], lack: str, remedy: str) -> None:
         """Records the videos that are known from the start not to be there.
+
+        Args:
+            absent: their places, with the reasons.
+            lack: what is wrong with them, behind "5 of the 9 videos in the list".
+            remedy: what a user can do.
 
         Raises:
             MoloError: there are some, and the policy is "fail".
@@ -127,8 +132,8 @@ class ClipSource(abc.ABC):
             for video in (self.video(*place) for place in list(absent)[:_EXAMPLES])
         )
         message = (
-            f"{len(absent)} of the {sum(self.class_sizes)} videos in {self.split.path} are not in"
-            f" {where}: {examples}{', …' if len(absent) > _EXAMPLES else ''}"
+            f"{len(absent)} of the {sum(self.class_sizes)} videos in {self.split.path} {lack}:"
+            f" {examples}{', …' if len(absent) > _EXAMPLES else ''}"
         )
         if self.on_bad_video == "fail":
             raise MoloError(

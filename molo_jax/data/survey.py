@@ -121,6 +121,10 @@ class Survey:
         for split in needs:
             self.classes.setdefault(split, {})
 
+    def has_losses(self) -> bool:
+        """Whether any listed video is not usable."""
+        return any(state.status != "good" for state in self.states)
+
     def leave_out(self, files: Mapping[str, str]) -> None:
         """Notes files that are in no list, with the reasons."""
         self.left_out = dict(files)
@@ -270,7 +274,8 @@ class Survey:
         return (
             f"{_section('not enough for the episodes asked', sentences, limit)}\n"
             "  get the missing videos, take these classes out of the lists, or ask for episodes of"
-            " fewer ways, shots or queries"
+            " fewer ways, shots or queries (--n_way, --n_shot, …); one's own classes are divided by"
+            " --ratio"
         )
 
 

@@ -35,7 +35,7 @@ from molo_jax.data.records import (
     read_settings,
 )
 from molo_jax.data.shards import Shard, Stored, make_features, make_shard, stored_records
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
 
 _WORK, _OLD = "unfinished", "old"
@@ -295,9 +295,13 @@ class FewShotVideos(FileReaderBuilder):
 def _make_with_beam(shards: Sequence[Shard], download_config: tfds.download.DownloadConfig) -> None:
     import apache_beam as beam  # an extra
 
-    with beam.Pipeline(
-        runner=download_config.beam_runner, options=download_config.beam_options
-    ) as pipeline:
+    try:
+        pipeline = beam.Pipeline(
+            runner=download_config.beam_runner, options=download_config.beam_options
+        )
+    except ValueError as error:
+        raise UsageError(f"--beam_runner={download_config.beam_runner}: {error}") from None
+    with pipeline:
         _ = (
             pipeline
             | "Shards" >> beam.Create(shards)

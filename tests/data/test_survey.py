@@ -158,7 +158,7 @@ not enough for the episodes asked (3):
   split test has 2 classes; 3-way needs 3
   class 1 of split test has 5 usable videos of 6 listed; 5-shot with 1 query needs 6
   get the missing videos, take these classes out of the lists, or ask for episodes of fewer\
- ways, shots or queries"""
+ ways, shots or queries (--n_way, --n_shot, …); one's own classes are divided by --ratio"""
     )
 
 
