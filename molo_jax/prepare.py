@@ -232,7 +232,8 @@ def _find_own():
     found = read_folder(
         _VIDEOS.value, split_file=_SPLIT_FILE.value, ratio=_ratio(), seed=_SEED.value
     )
-    return preparation.find_videos(found.splits, _VIDEOS.value), found.left_out
+    lists = preparation.find_videos(found.splits, _VIDEOS.value, anywhere=False)
+    return lists, found.left_out
 
 
 def _keep_lists(lists) -> None:

@@ -55,8 +55,15 @@ class Plan:
     seconds: float = 600
 
 
-def find_videos(splits: Mapping[str, Split], root: str | os.PathLike[str]) -> _Lists:
+def find_videos(
+    splits: Mapping[str, Split], root: str | os.PathLike[str], *, anywhere: bool = True
+) -> _Lists:
     """Looks for the videos of all lists in a folder, whatever its layout.
+
+    Args:
+        splits: the lists.
+        root: the folder.
+        anywhere: False for lists that were made from this very folder: only the listed paths count.
 
     Returns:
         The lines of each list with their files.
@@ -66,7 +73,7 @@ def find_videos(splits: Mapping[str, Split], root: str | os.PathLike[str]) -> _L
     """
     folder = VideoFolder.index(root)
     names = [v.name for split in splits.values() for videos in split.videos for v in videos]
-    finder = folder.finder(names)
+    finder = folder.finder(names, anywhere)
     lists = {name: _find_split(split, finder) for name, split in splits.items()}
     for path, reason in list(folder.unlistable.items())[:_WARNINGS]:
         logging.warning("%s was left out: %s", printable(path), reason)

@@ -179,6 +179,8 @@ class FewShotVideos(FileReaderBuilder):
         Raises:
             MoloError: a file cannot be written, or no video of a split can be used.
         """
+        if not self._lists:
+            raise MoloError(f"there are no lists of the videos of {self._settings.dataset}")
         if self.unfinished() and self.data_path.exists():
             shutil.rmtree(self._work, ignore_errors=True)
             os.rename(self.data_path, self._work)
