@@ -5,20 +5,23 @@ The commands share this; nothing below them knows the configuration.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from molo_jax.config import REFUSE
 from molo_jax.data import official
 from molo_jax.data.augment import AugmentConfig, episode_key, train_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import EpisodeSampler
 from molo_jax.data.prepared import PreparedDataset
 from molo_jax.data.source import ClipSource
-from molo_jax.errors import UsageError
+from molo_jax.data.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
+from molo_jax.errors import MoloError, UsageError
 from molo_jax.model import Episode, LossWeights, MoLoConfig
 from molo_jax.training.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.training.step import Batch, make_mesh
@@ -102,7 +105,8 @@ def open_split(config: ConfigDict, split: str) -> ClipSource:
     """Opens one split of the prepared videos, or of the videos themselves (`data.source`).
 
     Raises:
-        MoloError: when the folder, the list or videos are missing; it says how to get them.
+        MoloError: when the folder, the list or videos are missing, with how to get them; or when
+            two of the lists that there are share a video or a class.
         UsageError: when `data.split_dir` is empty and the dataset has no official lists, or the
             videos were prepared for other clips.
     """
@@ -117,7 +121,24 @@ def open_split(config: ConfigDict, split: str) -> ClipSource:
         how_to_get=_how_to_prepare(config),
     )
     source.check_use(sampling=data.sampling, num_frames=data.num_frames, resize=data.resize)
+    _check_apart(config, PreparedDataset.lists(data.prepared, name))
     return source
+
+
+def _check_apart(config: ConfigDict, lists: Mapping[str, Split]) -> None:
+    """Checks that no two splits share a video or a class.
+
+    Raises:
+        MoloError: they do, and `eval.on_trained_classes` is to refuse it.
+    """
+    try:
+        official.check_apart(lists.values())
+    except MoloError as error:
+        if config.eval.on_trained_classes == REFUSE:
+            raise MoloError(
+                f"{error}. --config.eval.on_trained_classes=warn goes on all the same"
+            ) from error
+        logging.warning("%s", error)
 
 
 def _how_to_prepare(config: ConfigDict) -> str:
@@ -138,9 +159,10 @@ def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
         )
     # Without videos the lists would be of no use.
     fetched = not data.split_dir and os.path.isdir(data.root)
+    lists = official.fetch_lists(name) if fetched else data.split_dir
     dataset = VideoDataset.open(
         data.root,
-        official.fetch_lists(name) if fetched else data.split_dir,
+        lists,
         split,
         on_bad_video=data.on_bad_video,
         how_to_get=(
@@ -148,9 +170,15 @@ def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
             " lists with --config.data.split_dir (a preparation writes those of one's own videos)."
         ),
     )
+    _check_apart(config, _available_lists(lists))
     if name in official.BENCHMARKS:
         official.warn_unless_official(name, dataset.split)
     return dataset
+
+
+def _available_lists(folder: str | os.PathLike[str]) -> dict[str, Split]:
+    paths = {split: Path(folder) / SPLIT_FILE.format(split=split) for split in STANDARD_SPLITS}
+    return {split: read_split(path, split) for split, path in paths.items() if path.is_file()}
 
 
 def train_sampler(config: ConfigDict, dataset: ClipSource) -> EpisodeSampler:

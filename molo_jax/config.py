@@ -24,6 +24,8 @@ DATA_SOURCES = ("prepared", "videos")
 FRAME_DRAWS = ("episode", "video")
 SCHEDULES = ("official", "cosine")
 CONTROLS = ("untrained", "static")
+REFUSE = "refuse"
+ON_TRAINED_CLASSES = (REFUSE, "warn")
 
 
 def base_config() -> ConfigDict:
@@ -156,7 +158,8 @@ def _train() -> dict:
         "log_every": 10,
         "eval_every": 500,
         "checkpoint_every": 100,
-        # Episodes of a validation; they have the way and shot of the training.
+        # Episodes of a validation; they have the way and shot of the training. Of two equally
+        # accurate networks the earlier one stays the best.
         "val_episodes": 400,
     }
 
@@ -187,6 +190,11 @@ def _eval() -> dict:
     return {
         # train, val or test.
         "split": "test",
+        # What to do where a class of the val or test split is one that the network was trained on,
+        # or a class of the test split is one that it was chosen by, and where the lists of two
+        # splits share a class or a video. refuse: stop; warn: go on, and name these classes in the
+        # log, below the table and in the result files.
+        "on_trained_classes": REFUSE,
         # One result for each number of shots.
         "shots": (1, 5),
         "n_way": 5,
@@ -243,6 +251,7 @@ def _check_choices(config: ConfigDict) -> None:
         "data.on_bad_video": BAD_VIDEO_POLICIES,
         "optimizer.schedule": SCHEDULES,
         "eval.frame_draw": FRAME_DRAWS,
+        "eval.on_trained_classes": ON_TRAINED_CLASSES,
         "eval.split": ("train", "val", "test"),
     }.items():
         value = _value(config, name)

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.data.source import ClipSource
 from molo_jax.errors import MoloError
-from molo_jax.files import write_json
 from molo_jax.initial import (
     BEST,
     LATEST,
@@ -28,10 +27,13 @@ from molo_jax.initial import (
     check_backbone,
     filled,
     load_weights,
+    read_meta,
 )
-from molo_jax.model import MoLoConfig, Tokens
+from molo_jax.model import Tokens
 from molo_jax.model.resnet import feature_width
-from molo_jax.training.checkpoint import Checkpoints, check_architecture
+from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
+from molo_jax.results import Comparison, class_keys, write_result
+from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
 from molo_jax.training.evaluation import Score, TokenStore, evaluate_episodes
 from molo_jax.training.feed import prefetched
 from molo_jax.training.state import create_model
@@ -61,6 +63,7 @@ class Network:
     batch_stats: nnx.State
     checkpoint: str
     step: int
+    origin: Provenance = dataclasses.field(default_factory=Provenance)
 
 
 class Evaluator:
@@ -199,15 +202,24 @@ def _bar(unit: str, title: str, total: int | None = None) -> tqdm:
     return tqdm(desc=title, total=total, unit=f" {unit}", disable=None, leave=False)
 
 
-def load_network(config: ConfigDict, workdir: Path, mesh: Mesh) -> Network:
+def load_network(
+    config: ConfigDict, workdir: Path, mesh: Mesh, *, trained_here: bool = False
+) -> Network:
     """Loads the network of `init_from`, or else that of the work folder.
 
     That is the one that was best on the val split, or the newest if there was no validation.
 
+    Args:
+        config: the configuration.
+        workdir: the work folder.
+        mesh: the devices.
+        trained_here: whether the network has just been trained in the work folder: `init_from` is
+            what its training began with then.
+
     Raises:
         MoloError: when there is no checkpoint, it cannot be read, or is of another architecture.
     """
-    if config.init_from:
+    if config.init_from and not trained_here:
         return _load_given(config, mesh)
     for folder in (workdir / BEST, workdir / LATEST):
         with Checkpoints(folder, read_only=True) as checkpoints:
@@ -224,20 +236,12 @@ def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
     weights = load_weights(config.init_from)
     check_backbone(weights, config.model.backbone)
     wanted = assembly.model_config(config, weights.num_classes)
-    _warn_of_changes(weights.source, weights.architecture, wanted)
     graphdef, *abstract = abstract_network(wanted)
     states = [filled(state, weights.variables) for state in abstract]
     params, batch_stats = jax.device_put(states, replicated(mesh))
     logging.info("the network is that of %s", weights.source)
-    return Network(graphdef, params, batch_stats, weights.source, weights.step)
-
-
-def _warn_of_changes(where: str, stored: Mapping[str, Any], wanted: MoLoConfig) -> None:
-    """Warns of settings that are not as in training; a converted checkpoint says little of them."""
-    now = dataclasses.asdict(wanted)
-    changed = [name for name in now if name in stored and stored[name] != now[name]]
-    if changed:
-        logging.warning("model.%s not as in training (%s)", ", model.".join(changed), where)
+    origin = Provenance.of_meta(weights.meta)
+    return Network(graphdef, params, batch_stats, weights.source, weights.step, origin)
 
 
 def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Network:
@@ -246,11 +250,11 @@ def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh
     stored = meta["architecture"]
     wanted = assembly.model_config(config, stored["num_classes"])
     check_architecture(where, stored, wanted)
-    _warn_of_changes(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
     model = checkpoints.restore(step, {"model": target}, replicated(mesh))["model"]
-    return Network(graphdef, model["params"], model["batch_stats"], where, step)
+    origin = Provenance.of_meta(meta)
+    return Network(graphdef, model["params"], model["batch_stats"], where, step, origin)
 
 
 def untrained(config: ConfigDict, num_classes: int, mesh: Mesh) -> Network:
@@ -261,31 +265,50 @@ def untrained(config: ConfigDict, num_classes: int, mesh: Mesh) -> Network:
     return Network(graphdef, params, batch_stats, checkpoint="none", step=0)
 
 
-def check_data(config: ConfigDict) -> None:
+def check_data(config: ConfigDict, workdir: Path, trains: bool) -> None:
     """Checks that the evaluation will find its data, before hours of training.
 
+    Args:
+        config: the configuration.
+        workdir: the work folder.
+        trains: whether a training comes first: the classes must be new to what it begins with.
+
     Raises:
-        MoloError: when the split's folder, list or videos are missing, or too few for an episode.
+        MoloError: when the split's folder, list or videos are missing, or too few for an episode,
+            or when the weights that training begins with were trained on its classes.
     """
-    dataset = assembly.open_split(config, config.eval.split)
+    split = config.eval.split
+    dataset = assembly.open_split(config, split)
     for shot in config.eval.shots:
         assembly.eval_sampler(config, dataset, n_way=config.eval.n_way, n_shot=shot)
+    with Checkpoints(workdir / LATEST, read_only=True) as checkpoints:
+        going_on = checkpoints.latest_step() is not None
+    if trains and (going_on or config.init_from):
+        where, meta = read_meta(workdir / LATEST if going_on else config.init_from)
+        tested = ListRecord.of(config.dataset.name, dataset.split)
+        found = overlap(Provenance.of_meta(meta), tested, split)
+        check_new(where, found, split, config.eval.on_trained_classes)
 
 
-def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
+def evaluate(
+    config: ConfigDict, workdir: Path, trained_here: bool = False
+) -> dict[tuple[str, int], Score]:
     """Evaluates a network (see :func:`load_network`) and the controls, prints a table.
 
-    Writes `<workdir>/eval_<split>_<shot>shot[_untrained|_static].json`.
+    Writes `<workdir>/eval_<split>_<way>way_<shot>shot[_untrained|_static].json`. A file of another
+    result that has this name is kept as `….json.old-1`, `….json.old-2` and so on.
 
     Returns:
         The result for each variant (`trained`, `untrained`, `static`) and number of shots.
 
     Raises:
-        MoloError: when the data or the checkpoint are missing or broken.
+        MoloError: when the data or the checkpoint are missing or broken, or when the network was
+            trained on classes of the split (see `eval.on_trained_classes`).
     """
     mesh = make_mesh()
     dataset = assembly.open_split(config, config.eval.split)
-    network = load_network(config, workdir, mesh)
+    network = load_network(config, workdir, mesh, trained_here=trained_here)
+    comparison = _compare(config, dataset, network)
     evaluator = Evaluator(
         config,
         dataset,
@@ -296,9 +319,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
     )
     results = {}
     for variant in (TRAINED, *config.eval.controls):
-        shown = network
+        shown, compared = network, comparison
         if variant == UNTRAINED:
             shown = untrained(config, _num_classes(network), mesh)
+            compared = _compare(config, dataset, shown)
         logging.info("evaluating on the %s split: %s", config.eval.split, _TITLES[variant])
         scores = evaluator.scores(
             shown.params,
@@ -309,14 +333,19 @@ def evaluate(config: ConfigDict, workdir: Path) -> dict[tuple[str, int], Score]:
         )
         for shot, result in scores.items():
             results[variant, shot] = result
-            record = _record(config, dataset, shown, variant, shot, result)
-            write_json(workdir / _file_name(config, variant, shot), record)
-    print(format_table(config, results, network.step))
-    if config.init_from:
+            record = _record(config, dataset, shown, compared, variant, shot, result)
+            write_result(workdir / _file_name(config, variant, shot), record)
+    print(format_table(config, results, network.step, comparison.notes(config.eval.split)))
+    if config.init_from and not trained_here:
         print(f"the network is that of {network.checkpoint}")
     if dataset.bad_count:
         logging.warning("%d videos of the split were left out as unusable", dataset.bad_count)
     return results
+
+
+def _compare(config: ConfigDict, dataset: ClipSource, network: Network) -> Comparison:
+    model = architecture(assembly.model_config(config, _num_classes(network)))
+    return Comparison.of(config, dataset, network.checkpoint, network.origin, model)
 
 
 def _num_classes(network: Network) -> int:
@@ -325,18 +354,19 @@ def _num_classes(network: Network) -> int:
 
 def _file_name(config: ConfigDict, variant: str, shot: int) -> str:
     suffix = "" if variant == TRAINED else f"_{variant}"
-    return f"eval_{config.eval.split}_{shot}shot{suffix}.json"
+    return f"eval_{config.eval.split}_{config.eval.n_way}way_{shot}shot{suffix}.json"
 
 
 def _record(
     config: ConfigDict,
     dataset: ClipSource,
     network: Network,
+    comparison: Comparison,
     variant: str,
     shot: int,
     result: Score,
 ) -> dict[str, Any]:
-    class_ids = dataset.split.classes
+    names = class_keys(dataset.split)
     return {
         "dataset": config.dataset.name,
         "split": config.eval.split,
@@ -347,16 +377,33 @@ def _record(
         "way": config.eval.n_way,
         "shot": shot,
         "query": config.eval.n_query,
-        "per_class": {str(class_ids[c]): value for c, value in result.per_class.items()},
+        "per_class": {names[c]: value for c, value in result.per_class.items()},
         "checkpoint": network.checkpoint,
         "checkpoint_step": network.step,
+        "init_from": network.origin.init_from,
+        "trained_classes_tested": comparison.classes.trained,
+        "validated_classes_tested": comparison.classes.validated,
+        "settings_not_as_in_training": comparison.settings,
+        "list_digest": comparison.list_digest,
         "bad_videos": dataset.bad_videos(),
         "config": config.to_dict(),
     }
 
 
-def format_table(config: ConfigDict, results: dict[tuple[str, int], Score], step: int) -> str:
-    """Formats all results: a row for each variant, a column for each number of shots."""
+def format_table(
+    config: ConfigDict,
+    results: dict[tuple[str, int], Score],
+    step: int,
+    notes: Sequence[str] = (),
+) -> str:
+    """Formats all results: a row for each variant, a column for each number of shots.
+
+    Args:
+        config: the configuration.
+        results: by variant and number of shots.
+        step: that of the network.
+        notes: what a reader of these numbers must know; lines below the table.
+    """
     section = config.eval
     head = (
         f"{config.dataset.name}, {section.split} split: {section.n_way}-way accuracy in % with 95 %"
@@ -371,7 +418,7 @@ def format_table(config: ConfigDict, results: dict[tuple[str, int], Score], step
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join([r[0].ljust(widths[0]), *_right(r[1:], widths[1:])]) for r in rows]
     rule = "-" * len(lines[0])
-    return "\n".join(["", head, rule, lines[0], rule, *lines[1:], rule])
+    return "\n".join(["", head, rule, lines[0], rule, *lines[1:], rule, *notes])
 
 
 def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -140,6 +140,23 @@ def _from_checkpoint(path: Path) -> Weights:
     return Weights(source, stored, variables, step=step, meta=meta)
 
 
+def read_meta(source: str | Path) -> tuple[str, Mapping[str, Any]]:
+    """Reads what the source of `load_weights` says of itself, without its weights.
+
+    Returns:
+        The source as it is shown, and the meta; a PyTorch file says nothing.
+
+    Raises:
+        MoloError: when a folder is absent, or holds no checkpoint.
+    """
+    path = Path(source)
+    if torch_files.is_torch_path(path):
+        return str(path), {}
+    folder, step = find_checkpoint(path)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        return checkpoints.describe(step), checkpoints.meta(step)
+
+
 def find_checkpoint(path: Path) -> tuple[Path, int]:
     """Finds the checkpoint that a work folder, a folder of checkpoints or a path of one stands for.
 

@@ -31,14 +31,13 @@ def main(argv: Sequence[str]) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import evaluate, report, train
 
+    trains = _MODE.value != "eval"
     if _MODE.value != "train":
-        evaluate.check_data(config)
-    if _MODE.value != "eval":
+        evaluate.check_data(config, workdir, trains)
+    if trains:
         train.train(config, workdir)
-        # What is evaluated now is the trained network, not what its training began with.
-        config.init_from = ""
     if _MODE.value != "train":
-        evaluate.evaluate(config, workdir)
+        evaluate.evaluate(config, workdir, trains)
     if _MODE.value == "train_and_eval":
         report.write_summary(config, workdir)
 

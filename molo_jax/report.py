@@ -68,7 +68,7 @@ def example_episode(config: ConfigDict, workdir: Path) -> list[ExampleRow]:
     """
     mesh = make_mesh()
     dataset = assembly.open_split(config, config.eval.split)
-    network = load_network(config, workdir, mesh)
+    network = load_network(config, workdir, mesh, trained_here=True)
     n_way, shot = config.eval.n_way, config.eval.shots[0]
     evaluator = Evaluator(config, dataset, network.graphdef, mesh, n_way=n_way, shots=(shot,))
     weights = network.params, network.batch_stats

@@ -22,9 +22,20 @@ from molo_jax.config import base_config, config_keys
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.errors import MoloError
 from molo_jax.evaluate import Evaluator
-from molo_jax.initial import BEST, LATEST, starting_weights
+from molo_jax.initial import BEST, LATEST, read_meta, starting_weights
 from molo_jax.model import TERMS
+from molo_jax.provenance import (
+    ListRecord,
+    Provenance,
+    check_new,
+    check_same_classes,
+    listed_changes,
+    overlap,
+    settings_seen,
+    validation_settings,
+)
 from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
+from molo_jax.training.evaluation import Score
 from molo_jax.training.feed import place_episodes, prefetched
 from molo_jax.training.metrics import (
     MetricLog,
@@ -82,6 +93,8 @@ class Trainer:
         self._dataset = assembly.open_split(config, "train")
         self._sampler = assembly.train_sampler(config, self._dataset)
         self._model = assembly.model_config(config, len(self._dataset.split.classes))
+        self._lists = {"train": ListRecord.of(config.dataset.name, self._dataset.split)}
+        self._origin = Provenance()
         self._schedule = assembly.schedule(config)
         optimizer = make_optimizer(
             self._schedule,
@@ -138,6 +151,7 @@ class Trainer:
         )
         # Starts after the first step, whose compilation would hide the rate.
         self._watch: Stopwatch | None = None
+        self._validate_best_again()
         with (
             _Signals() as signals,
             contextlib.closing(self._batches()) as batches,
@@ -157,9 +171,11 @@ class Trainer:
         self._report_bad_videos()
 
     def _make_validator(self, graphdef: Any) -> Evaluator:
+        dataset = assembly.open_split(self._config, "val")
+        self._lists["val"] = ListRecord.of(self._config.dataset.name, dataset.split)
         return Evaluator(
             self._config,
-            assembly.open_split(self._config, "val"),
+            dataset,
             graphdef,
             self._mesh,
             n_way=self._config.train.n_way,
@@ -189,6 +205,7 @@ class Trainer:
         if self._config.init_from:
             logging.info("init_from is not used again: %s has a checkpoint", self._workdir)
         meta = self._latest.meta(step)
+        self._follow(self._latest.describe(step), meta, goes_on=True)
         _warn_of_changes(meta["config"], self._config)
         items = self._latest.restore(step, _items(self._state), whole)
         self._state = TrainState(**items["model"], **items["optimizer"])
@@ -197,6 +214,12 @@ class Trainer:
 
     def _begin(self) -> None:
         """Starts from the initial weights."""
+        if self._config.init_from:
+            where, meta = read_meta(self._config.init_from)
+            self._follow(where, meta, goes_on=False)
+            self._origin = dataclasses.replace(self._origin, init_from=self._config.init_from)
+        else:
+            self._origin = self._origin_now(Provenance())
         state = self._state
         params, batch_stats = starting_weights(
             self._config, self._model, state.params, state.batch_stats
@@ -205,6 +228,82 @@ class Trainer:
         state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
         self._state = jax.device_put(state, replicated(self._mesh))
         self._begun = True
+
+    def _follow(self, where: str, meta: dict[str, Any], *, goes_on: bool) -> None:
+        """Notes what the weights at hand were trained on, and that they will be trained further.
+
+        Args:
+            where: their checkpoint.
+            meta: what it says of itself.
+            goes_on: whether that training goes on, and is not a new one that begins with them.
+
+        Raises:
+            MoloError: when the training would go on with other classes, or its val split holds
+                classes that the weights were trained on.
+        """
+        before = Provenance.of_meta(meta)
+        if goes_on:
+            check_same_classes(where, before, self._lists["train"])
+        if "val" in self._lists:
+            found = overlap(before, self._lists["val"], "val")
+            check_new(where, found, "val", self._config.eval.on_trained_classes)
+        self._origin = self._origin_now(before)
+
+    def _origin_now(self, before: Provenance) -> Provenance:
+        return before.followed_by(self._lists["train"], self._lists.get("val"), self._seen())
+
+    def _seen(self) -> dict[str, Any]:
+        return settings_seen(self._config, self._dataset, architecture(self._model))
+
+    def _validation(self) -> dict[str, Any]:
+        return validation_settings(self._config, self._seen(), self._lists["val"])
+
+    def _validate_best_again(self) -> None:
+        """Validates the best network so far under the settings of now, if its were others.
+
+        Accuracies of different episodes cannot be compared: a network that was best at an easier
+        validation would stay the best one for ever.
+        """
+        step = self._best.latest_step()
+        if step is None:
+            return
+        where = self._best.describe(step)
+        if not self._validator:
+            logging.warning("train.eval_every is 0: %s stays what an evaluation uses", where)
+            return
+        meta, now = self._best.meta(step), self._validation()
+        before = meta.get("validation", {})
+        if before == now:
+            return
+        targets = {"model": _items(self._state)["model"]}
+        model = self._best.restore(step, targets, replicated(self._mesh))["model"]
+        score = self._score(model["params"], model["batch_stats"])
+        logging.warning(
+            "%s was the best at another validation (%s); at that of now it has %.4f instead of"
+            " %.4f",
+            where,
+            listed_changes(before, now) if before else "of which it does not say how it was done",
+            score.accuracy,
+            meta["val_accuracy"],
+        )
+        self._best_accuracy = score.accuracy
+        self._best.replace_meta(step, meta | self._validated(score))
+
+    def _validated(self, score: Score) -> dict[str, Any]:
+        """Returns what the best checkpoint says of its validation."""
+        return {
+            "val_accuracy": score.accuracy,
+            "val_ci95": score.ci95,
+            "validation": self._validation(),
+            "validated_on": self._origin.to_meta()["validated_on"],
+        }
+
+    def _score(self, params: Any, batch_stats: Any) -> Score:
+        train = self._config.train
+        scores = self._validator.scores(
+            params, batch_stats, episodes=train.val_episodes, title="val"
+        )
+        return scores[train.n_shot]
 
     def _discard_newer_best(self) -> None:
         """Removes a best network from after the last checkpoint: training will come to it again.
@@ -285,19 +384,19 @@ class Trainer:
         self._say({name: values[name] for name in shown}, is_step=True)
 
     def _validate(self) -> None:
-        """Evaluates on the val split, and keeps the weights if they are the best so far."""
+        """Evaluates on the val split, and keeps the weights if they are the best so far.
+
+        Of equally accurate ones the earlier stay: later ones are no better, and trained longer.
+        """
         self._settle()
         self._watch.pause()
-        params, batch_stats = self._state.params, self._state.batch_stats
-        episodes = self._config.train.val_episodes
-        scores = self._validator.scores(params, batch_stats, episodes=episodes, title="val")
-        score = scores[self._config.train.n_shot]
+        score = self._score(self._state.params, self._state.batch_stats)
         values = {"accuracy": score.accuracy, "ci95": score.ci95}
         self._log.write(self.step, "val", values)
         self._say({f"val_{name}": value for name, value in values.items()})
         if score.accuracy > self._best_accuracy:
             self._best_accuracy = score.accuracy
-            meta = self._meta() | {"val_accuracy": score.accuracy, "val_ci95": score.ci95}
+            meta = self._meta() | self._validated(score)
             self._best.save(self.step, meta=meta, model=_items(self._state)["model"])
         self._watch.resume()
 
@@ -315,6 +414,7 @@ class Trainer:
             "architecture": architecture(self._model),
             "step": self.step,
             "config": self._config.to_dict(),
+            **self._origin.to_meta(),
         }
 
     def _say(self, values: dict[str, float], *, is_step: bool = False) -> None:

@@ -28,17 +28,17 @@ def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_sh
     ]
 
 
-def test_evaluation_data_are_checked_for_every_number_of_shots(motion_data):
+def test_evaluation_data_are_checked_for_every_number_of_shots(motion_data, tmp_path):
     config = base_config()
     config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
     config.eval.n_way = 3
     config.eval.shots = (1, 3)
-    evaluate.check_data(config)
+    evaluate.check_data(config, tmp_path, trains=True)
     config.eval.shots = (1, 5)
     with pytest.raises(MoloError, match="5-shot with 1 query needs 6"):
-        evaluate.check_data(config)
+        evaluate.check_data(config, tmp_path, trains=True)
     config.eval.n_way, config.eval.shots = 4, (1,)
     with pytest.raises(MoloError, match="3 classes"):
-        evaluate.check_data(config)
+        evaluate.check_data(config, tmp_path, trains=False)

@@ -11,6 +11,7 @@ from made_weights import official_tensors, torchvision_tensors, variables
 
 from molo_jax import evaluate, initial, torch_files
 from molo_jax.config import BACKBONES, base_config
+from molo_jax.data.dataset import VideoDataset
 from molo_jax.errors import MoloError
 from molo_jax.model import MoLoConfig, torch_weights
 from molo_jax.training.checkpoint import Checkpoints
@@ -212,16 +213,34 @@ def test_evaluation_never_touches_imagenet_and_uses_init_from_as_a_file_or_folde
     assert evaluate.load_network(config, tmp_path / "none", mesh).step == 4
 
 
+def motion_split(motion_data):
+    return VideoDataset.open(
+        *(motion_data / "videos", motion_data / "splits", "test"),
+        on_bad_video="fail",
+        how_to_get="",
+    )
+
+
 def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_them(
-    config, tmp_path, caplog
+    config, tmp_path, caplog, motion_data
 ):
     config.init_from = str(tmp_path)
     save(tmp_path, 1, scale=1)
-    evaluate.load_network(config, tmp_path, make_mesh())
+    network = evaluate.load_network(config, tmp_path, make_mesh())
+    assert evaluate._compare(config, motion_split(motion_data), network).settings is None
     assert "not as in training" not in caplog.text
-    save(tmp_path, 2, scale=1, architecture=ARCHITECTURE | {"positional_a": 2048.0})
-    evaluate.load_network(config, tmp_path, make_mesh())
-    assert "model.positional_a not as in training" in caplog.text
+    stored = {"data": {"num_frames": 3, "sampling": "segments", "resize": 256}}
+    architecture = ARCHITECTURE | {"positional_a": 2048.0, "dropout_position": 0.7}
+    save(tmp_path, 2, scale=1, architecture=architecture, config=stored)
+    network = evaluate.load_network(config, tmp_path, make_mesh())
+    compared = evaluate._compare(config, motion_split(motion_data), network)
+    assert compared.settings == {
+        "data.num_frames": {"training": 3, "now": 8},
+        "model.positional_a": {"training": 2048.0, "now": 10.0},
+    }
+    sentence = "data.num_frames was 3, is 8; model.positional_a was 2048.0, is 10.0"
+    assert f"not as in training ({tmp_path}/2): {sentence}" in caplog.text
+    assert compared.notes("test") == [f"warning: not as in training ({tmp_path}/2): {sentence}"]
 
 
 def test_the_files_of_all_backbones_are_known_by_name_and_checksum():

@@ -102,7 +102,7 @@ def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
     names = {path.name for path in workdir.iterdir()}
     assert names >= {"checkpoints", "best", "metrics.jsonl", "tensorboard", "summary.png"}
     assert list(results(workdir)) == [
-        f"eval_test_{shot}shot{variant}.json"
+        f"eval_test_3way_{shot}shot{variant}.json"
         for shot in (1, 3)
         for variant in ("", "_static", "_untrained")
     ]
@@ -116,7 +116,10 @@ def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
         assert 0 <= result["accuracy"] <= 1
         cell = f"{100 * result['accuracy']:.1f} ± {100 * result['ci95']:.1f}"
         assert cell in printed
-        assert set(result["per_class"]) <= {"3", "5", "8"}
+        assert set(result["per_class"]) == {"test_motion3", "test_motion5", "test_motion8"}
+        assert result["trained_classes_tested"] == result["validated_classes_tested"] == []
+        assert result["settings_not_as_in_training"] == {}
+        assert result["init_from"] == ""
         mean = sum(result["per_class"].values()) / len(result["per_class"])
         # All three classes are in every episode, with one query each.
         assert mean == pytest.approx(result["accuracy"])
@@ -181,7 +184,7 @@ def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path)
 
 
 def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
-    whole, motion_data, tmp_path, capsys
+    whole, motion_data, tmp_path, capsys, caplog
 ):
     config = _config(motion_data)
     config.eval.shots, config.eval.controls = (1, 3), ()
@@ -195,11 +198,17 @@ def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
         assert checkpoint == (str(source) if source.suffix else f"{source}/best/{_best(whole[0])}")
         assert f"the network is that of {checkpoint}" in capsys.readouterr().out
         for shot in (1, 3):
-            name = f"eval_test_{shot}shot.json"
+            name = f"eval_test_3way_{shot}shot.json"
             mine, theirs = (json.loads((f / name).read_text()) for f in (workdir, whole[0]))
             assert mine["checkpoint"] == checkpoint
             for key in ("accuracy", "ci95", "per_class"):
                 assert mine[key] == theirs[key]
+            # A PyTorch file does not say what it was trained on.
+            assert mine["config"]["init_from"] == str(source)
+            known = None if source.suffix else []
+            assert mine["trained_classes_tested"] == known
+            assert mine["settings_not_as_in_training"] == (None if source.suffix else {})
+    assert "it is not known what" in caplog.text
 
 
 def _best(workdir: Path) -> int:
@@ -207,7 +216,7 @@ def _best(workdir: Path) -> int:
 
 
 def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
-    monkeypatch, motion_data, tmp_path
+    whole, monkeypatch, motion_data, tmp_path
 ):
     from molo_jax import main, report, train
 
@@ -216,7 +225,7 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
     seen = []
     note = {"train": train, "evaluate": evaluate, "write_summary": report, "check_data": evaluate}
     for name, module in note.items():
-        used = lambda config, *_, name=name: seen.append((name, config.init_from))  # noqa: E731
+        used = lambda config, *rest, name=name: seen.append((name, config.init_from, *rest[1:]))  # noqa: E731
         monkeypatch.setattr(module, name, used)
     monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
     monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
@@ -224,9 +233,15 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
         monkeypatch.setattr(main, "_MODE", SimpleNamespace(value=mode))
         main.main([])
     assert seen == [
-        *(("check_data", "x.pth"), ("evaluate", "x.pth")),
-        *(("check_data", "x.pth"), ("train", "x.pth"), ("evaluate", ""), ("write_summary", "")),
+        *(("check_data", "x.pth", False), ("evaluate", "x.pth", False)),
+        *(("check_data", "x.pth", True), ("train", "x.pth"), ("evaluate", "x.pth", True)),
+        ("write_summary", "x.pth"),
     ]
+    # The configuration, which the result files hold, is as it was given.
+    assert config.init_from == "x.pth"
+    assert evaluate.load_network(
+        config, whole[0], make_mesh(), trained_here=True
+    ).checkpoint.startswith(f"{whole[0]}/best/")
 
 
 def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode(
@@ -279,7 +294,7 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
     config.data.on_bad_video = "skip"
     evaluate.evaluate(config, tmp_path)
     assert "7 episodes" in capsys.readouterr().out
-    assert list(results(tmp_path)["eval_test_1shot.json"]["bad_videos"]) == [str(broken)]
+    assert list(results(tmp_path)["eval_test_3way_1shot.json"]["bad_videos"]) == [str(broken)]
 
 
 def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp_path):
@@ -314,7 +329,7 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
     )
     assert result.returncode == 0, result.stderr
     assert "folder, test split: 3-way accuracy" in result.stdout
-    record = json.loads((tmp_path / "run/eval_test_3shot.json").read_text())
+    record = json.loads((tmp_path / "run/eval_test_3way_3shot.json").read_text())
     assert (record["dataset"], record["episodes"], record["bad_videos"]) == ("folder", 7, {})
     assert record["config"]["data"]["source"] == "prepared"
     # The same evaluation from the videos, with the lists that the preparation wrote.
@@ -336,5 +351,6 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         check=True,
         cwd=ROOT,
     )
-    records = [json.loads((tmp_path / f"run/eval_test_{n}shot.json").read_text()) for n in (1, 3)]
+    paths = [tmp_path / f"run/eval_test_3way_{shot}shot.json" for shot in (1, 3)]
+    records = [json.loads(path.read_text()) for path in paths]
     assert [r["config"]["data"]["source"] for r in records] == ["videos", "prepared"]

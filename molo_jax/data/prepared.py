@@ -23,7 +23,7 @@ from molo_jax.data.records import (
     read_settings,
 )
 from molo_jax.data.source import ClipSource, check_policy
-from molo_jax.data.splits import Split, Video
+from molo_jax.data.splits import STANDARD_SPLITS, Split, Video
 from molo_jax.errors import MoloError
 
 
@@ -93,6 +93,29 @@ class PreparedDataset(ClipSource):
         source._open_records(paths, accounts)
         source._note_unprepared(accounts, how_to_get)
         return source
+
+    @staticmethod
+    def lists(out: str | os.PathLike[str], dataset: str) -> dict[str, Split]:
+        """Reads the lists of all splits that were prepared; the path of each names its split.
+
+        Raises:
+            MoloError: an account is damaged.
+        """
+        folder = prepared_folder(out, dataset)
+        lists = {}
+        for split in STANDARD_SPLITS:
+            records = sorted(folder.glob(f"*-{split}.array_record-*-of-*[0-9]"))
+            accounts = [account_path(path) for path in records if account_path(path).exists()]
+            if accounts:
+                listed = _split(split, folder, [Account.read(path) for path in accounts])
+                lists[split] = dataclasses.replace(listed, path=f"the {split} split of {folder}")
+        return lists
+
+    @property
+    def pixels(self) -> str:
+        """What the frames went through: their compression, and how many of a video are left."""
+        kept = f", at most {most} of a video" if (most := self.settings.max_frames) else ""
+        return f"JPEG images of quality {self.settings.quality}, {self.settings.chroma}{kept}"
 
     def path(self, class_position: int, video_position: int) -> str:
         """The video file that the frames are from; of a missing one, its name in the list."""

@@ -92,6 +92,11 @@ class ClipSource(abc.ABC):
             self._note_broken(request.video, error)
             raise
 
+    @property
+    def pixels(self) -> str:
+        """What the frames went through before they are shown."""
+        return "frames of the video files"
+
     @abc.abstractmethod
     def path(self, class_position: int, video_position: int) -> str:
         """The file of the video; of a missing one, the file that was expected."""

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.errors import MoloError
+from molo_jax.files import write_json
 from molo_jax.model import MoLoConfig
 
 _ITEMS = ("model", "optimizer")
@@ -131,6 +132,15 @@ class Checkpoints:
         """
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._read(step, lambda: self._manager.restore(step, args=arguments).meta)
+
+    def replace_meta(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Replaces the JSON of the checkpoint of `step`; the rest of it stays as it is.
+
+        Raises:
+            OSError: when the file cannot be written; the old one is there then.
+        """
+        # The file of orbax's JsonCheckpointHandler.
+        write_json(self.folder / str(step) / "meta" / "metadata", meta, indent=None)
 
     def restore(self, step: int, targets: Mapping[str, Any], sharding: Sharding) -> dict[str, Any]:
         """Reads items of the checkpoint of `step`.

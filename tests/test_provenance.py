@@ -1,0 +1,196 @@
+"""What a checkpoint remembers of its training, and what follows from it."""
+
+import dataclasses
+import json
+import logging
+
+import pytest
+
+from molo_jax import provenance
+from molo_jax.config import base_config
+from molo_jax.data.splits import Split, Video
+from molo_jax.errors import MoloError
+from molo_jax.provenance import ListRecord, Overlap, Provenance
+from molo_jax.results import Comparison
+
+
+def a_list(classes, split="train", names=()):
+    """A list from the videos of each class."""
+    videos = [
+        Video(name, class_id, line)
+        for class_id, members in classes.items()
+        for line, name in enumerate(members, start=1)
+    ]
+    return dataclasses.replace(Split.of(split, f"{split}.txt", videos), names=names)
+
+
+def record(classes, **changes):
+    return ListRecord.of("folder", a_list(classes, **changes))
+
+
+TRAINED = record({0: ["wave/1", "wave/2"], 1: ["jump/1"], 2: ["clap/1", "clap/2"]})
+VALIDATED = record({0: ["bow/1"], 1: ["sit/1"]}, split="val")
+ORIGIN = Provenance().followed_by(TRAINED, VALIDATED, {"data.num_frames": 8})
+# What another division of the same videos tests: a class of each kind, and a new one.
+TESTED = record({0: ["jump/1"], 1: ["run/1"], 2: ["bow/1"], 3: ["clap/9"]}, split="test")
+
+
+def test_the_record_of_a_list_survives_json_and_forgets_no_video():
+    again = ListRecord.from_json(json.loads(json.dumps(TRAINED.to_json())))
+    assert again == TRAINED
+    assert [each.name for each in again.classes] == ["wave", "jump", "clap"]
+    assert [len(each.videos) for each in again.classes] == [2, 1, 2]
+    origin = Provenance.of_meta(json.loads(json.dumps(ORIGIN.to_meta())))
+    assert origin == ORIGIN
+
+
+def test_a_list_has_another_digest_if_one_video_changes_or_changes_its_class():
+    base = record({0: ["a", "b"], 1: ["c"]})
+    assert record({0: ["a", "b"], 1: ["c"]}).digest == base.digest
+    assert record({0: ["a"], 1: ["c", "b"]}).digest != base.digest
+    assert record({0: ["a", "b"], 1: ["d"]}).digest != base.digest
+
+
+def test_tested_classes_that_were_trained_on_or_chosen_by_are_found_by_name():
+    assert provenance.overlap(ORIGIN, TESTED, "test") == Overlap(["jump", "clap"], ["bow"])
+    # Of what is validated on it is no surprise that it was validated on.
+    assert provenance.overlap(ORIGIN, TESTED, "val") == Overlap(["jump", "clap"], [])
+
+
+def test_classes_without_names_are_found_by_any_of_their_videos():
+    origin = Provenance().followed_by(record({0: ["101", "102"], 1: ["201"]}), None, {})
+    tested = record({7: ["301", "102"], 8: ["302"], 9: ["200"]}, split="test")
+    assert provenance.overlap(origin, tested, "test") == Overlap(["class 7"], [])
+    # A class that has got another name is found by its videos, too.
+    renamed = record({0: ["102"], 1: ["9"]}, names=("waving", "running"))
+    assert provenance.overlap(origin, renamed, "test").trained == ["waving"]
+
+
+def test_testing_what_was_trained_on_is_one_error_with_the_names_and_both_ways_out():
+    found = provenance.overlap(ORIGIN, TESTED, "test")
+    message = (
+        r"^best/3 was trained on 2 classes \('jump', 'clap'\) and was chosen by 1 class \('bow'\),"
+        r" which the test split holds; .* Use the lists of that training, or train anew with"
+        r" another --workdir; --config\.eval\.on_trained_classes=warn goes on all the same$"
+    )
+    with pytest.raises(MoloError, match=message):
+        provenance.check_new("best/3", found, "test", "refuse")
+
+
+def test_with_warn_the_log_names_them_and_on_the_train_split_they_are_what_is_wanted(caplog):
+    found = provenance.overlap(ORIGIN, TESTED, "test")
+    provenance.check_new("best/3", found, "test", "warn")
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "best/3 was trained on 2 classes ('jump', 'clap'), which the test split holds",
+        "best/3 was chosen by 1 class ('bow'), which the test split holds",
+    ]
+    caplog.clear()
+    own = provenance.overlap(ORIGIN, TRAINED, "train")
+    provenance.check_new("best/3", own, "train", "refuse")
+    assert own.trained == ["wave", "jump", "clap"]
+    assert caplog.records == []
+
+
+def test_of_a_checkpoint_that_says_nothing_it_is_said_that_nothing_is_known(caplog):
+    origin = Provenance.of_meta({"config": {}, "source": "official.pyth"})
+    found = provenance.overlap(origin, TESTED, "test")
+    assert found == Overlap(None, None)
+    provenance.check_new("runs/official/0", found, "test", "refuse")
+    assert "it is not known what runs/official/0 was trained on" in caplog.text
+
+
+def test_weights_that_a_training_began_with_count_as_well_known_or_not():
+    official = Provenance.of_meta({})
+    later = official.followed_by(TRAINED, VALIDATED, {})
+    assert provenance.overlap(later, TESTED, "test").trained == ["jump", "clap"]
+    new = record({0: ["skip/1"]}, split="test")
+    assert provenance.overlap(later, new, "test").trained is None
+    first = Provenance().followed_by(record({0: ["skip/1"], 1: ["x/1"]}), None, {})
+    second = first.followed_by(TRAINED, None, {})
+    assert provenance.overlap(second, new, "test").trained == ["skip"]
+    # Going on with the same list adds nothing.
+    assert second.followed_by(TRAINED, None, {}) == second
+
+
+def test_going_on_needs_the_same_classes_and_says_when_their_videos_have_changed(caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    provenance.check_same_classes("x/5", ORIGIN, TRAINED)
+    assert caplog.records == []
+    more = record({0: ["wave/1", "wave/3"], 1: ["jump/1"], 2: ["clap/1", "clap/2"]})
+    provenance.check_same_classes("x/5", ORIGIN, more)
+    assert "the train list has changed since x/5, its classes are the same" in caplog.text
+    swapped = record({0: ["wave/1"], 1: ["run/1"], 2: ["clap/1"]})
+    message = (
+        r"x/5 was trained on other classes: 'jump' then, 'run' in its place now.*init_from=x/5"
+    )
+    with pytest.raises(MoloError, match=message):
+        provenance.check_same_classes("x/5", ORIGIN, swapped)
+    with pytest.raises(MoloError, match="3 classes then, 2 now"):
+        provenance.check_same_classes("x/5", ORIGIN, record({0: ["wave/1"], 1: ["jump/1"]}))
+    # A checkpoint that does not say what it was trained on is no reason to refuse.
+    provenance.check_same_classes("x/5", Provenance.of_meta({}), swapped)
+
+
+class Source:
+    """A tested split, as far as a comparison looks at it."""
+
+    split = a_list({0: ["run/1"], 1: ["skip/1"]}, split="test")
+    pixels = "frames of the video files"
+
+
+def compare(config, origin, **architecture):
+    model = {"num_classes": 3, "positional_a": 10.0, "dropout_position": 0.1} | architecture
+    return Comparison.of(config, Source(), "best/3", origin, model)
+
+
+def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both_values(caplog):
+    config = base_config()
+    model = {"num_classes": 9, "positional_a": 10.0, "dropout_position": 0.1}
+    origin = dataclasses.replace(
+        ORIGIN, seen=provenance.settings_seen(config, Source(), model) | {"normalization": [0, 1]}
+    )
+    assert compare(base_config(), origin).settings == {
+        "normalization": {"training": [0, 1], "now": [0.45, 0.225]}
+    }
+    config.data.update(num_frames=3, sampling="window", resize=320, crop=192)
+    origin = dataclasses.replace(
+        ORIGIN, seen=provenance.settings_seen(base_config(), Source(), model)
+    )
+    found = compare(config, origin, positional_a=2048.0, dropout_position=0.7)
+    assert found.settings == {
+        "data.num_frames": {"training": 8, "now": 3},
+        "data.sampling": {"training": "segments", "now": "window"},
+        "data.resize": {"training": 256, "now": 320},
+        "data.crop": {"training": 224, "now": 192},
+        "model.positional_a": {"training": 10.0, "now": 2048.0},
+    }
+    sentence = (
+        "not as in training (best/3): data.num_frames was 8, is 3; data.sampling was 'segments', is"
+        " 'window'; data.resize was 256, is 320; data.crop was 224, is 192; model.positional_a was"
+        " 10.0, is 2048.0"
+    )
+    assert found.notes("test") == [f"warning: {sentence}"]
+    assert sentence in caplog.text
+
+
+def test_the_frames_of_other_images_are_another_setting():
+    config = base_config()
+    before = Source()
+    before.pixels = "JPEG images of quality 95, 420, at most 4 of a video"
+    origin = dataclasses.replace(ORIGIN, seen=provenance.settings_seen(config, before, {}))
+    now = {"training": before.pixels, "now": Source.pixels}
+    assert compare(config, origin).settings == {"pixels": now}
+
+
+def test_what_was_trained_on_stands_below_the_table_where_it_may_be_tested():
+    config = base_config()
+    config.eval.on_trained_classes = "warn"
+    origin = Provenance().followed_by(record({0: ["run/1"], 1: ["x/1"]}), None, {})
+    found = compare(config, origin)
+    assert found.classes.trained == ["run"]
+    assert found.notes("test") == [
+        "warning: the network was trained on 1 class ('run'), which the test split holds"
+    ]
+    config.eval.on_trained_classes = "refuse"
+    with pytest.raises(MoloError, match=r"best/3 was trained on 1 class \('run'\)"):
+        compare(config, origin)
