@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,15 @@ import pytest
 from molo_jax import assembly
 from molo_jax.config import base_config
 from molo_jax.data import official
+from molo_jax.data.prepared import PreparedDataset
+from molo_jax.data.records import (
+    Account,
+    Listed,
+    Outcome,
+    Settings,
+    account_path,
+    prepared_folder,
+)
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.model import LossWeights, MoLoConfig
 
@@ -137,6 +147,67 @@ def test_without_videos_no_list_is_fetched_and_without_official_lists_one_must_b
     config.dataset.name = "folder"
     with pytest.raises(UsageError, match="there are no official lists of 'folder'; name the"):
         assembly.open_split(config, "test")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("line", "shared"),
+    [
+        ("test77//train_motion5/2.mp4", "video 'train_motion5/2.mp4'"),
+        ("test77//other/train_motion5/9.mp4", "class 'train_motion5'"),
+    ],
+)
+def test_videos_are_not_opened_by_lists_that_share_a_class_or_a_video(
+    motion_data, tmp_path, caplog, split, line, shared
+):
+    shutil.copytree(motion_data / "splits", tmp_path / "splits")
+    with (tmp_path / "splits/test_few_shot.txt").open("a") as file:
+        file.write(f"{line}\n")
+    config = base_config()
+    config.data.source, config.data.on_bad_video = "videos", "skip"
+    config.data.root, config.data.split_dir = str(motion_data / "videos"), str(tmp_path / "splits")
+    message = (
+        rf"test_few_shot.txt and .*train_few_shot.txt share the {shared}.*classes=warn goes on"
+    )
+    with pytest.raises(MoloError, match=message):
+        assembly.open_split(config, split)
+    config.eval.on_trained_classes = "warn"
+    assert len(assembly.open_split(config, split).split.classes) == 3 + (split == "test")
+    assert f"share the {shared}" in caplog.text
+
+
+def test_prepared_videos_are_not_opened_if_two_of_their_splits_share_a_class(monkeypatch, tmp_path):
+    """The test split is of another division than the train split, which was not prepared anew."""
+    folder = prepared_folder(tmp_path, "folder")
+    folder.mkdir(parents=True)
+    names = {"train": ("wave", "jump"), "test": ("run", "jump")}
+    for split, classes in names.items():
+        records = folder / f"few_shot_videos-{split}.array_record-00000-of-00001"
+        records.write_bytes(b"")
+        listed = tuple(
+            Listed(f"{name}/{split}{number}", class_id, name)
+            for class_id, name in enumerate(classes)
+            for number in range(2)
+        )
+        outcomes = (Outcome(3),) * len(listed)
+        Account(Settings.of("folder"), split, listed, outcomes, 0).write(account_path(records))
+    lists = PreparedDataset.lists(tmp_path, "folder")
+    assert {split: listed.class_names for split, listed in lists.items()} == names
+    monkeypatch.setattr(PreparedDataset, "open", lambda *_, **__: Opened())
+    config = base_config()
+    config.data.prepared = str(tmp_path)
+    message = f"the test split of {folder} and the train split of {folder} share the class 'jump';"
+    with pytest.raises(MoloError, match=message):
+        assembly.open_split(config, "train")
+    config.eval.on_trained_classes = "warn"
+    assert isinstance(assembly.open_split(config, "train"), Opened)
+
+
+class Opened:
+    """Stands in for prepared videos."""
+
+    def check_use(self, **_):
+        pass
 
 
 def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(motion_data):

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 
-from molo_jax import evaluate
+from molo_jax import assembly, evaluate
 from molo_jax.config import base_config
 from molo_jax.errors import MoloError
+from molo_jax.provenance import ListRecord, Overlap, Provenance
+from molo_jax.results import Comparison
+from molo_jax.training.checkpoint import Checkpoints
 from molo_jax.training.evaluation import Score
 
 
@@ -28,12 +32,64 @@ def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_sh
     ]
 
 
-def test_evaluation_data_are_checked_for_every_number_of_shots(motion_data, tmp_path):
+def test_notes_stand_below_the_table():
+    results = {("trained", 1): Score(0.5, 0.01, 1000, {})}
+    lines = evaluate.format_table(base_config(), results, 7, ["warning: x"]).splitlines()
+    assert lines[-1] == "warning: x"
+    assert set(lines[-2]) == {"-"}
+
+
+@pytest.fixture
+def config(motion_data):
     config = base_config()
     config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
-    config.eval.n_way = 3
+    config.eval.n_way, config.eval.shots = 3, (1,)
+    return config
+
+
+def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_classes(config):
+    config.init_from = "runs/x"
+    config.train.n_way, config.train.n_shot, config.train.n_query = 5, 4, 6
+    config.eval.n_query = 2
+    dataset = assembly.open_split(config, "test")
+    network = evaluate.Network(None, None, None, "runs/x/best/7", 7)
+    comparison = Comparison("runs/x/best/7", Overlap(["a"], None), {"data.crop": {}}, "01ab")
+    score = Score(0.5, 0.25, 1000, {0: 0.125, 2: 0.375})
+    record = evaluate._record(config, dataset, network, comparison, "static", 1, score)
+    assert evaluate._file_name(config, "static", 1) == "eval_test_3way_1shot_static.json"
+    assert evaluate._file_name(config, "trained", 5) == "eval_test_3way_5shot.json"
+    assert (record["way"], record["shot"], record["query"]) == (3, 1, 2)
+    assert record["per_class"] == {"test_motion3": 0.125, "test_motion8": 0.375}
+    assert record["trained_classes_tested"] == ["a"]
+    assert record["validated_classes_tested"] is None
+    assert record["settings_not_as_in_training"] == {"data.crop": {}}
+    assert record["list_digest"] == "01ab"
+    assert record["config"]["init_from"] == "runs/x"
+
+
+def test_a_training_that_would_be_tested_on_classes_of_its_first_weights_does_not_begin(
+    config, tmp_path
+):
+    test = assembly.open_split(config, "test").split
+    origin = Provenance().followed_by(ListRecord.of("folder", test), None, {})
+    with Checkpoints(tmp_path / "first/checkpoints") as checkpoints:
+        checkpoints.save(3, meta=origin.to_meta(), model={"w": np.zeros(2)})
+    config.init_from = str(tmp_path / "first")
+    evaluate.check_data(config, tmp_path / "second", trains=False)
+    message = r"first/checkpoints/3 was trained on 3 classes \('test_motion3', 'test_motion5', 'te"
+    with pytest.raises(MoloError, match=message):
+        evaluate.check_data(config, tmp_path / "second", trains=True)
+    # A work folder that has a checkpoint goes on from that.
+    config.init_from = ""
+    with pytest.raises(MoloError, match=message):
+        evaluate.check_data(config, tmp_path / "first", trains=True)
+    config.eval.on_trained_classes = "warn"
+    evaluate.check_data(config, tmp_path / "first", trains=True)
+
+
+def test_evaluation_data_are_checked_for_every_number_of_shots(config, tmp_path):
     config.eval.shots = (1, 3)
     evaluate.check_data(config, tmp_path, trains=True)
     config.eval.shots = (1, 5)

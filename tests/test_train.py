@@ -266,6 +266,149 @@ def test_validation_keeps_the_best_weights_not_the_last(stand_in, config, tmp_pa
     assert meta["config"]["train"]["steps"] == 7
 
 
+def test_of_equally_accurate_networks_the_first_stays_the_best(stand_in, config, tmp_path):
+    config.train.eval_every = 3
+    stand_in.accuracies = iter([0.75, 0.75, 0.75])
+    train.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 3
+
+
+def best_meta(workdir):
+    with Checkpoints(workdir / "best", read_only=True) as best:
+        step = best.latest_step()
+        return step, best.meta(step)
+
+
+def go_on(stand_in, config, tmp_path, accuracies):
+    """Trains to step 7 at an easy validation, then two more steps with the present settings."""
+    easy = config.copy_and_resolve_references()
+    easy.train.n_way, easy.train.eval_every = 2, 7
+    stand_in.accuracies = iter([1.0])
+    train.train(easy, tmp_path)
+    assert best_meta(tmp_path)[0] == 7
+    config.train.steps, config.train.eval_every = 9, 9
+    stand_in.accuracies = iter(accuracies)
+    train.train(config, tmp_path)
+    assert next(stand_in.accuracies, None) is None
+    return best_meta(tmp_path)
+
+
+def test_a_network_that_was_best_at_an_easier_task_is_validated_again_and_may_be_replaced(
+    stand_in, config, tmp_path, caplog
+):
+    step, meta = go_on(stand_in, config, tmp_path, accuracies=[0.75, 0.8125])
+    assert (step, meta["val_accuracy"]) == (9, 0.8125)
+    message = "best/7 was the best at another validation (train.n_way was 2, is 3); at that of now"
+    assert f"{message} it has 0.7500 instead of 1.0000" in caplog.text
+
+
+def test_a_network_that_is_still_the_best_stays_so_with_its_new_accuracy(
+    stand_in, config, tmp_path, caplog
+):
+    step, meta = go_on(stand_in, config, tmp_path, accuracies=[0.875, 0.8125])
+    assert (step, meta["val_accuracy"], meta["validation"]["train.n_way"]) == (7, 0.875, 3)
+    # At the same task it is not validated once more.
+    caplog.clear()
+    config.train.steps = 10
+    stand_in.accuracies = iter([0.5])
+    train.train(config, tmp_path)
+    assert best_meta(tmp_path) == (7, meta)
+    assert "another validation" not in caplog.text
+
+
+def test_a_best_network_that_does_not_say_how_it_was_validated_is_validated_again(
+    stand_in, config, tmp_path, caplog
+):
+    config.train.eval_every = 7
+    stand_in.accuracies = iter([0.75])
+    train.train(config, tmp_path)
+    step, meta = best_meta(tmp_path)
+    with Checkpoints(tmp_path / "best") as best:
+        best.replace_meta(step, {key: meta[key] for key in meta if key != "validation"})
+    config.train.steps = config.train.eval_every = 8
+    stand_in.accuracies = iter([0.25, 0.5])
+    train.train(config, tmp_path)
+    assert best_meta(tmp_path)[0] == 8
+    assert "of which it does not say how it was done" in caplog.text
+
+
+def test_without_validation_it_is_said_that_the_old_best_network_stays(
+    stand_in, config, tmp_path, caplog
+):
+    config.train.eval_every = 7
+    stand_in.accuracies = iter([0.75])
+    train.train(config, tmp_path)
+    config.train.steps, config.train.eval_every = 8, 0
+    train.train(config, tmp_path)
+    assert best_meta(tmp_path)[0] == 7
+    assert "best/7 stays what an evaluation uses" in caplog.text
+
+
+def swapped_lists(motion_data, folder):
+    """Copies the lists; class 5 of train and class 5 of val have changed places."""
+    folder.mkdir()
+    for split, other in (("train", "val"), ("val", "train"), ("test", "test")):
+        text = (motion_data / f"splits/{split}_few_shot.txt").read_text()
+        text = text.replace(f"{split}_motion5/", f"{other}_motion5/")
+        (folder / f"{split}_few_shot.txt").write_text(text)
+    return str(folder)
+
+
+def test_a_checkpoint_remembers_its_classes_and_refuses_to_go_on_with_others(
+    stand_in, config, tmp_path, motion_data
+):
+    config.train.eval_every = 7
+    stand_in.accuracies = iter([0.75])
+    train.train(config, tmp_path / "run")
+    meta = best_meta(tmp_path / "run")[1]
+    origin = train.Provenance.of_meta(meta)
+    (trained,), (validated,) = origin.trained, origin.validated
+    assert [each.name for each in trained.classes] == [f"train_motion{n}" for n in (3, 5, 8)]
+    assert [each.name for each in validated.classes] == [f"val_motion{n}" for n in (3, 5, 8)]
+    assert origin.init_from == ""
+    assert origin.seen["data.num_frames"] == 2
+    config.data.split_dir = swapped_lists(motion_data, tmp_path / "lists")
+    config.train.steps = 8
+    message = "checkpoints/7 was trained on other classes: 'train_motion5' then, 'val_motion5' in"
+    with pytest.raises(MoloError, match=message):
+        train.train(config, tmp_path / "run")
+    assert weights(tmp_path / "run/checkpoints")[0] == 7
+
+
+def test_a_training_does_not_begin_with_weights_that_were_trained_on_its_val_classes(
+    stand_in, config, tmp_path, motion_data, monkeypatch, caplog
+):
+    train.train(config, tmp_path / "first")
+    given_weights(monkeypatch, 1)
+    config.data.split_dir = swapped_lists(motion_data, tmp_path / "lists")
+    config.init_from, config.train.eval_every = str(tmp_path / "first"), 7
+    message = r"first/checkpoints/7 was trained on 1 class \('train_motion5'\), which the val split"
+    with pytest.raises(MoloError, match=message):
+        train.train(config, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    config.eval.on_trained_classes = "warn"
+    stand_in.accuracies = iter([0.75])
+    train.train(config, tmp_path / "second")
+    assert "was trained on 1 class ('train_motion5'), which the val split holds" in caplog.text
+    origin = train.Provenance.of_meta(best_meta(tmp_path / "second")[1])
+    assert origin.init_from == str(tmp_path / "first")
+    names = [[each.name for each in stage.classes] for stage in origin.trained]
+    assert names == [
+        ["train_motion3", "train_motion5", "train_motion8"],
+        ["train_motion3", "val_motion5", "train_motion8"],
+    ]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training_though_the_loss_is(
+    stand_in, config, tmp_path
+):
+    spoilt = {"grad_norm": jnp.float32("inf")}
+    stand_in.at_step = {4: lambda state, metrics: (state, metrics | spoilt)}
+    with pytest.raises(MoloError, match="step 4: the gradient norm is inf"):
+        train.train(config, tmp_path)
+    assert weights(tmp_path / "checkpoints")[0] == 2
+
+
 def test_the_best_of_a_run_that_died_is_remembered(stand_in, config, tmp_path):
     config.train.eval_every = 2
     stand_in.accuracies, stand_in.at_step = iter([0.75]), {4: crash}

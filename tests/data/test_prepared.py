@@ -11,6 +11,7 @@ from preparing import SIDE, open_prepared, prepare_tree
 
 from molo_jax.data.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.pipeline import EPISODE_FIELDS, clip_batches, episode_batches
+from molo_jax.data.prepared import PreparedDataset
 from molo_jax.data.records import Account, account_path, prepared_folder
 from molo_jax.errors import MoloError, UsageError
 
@@ -76,6 +77,16 @@ def assert_same_episodes(prepared, direct, read_codes, most=12, mean=1.5):
 def test_the_same_frames_are_chosen_as_from_the_videos(out, open_dataset, read_codes, sampling):
     prepared, direct = (episodes(d, sampling) for d in (open_prepared(out), open_dataset()))
     assert_same_episodes(prepared, direct, read_codes)
+
+
+def test_the_frames_are_those_of_compressed_images_and_the_splits_that_are_there_are_listed(
+    out, open_dataset
+):
+    assert open_prepared(out).pixels == "JPEG images of quality 95, 444"
+    assert open_dataset().pixels == "frames of the video files"
+    lists = PreparedDataset.lists(out, "folder")
+    assert list(lists) == ["train"]
+    assert lists["train"].videos == open_prepared(out).split.videos
 
 
 def test_workers_change_nothing(out):

@@ -77,6 +77,18 @@ def test_meta_comes_back_as_json(tmp_path):
         assert checkpoints.meta(3) == {"val_accuracy": 0.25, "config": {"shots": [1, 5]}}
 
 
+def test_meta_can_be_replaced_and_the_weights_stay(tmp_path):
+    save(tmp_path, 3, val_accuracy=1.0)
+    files = sorted((tmp_path / "3").rglob("*"))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.replace_meta(3, {"val_accuracy": 0.75})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.meta(3) == {"val_accuracy": 0.75}
+        model = checkpoints.restore(3, {"model": model_tree(0.0)}, HERE)["model"]
+    np.testing.assert_array_equal(leaves(model)[1], leaves(model_tree())[1])
+    assert sorted((tmp_path / "3").rglob("*")) == files
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for step in (2, 4, 6):
         save(tmp_path, step)

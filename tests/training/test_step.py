@@ -8,13 +8,14 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from molo_jax.model import Episode, LossWeights, Matching, MoLoConfig, loss_terms, total_loss
 from molo_jax.training import step as steps
 from molo_jax.training.optimizer import make_optimizer
-from molo_jax.training.state import create_model, create_state
+from molo_jax.training.state import TrainState, create_model, create_state
 
 CONFIG = MoLoConfig(
     num_classes=5,
@@ -151,6 +152,28 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was():
     before = jax.device_get(_state(optimizer))
     jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
     jax.tree.map(np.testing.assert_array_equal, state.batch_stats, before.batch_stats)
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradient", "moves"),
+    [(1.0, 2.0, True), (1.0, np.inf, False), (1.0, np.nan, False), (np.nan, 2.0, False)],
+)
+def test_a_step_is_taken_only_if_both_the_loss_and_the_norm_of_the_gradient_are_finite(
+    loss, gradient, moves
+):
+    optimizer = optax.sgd(0.5)
+    params = nnx.State({"w": nnx.Param(jnp.array([3.0, 5.0]))})
+    stats = nnx.State({"m": nnx.BatchStat(jnp.float32(7))})
+    state = TrainState(params, stats, optimizer.init(params), jnp.int32(4))
+    means = steps._Totals(
+        grads=nnx.State({"w": nnx.Param(jnp.array([1.0, gradient]))}),
+        metrics={"loss": jnp.float32(loss)},
+        batch_stats=nnx.State({"m": nnx.BatchStat(jnp.float32(8))}),
+    )
+    new, metrics = steps._update(optimizer, state, means)
+    np.testing.assert_array_equal(new.params["w"][...], [2.5, 4.0] if moves else [3.0, 5.0])
+    assert (int(new.step), float(new.batch_stats["m"][...])) == ((5, 8) if moves else (4, 7))
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt(1 + gradient**2), rtol=1e-6)
 
 
 def test_chunks_keep_the_order_of_episodes_and_must_divide_them():
