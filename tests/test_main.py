@@ -244,6 +244,43 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
     ).checkpoint.startswith(f"{whole[0]}/best/")
 
 
+def test_classes_that_were_trained_on_are_not_tested_unless_this_is_asked_for_and_then_named(
+    whole, motion_data, tmp_path, capsys
+):
+    """The lists are divided anew after the training; and a clip has another number of frames."""
+    config = _config(motion_data)
+    (tmp_path / "best").symlink_to(whole[0] / "best")
+    config.eval.shots, config.eval.controls = (1,), ("untrained",)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split, other in (("train", "test"), ("test", "train"), ("val", "val")):
+        text = (motion_data / f"splits/{split}_few_shot.txt").read_text()
+        text = text.replace(f"{split}_motion5/", f"{other}_motion5/")
+        (lists / f"{split}_few_shot.txt").write_text(text)
+    config.data.split_dir, config.data.num_frames = str(lists), 3
+    message = r"best/\d+ was trained on 1 class \('train_motion5'\), which the test split holds"
+    with pytest.raises(MoloError, match=message):
+        evaluate.evaluate(config, tmp_path)
+    assert results(tmp_path) == {}
+    config.eval.on_trained_classes = "warn"
+    evaluate.evaluate(config, tmp_path)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert warnings == [
+        "warning: the network was trained on 1 class ('train_motion5'), which the test split holds",
+        f"warning: not as in training ({tmp_path}/best/{_best(whole[0])}): data.num_frames was 2,"
+        " is 3",
+    ]
+    found = results(tmp_path)
+    record, untrained = (
+        found[f"eval_test_3way_1shot{variant}.json"] for variant in ("", "_untrained")
+    )
+    assert record["trained_classes_tested"] == ["train_motion5"]
+    assert record["settings_not_as_in_training"] == {"data.num_frames": {"training": 2, "now": 3}}
+    assert set(record["per_class"]) == {"test_motion3", "train_motion5", "test_motion8"}
+    assert untrained["trained_classes_tested"] == []
+    assert untrained["settings_not_as_in_training"] == {}
+
+
 def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode(
     whole, motion_data
 ):
