@@ -244,6 +244,9 @@ class Trainer:
         before = Provenance.of_meta(meta)
         if goes_on:
             check_same_classes(where, before, self._lists["train"])
+        elif changes := before.other_settings(self._seen()):
+            sides = ({k: v[side] for k, v in changes.items()} for side in ("training", "now"))
+            logging.warning("not as in the training of %s: %s", where, listed_changes(*sides))
         if "val" in self._lists:
             found = overlap(before, self._lists["val"], "val")
             check_new(where, found, "val", self._config.eval.on_trained_classes)

@@ -159,6 +159,7 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("eval.shots", (5, 5), "each number may occur once"),
         ("eval.controls", ("random",), "it may hold untrained and static"),
         ("eval.frame_draw", "clip", "choose one of episode, video"),
+        ("eval.on_trained_classes", "skip", "is 'skip'; choose one of refuse, warn"),
         ("eval.episodes", 1, "config.eval.episodes is 1; it must be at least 2"),
         ("seed", -1, "config.seed is -1; it must be at least 0"),
     ],

@@ -173,6 +173,42 @@ def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both
     assert sentence in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 3),
+        ("train.n_way", 3),
+        ("train.n_shot", 2),
+        ("train.val_episodes", 7),
+        ("eval.n_query", 2),
+        ("eval.frame_draw", "video"),
+        ("data.num_frames", 3),
+        ("data.sampling", "window"),
+        ("data.resize", 288),
+        ("data.crop", 192),
+        ("data.on_bad_video", "skip"),
+        ("val list", TRAINED),
+        ("train.steps", 7),
+        ("eval.n_way", 3),
+    ],
+)
+def test_a_validation_is_another_one_by_what_its_accuracy_depends_on_and_nothing_else(key, value):
+    def settings(config, validated=VALIDATED):
+        seen = provenance.settings_seen(config, Source(), {"motion_weight": 0.3})
+        return provenance.validation_settings(config, seen, validated)
+
+    config = base_config()
+    before = settings(config)
+    if key == "val list":
+        now = settings(config, value)
+    else:
+        config.update_from_flattened_dict({key: value})
+        now = settings(config)
+    changed = {name for name in now if now[name] != before[name]}
+    assert changed == (set() if key in ("train.steps", "eval.n_way") else {key})
+    assert json.loads(json.dumps(now)) == now
+
+
 def test_the_frames_of_other_images_are_another_setting():
     config = base_config()
     before = Source()

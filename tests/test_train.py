@@ -386,9 +386,11 @@ def test_a_training_does_not_begin_with_weights_that_were_trained_on_its_val_cla
     with pytest.raises(MoloError, match=message):
         train.train(config, tmp_path / "second")
     assert not (tmp_path / "second").exists()
-    config.eval.on_trained_classes = "warn"
+    config.eval.on_trained_classes, config.data.num_frames = "warn", 3
     stand_in.accuracies = iter([0.75])
     train.train(config, tmp_path / "second")
+    source = tmp_path / "first/checkpoints/7"
+    assert f"not as in the training of {source}: data.num_frames was 2, is 3" in caplog.text
     assert "was trained on 1 class ('train_motion5'), which the val split holds" in caplog.text
     origin = train.Provenance.of_meta(best_meta(tmp_path / "second")[1])
     assert origin.init_from == str(tmp_path / "first")
