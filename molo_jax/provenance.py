@@ -274,7 +274,10 @@ class Overlap:
 
     def sentences(self) -> list[str]:
         """Says what is known to be wrong, in words that follow the name of a network."""
-        found = ((self.trained, "was trained on"), (self.validated, "was chosen by"))
+        found = (
+            (self.trained, "was trained on"),
+            (self.validated, "was chosen by its accuracy on"),
+        )
         return [f"{verb} {listed(names)}" for names, verb in found if names]
 
 

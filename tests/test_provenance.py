@@ -69,8 +69,8 @@ def test_classes_without_names_are_found_by_any_of_their_videos():
 def test_testing_what_was_trained_on_is_one_error_with_the_names_and_both_ways_out():
     found = provenance.overlap(ORIGIN, TESTED, "test")
     message = (
-        r"^best/3 was trained on 2 classes \('jump', 'clap'\) and was chosen by 1 class \('bow'\),"
-        r" which the test split holds; .* Use the lists of that training, or train anew with"
+        r"^best/3 was trained on 2 classes \('jump', 'clap'\) and was chosen by its accuracy on 1"
+        r" class \('bow'\), which the test split holds; .* Use the lists of that training, or train anew with"
         r" another --workdir; --config\.eval\.on_trained_classes=warn goes on all the same$"
     )
     with pytest.raises(MoloError, match=message):
@@ -82,7 +82,7 @@ def test_with_warn_the_log_names_them_and_on_the_train_split_they_are_what_is_wa
     provenance.check_new("best/3", found, "test", "warn")
     assert [entry.getMessage() for entry in caplog.records] == [
         "best/3 was trained on 2 classes ('jump', 'clap'), which the test split holds",
-        "best/3 was chosen by 1 class ('bow'), which the test split holds",
+        "best/3 was chosen by its accuracy on 1 class ('bow'), which the test split holds",
     ]
     caplog.clear()
     own = provenance.overlap(ORIGIN, TRAINED, "train")
