@@ -71,7 +71,8 @@ def test_testing_what_was_trained_on_is_one_error_with_the_names_and_both_ways_o
     message = (
         r"^best/3 was trained on 2 classes \('jump', 'clap'\) and was chosen by its accuracy on 1"
         r" class \('bow'\), which the test split holds; .* Use the lists of that training, or"
-        r" train anew with another --workdir; --config\.eval\.on_trained_classes=warn goes on all the same$"
+        r" train anew with another --workdir; --config\.eval\.on_trained_classes=warn goes on all"
+        r" the same$"
     )
     with pytest.raises(MoloError, match=message):
         provenance.check_new("best/3", found, "test", "refuse")
