@@ -127,15 +127,38 @@ def test_every_fault_is_reported_with_its_reason_and_the_rest_is_prepared(faults
     assert not [path for path in (faults / "out").rglob("*") if path.name.endswith(".part")]
 
 
-def test_too_few_videos_for_the_episodes_end_with_an_error_after_the_work(faults):
-    line = error_of(
+def test_too_few_videos_for_the_episodes_are_said_before_the_first_frame_is_decoded(faults):
+    arguments = (
         *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
-        *(f"--out={faults}/out", "--resize=32", "--workers=1", "--n_way=3", "--n_shot=2"),
-        code=1,
+        *(f"--out={faults}/out", "--resize=32", "--workers=1"),
     )
-    assert "split train has 2 classes; 3-way needs 3; " in line
-    assert "class 0 of split train has 3 usable videos; 1-shot with 6 queries needs 7; " in line
-    assert line.endswith("and 2 more, see the report")
+    line = error_of(*arguments, "--n_way=3", code=1)
+    assert line == (
+        "error: 3-way episodes need 3 classes in every split: train 2, val 2 and test 2; add"
+        " classes to train, val and test, or use --n_way=2"
+    )
+    line = error_of(*arguments, "--n_way=2", "--n_shot=2", code=1)
+    assert line == (
+        "error: train episodes (1-shot with 6 queries) need 7 videos of a class: class 0 has 3;"
+        " add videos, take these classes out or use --train_n_query=2"
+    )
+    assert not (faults / "out").exists()
+
+
+def test_damage_that_leaves_too_few_videos_ends_with_an_error_after_the_work(faults):
+    (faults / "videos/train/train02.mp4").write_text("an essay\n" * 30)
+    arguments = (
+        *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
+        *(f"--out={faults}/out", "--resize=32", "--workers=1", "--n_way=2", "--n_shot=2"),
+    )
+    printed, errors = run(*arguments, "--train_n_query=2", code=1)
+    assert errors.splitlines()[-1] == (
+        "error: not enough for the episodes asked: one thing is lacking, see the list above"
+    )
+    assert (
+        " has 2 usable videos of 3 listed; 1-shot with 2 queries needs 3\n  what to do: replace the"
+        " unreadable videos, take these classes out or use --train_n_query=1"
+    ) in printed
     assert prepared_folder(faults / "out", "folder").exists()
     assert json.loads((faults / "out/report_folder.json").read_text())["dataset"] == "folder"
 
@@ -143,10 +166,13 @@ def test_too_few_videos_for_the_episodes_end_with_an_error_after_the_work(faults
 def test_the_generated_videos_are_prepared_too(tmp_path):
     counts = [f"--{split}_videos=1" for split in ("train", "val", "test")]
     episode = ("--n_shot=1", "--n_query=1", "--train_n_query=1")
-    line = error_of(
+    printed, errors = run(
         *("--dataset=synthetic", f"--out={tmp_path}", "--seed=3", *counts, *episode), code=1
     )
-    assert "of split train has 1 usable video; 1-shot with 1 query needs 2" in line
+    assert "of split train has 1 usable video; 1-shot with 1 query needs 2" in printed
+    assert errors.splitlines()[-1] == (
+        "error: not enough for the episodes asked: 100 things are lacking, see the list above"
+    )
     for split, classes in (("train", 64), ("val", 12), ("test", 24)):
         lines = (tmp_path / "splits" / f"{split}_few_shot.txt").read_text().splitlines()
         assert len(lines) == classes
