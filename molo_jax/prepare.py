@@ -161,8 +161,8 @@ def _run() -> None:
         seconds=_TIMEOUT.value,
     )
     if found.division:
+        _check_split_flags(found.division)
         print(found.division.format(), flush=True)
-        _check_test_episodes(found)
     if _CHECK.value:
         survey = preparation.check(plan)
     else:
@@ -217,10 +217,15 @@ class _Videos:
     division: object = None
 
 
-def _check_test_episodes(found: _Videos) -> None:
-    """Refuses to be asked for test episodes without test classes."""
-    if _EPISODE["n_shot"].present and "test" not in found.lists:
-        where = "give --ratio a third share" if found.division.ratio else "add some"
+def _check_split_flags(division) -> None:
+    """Refuses a ratio that divides nothing, and to be asked for test episodes without classes."""
+    if _RATIO.value and not division.ratio:
+        raise UsageError(
+            f"--ratio={','.join(_RATIO.value)} is not used, because {division.divider} divide the"
+            " classes; leave --ratio out"
+        )
+    if _EPISODE["n_shot"].present and "test" not in division.classes:
+        where = "give --ratio a third share" if division.ratio else "add some"
         raise UsageError(
             f"--n_shot={_EPISODE['n_shot'].value} asks for test episodes, but no class is in the"
             f" test split; {where}, or leave --n_shot out"

@@ -223,6 +223,14 @@ def test_a_ratio_that_does_not_do_is_answered_with_one_that_does(eighteen, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_ratio_beside_another_division_is_refused(faults):
+    lists = ("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists")
+    line = error_of(*lists, "--check", "--ratio=1,1,1", code=2)
+    assert line == (
+        "error: --ratio=1,1,1 is not used, because the lists divide the classes; leave --ratio out"
+    )
+
+
 def test_a_check_says_once_what_is_lacking_and_what_it_cannot_find(eighteen):
     printed, errors = run("--dataset=folder", f"--videos={eighteen}", "--check", code=1)
     assert "losses" not in printed

@@ -41,6 +41,16 @@ class Division:
         """Number of all classes."""
         return sum(map(len, self.classes.values()))
 
+    @property
+    def divider(self) -> str:
+        """What decided, in words and in the plural."""
+        return {
+            "ratio": "the shares of the ratio",
+            "folders": "the folders",
+            "split_file": "the rows of the split file",
+            "lists": "the lists",
+        }[self.by]
+
     def to_json(self) -> dict[str, Any]:
         """All of it, ready for `json.dumps`."""
         names = {split: list(map(printable, names)) for split, names in self.classes.items()}
@@ -56,8 +66,7 @@ class Division:
 
     def _title(self) -> str:
         if self.ratio is None:
-            by = {"folders": "the folders", "split_file": "the split file", "lists": "the lists"}
-            return f"classes of the splits, by {by[self.by]}:"
+            return f"classes of the splits, by {self.divider}:"
         title = f"classes of the splits, by --ratio={_joined(self.ratio)} and --seed={self.seed}"
         if self.instead_of:
             usual = f"{_joined(DEFAULT_RATIO)} would give {_joined(self.instead_of)} classes"

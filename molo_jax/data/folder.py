@@ -216,10 +216,9 @@ def _divide_folders(
         splits = {by_split[path.split("/")[0]] for path in members}
         if len(splits) > 1:
             raise MoloError(
-                f"class {name!r} is in {' and '.join(sorted(splits))} of {root}; classes that are"
-                " tested must not be in training. If the folders divide the videos of every class,"
-                " put all videos of a class into one folder directly in the root; then the classes"
-                " are divided"
+                f"class {name!r} is in {' and '.join(sorted(splits))} of {root}; a class must be in"
+                " one split only. Move its videos into one folder, or all classes directly into"
+                " the root, where they are divided"
             )
         split_of[name] = splits.pop()
     return _Divided(classes, split_of, "folders")
@@ -249,7 +248,7 @@ def _splits_of_folders(root: str, paths: Iterable[str]) -> dict[str, str]:
         stray = next(top for top in tops if top not in splits)
         raise MoloError(
             f"{root} has folders of splits ({', '.join(splits)}) and the folder {stray!r}; expected"
-            " either splits or classes. Move it elsewhere, or give a split file"
+            f" either splits or classes. Move {stray!r} elsewhere, or give a --split_file"
         )
     for split, count in collections.Counter(splits.values()).items():
         if count > 1:

@@ -271,8 +271,9 @@ def test_a_table_that_does_not_fit_the_folder_is_named_with_its_line(make, table
         (["all/run/a.mp4", "all/sit/b.mp4"], "all videos in .* are of one class, 'all'; .* root"),
         (
             ["train/run/a.mp4", "train/sit/b.mp4", "test/run/c.mp4"],
-            "class 'run' is in test and train of .*videos; classes that are tested must not be in"
-            " training. If the folders divide the videos of every class, put all videos of a class",
+            "class 'run' is in test and train of .*videos; a class must be in one split only. Move"
+            " its videos into one folder, or all classes directly into the root, where they are"
+            " divided$",
         ),
         (
             ["train/run/a.mp4", "test/sit/b.mp4", "more/c.mp4"],
