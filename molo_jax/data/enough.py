@@ -7,13 +7,15 @@ after the work, where those count that could be read.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from molo_jax.data.division import Division, fitting_ratio
+from molo_jax.data.division import DEFAULT_RATIO, Division, fitting_ratio, share_out
 from molo_jax.data.listing import printable
 from molo_jax.data.records import Listed
 from molo_jax.data.splits import STANDARD_SPLITS
 
 COUNTS = ("listed", "found", "missing", "unreadable", "short", "usable")
 _NAMED = 3
+# The default ratio of a training without validation.
+_WITHOUT_VAL = (DEFAULT_RATIO[0], 0, DEFAULT_RATIO[2])
 # The flags that set the shots and the queries of a split's episodes.
 _FLAGS = {
     "train": ("train_n_shot", "train_n_query"),
@@ -191,12 +193,12 @@ class Shortages:
     def _too_few_to_divide(self, division: Division, way: int) -> str:
         total, asked = division.total, _asked(division)
         choices = ["add classes"]
-        if total // len(asked) > 1:
-            choices.append(f"use --n_way={total // len(asked)}")
-        if len(asked) == 3 and (without_val := fitting_ratio(total, (64, 0, 24), way)):
+        if (widest := total // len(asked)) > 1:
+            choices.append(f"use --n_way={widest}{_ratio_flag(division, widest)}")
+        if len(asked) == 3 and (without_val := fitting_ratio(total, _WITHOUT_VAL, way)):
             ratio = ",".join(map(str, without_val))
             choices.append(f"do without validation (--ratio={ratio})")
-        if len(asked) > 1 and total // len(asked) < 2 <= total:
+        if len(asked) > 1 and widest < 2 <= total:
             narrower = "" if total >= way else f" --n_way={total}"
             choices.append(f"only test a network that is trained (--ratio=0,0,1{narrower})")
         why = "" if len(asked) == 1 else "tested classes must be new ones: "
@@ -261,6 +263,14 @@ def _asked(division: Division) -> list[str]:
     """The splits that a ratio gives a share to."""
     shares = zip(STANDARD_SPLITS, division.ratio, strict=True)
     return [split for split, share in shares if share]
+
+
+def _ratio_flag(division: Division, n_way: int) -> str:
+    """The flag that a smaller episode needs beside it; a default ratio fits itself."""
+    fits = fitting_ratio(division.total, division.ratio, n_way)
+    if division.ratio == DEFAULT_RATIO or fits == share_out(division.total, division.ratio):
+        return ""
+    return f" --ratio={','.join(map(str, fits))}"
 
 
 def _too_few_videos(split: str, class_id: int, counts: Counts, need: Need) -> str:

@@ -49,6 +49,12 @@ def headline(classes, ratio=None, by="folders", n_way=5):
             " trained (--ratio=0,0,1)",
         ),
         (
+            *(9, 1, 1, (9, 1, 1)),
+            "11 classes are not enough to train: 5-way episodes need 15, 5 in each of train, val"
+            " and test; tested classes must be new ones: add classes, use --n_way=3 --ratio=5,3,3"
+            " or do without validation (--ratio=6,0,5)",
+        ),
+        (
             *(0, 0, 4, (0, 0, 1)),
             "4 classes are not enough: 5-way episodes need 5 in test; add classes or use --n_way=4",
         ),
