@@ -5,8 +5,9 @@ Recognition, CVPR 2023, arXiv 2304.00946. There is no published accuracy; chance
 `eval.n_way`.
 
 `DIR/<class>/*.mp4`, or `DIR/{train,val,test}/<class>/…`. The settings are those of the small
-benchmarks, for some thousand videos; every split needs at least as many classes as an episode
-(`n_way`), and every class the videos of an episode. Commands:
+benchmarks, for some thousand videos. Every split needs at least as many classes as an episode
+(`n_way`, so 15 for the three splits), and every class the videos of an episode: 7 in train, 2 in
+val, 6 in test. The first command says what is lacking before it decodes anything. Commands:
 
     python -m molo_jax.prepare --dataset=folder --videos=DIR --out=data/prepared
     python -m molo_jax.main --config=configs/folder.py --workdir=runs/folder

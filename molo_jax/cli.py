@@ -114,9 +114,19 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
     return rest
 
 
+# What Python says of a text that is no number, and what people understand.
+_NO_NUMBER = (
+    (r"invalid literal for int\(\) with base 10: .*", "expected a whole number"),
+    (r"could not convert string to float: .*", "expected a number"),
+)
+
+
 def _without_prefix(message: str) -> str:
-    """Shortens absl's 'flag --config.a=x: text' and joins its lines."""
-    return " ".join(message.split())
+    """Joins the lines of absl's 'flag --config.a=x: text', and says its text in plain words."""
+    message = " ".join(message.split())
+    for said, meant in _NO_NUMBER:
+        message = re.sub(said, meant, message)
+    return message
 
 
 def _closest_flag(error: flags.UnrecognizedFlagError) -> str:

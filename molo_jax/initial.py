@@ -332,13 +332,18 @@ def imagenet_file(backbone: str) -> Path:
         MoloError: when it cannot be downloaded (with the address and where to put the file), or
             is not the file that it should be.
     """
-    name, digest = _IMAGENET_FILES[backbone]
-    path = downloads.cache_folder() / name
+    address, path = imagenet_place(backbone)
     # Before a download, not after it.
     torch_files.check_installed(path)
     return downloads.fetch(
-        _IMAGENET_URL + name,
+        address,
         path,
-        digest,
+        _IMAGENET_FILES[backbone][1],
         otherwise="give its place with --config.model.pretrained=PATH",
     )
+
+
+def imagenet_place(backbone: str) -> tuple[str, Path]:
+    """Returns the address of torchvision's `IMAGENET1K_V1` file, and its place in the cache."""
+    name = _IMAGENET_FILES[backbone][0]
+    return _IMAGENET_URL + name, downloads.cache_folder() / name

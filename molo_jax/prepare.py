@@ -3,14 +3,15 @@
 python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--report=FILE]
 """
 
-import shlex
+import dataclasses
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from molo_jax import cli
+from molo_jax import cli, prepare_help
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
 
@@ -19,42 +20,62 @@ _NAMES = (*_BENCHMARKS, "synthetic", "folder")
 _SPLITS = ("train", "val", "test")
 
 _DATASET = flags.DEFINE_string("dataset", None, f"Which dataset: {', '.join(_NAMES)}.")
-_VIDEOS = flags.DEFINE_string("videos", None, "Folder of the videos, in any layout.")
+_VIDEOS = flags.DEFINE_string(
+    "videos", None, "Folder of the videos: in any layout; for folder one of those below."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder to write the prepared frames into.")
-_CHECK = flags.DEFINE_bool("check", False, "Only look at the videos and report; quick.")
+_CHECK = flags.DEFINE_bool(
+    "check", False, "Only read the headers and report; quick, but blind to damage inside a file."
+)
 _REPORT = flags.DEFINE_string(
     "report", None, "File for the report as JSON; by default report_<dataset>.json in --out."
 )
 _LISTS = flags.DEFINE_string(
-    "splits_dir", None, "Folder of the three split lists; default: the official ones, fetched."
+    "splits_dir",
+    None,
+    "Folder of three split lists, train_few_shot.txt and so on; for a benchmark the official ones"
+    " are fetched by default.",
 )
 _SPLIT_FILE = flags.DEFINE_string(
     "split_file", None, "folder: CSV with the columns class,split or video,class,split."
 )
 _RATIO = flags.DEFINE_list(
-    "ratio", ["64", "12", "24"], "folder: shares of train, val and test classes without splits."
+    "ratio",
+    None,
+    "folder: shares of train, val and test classes; default 64,12,24, or what is nearest to it and"
+    " leaves the classes of an episode in each.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "folder: of the division of classes; synthetic: of every pixel.", lower_bound=0
+    "seed", 0, "folder: of the division by --ratio; synthetic: of every pixel.", lower_bound=0
 )
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Side of the stored frames; default 256, synthetic 32.",
+    "Side of the stored frames in pixels; default 256, synthetic 32.",
     lower_bound=1,
     upper_bound=4096,
 )
 _QUALITY = flags.DEFINE_integer(
-    "quality", 95, "Of the JPEG images.", lower_bound=1, upper_bound=100
+    "quality", 95, "Of the stored JPEG images, 1 to 100.", lower_bound=1, upper_bound=100
 )
 _CHROMA = flags.DEFINE_enum(
-    "chroma", None, ["420", "444"], "Colors at half the resolution or at all; synthetic: 444."
+    "chroma",
+    None,
+    ["420", "444"],
+    "Colors at half or at full resolution; default 420, synthetic 444.",
 )
 _KEEP = flags.DEFINE_enum(
-    "keep", None, ["all", "window"], "Frames: all, or those a window can show (kinetics100)."
+    "keep",
+    None,
+    ["all", "window"],
+    "All frames, or those that clips of data.sampling=window can show; default all, kinetics100"
+    " window.",
 )
 _NUM_FRAMES = flags.DEFINE_integer(
-    "num_frames", 8, "Frames of a clip: for --keep=window and for what is too short.", lower_bound=2
+    "num_frames",
+    8,
+    "Frames of a clip: for --keep=window, and to say which videos are too short.",
+    lower_bound=2,
 )
 _MAX_FRAMES = flags.DEFINE_integer(
     "max_frames", 0, "At most so many frames of a video, evenly spaced; 0: no limit.", lower_bound=0
@@ -62,9 +83,11 @@ _MAX_FRAMES = flags.DEFINE_integer(
 _EPISODE = {
     "n_way": flags.DEFINE_integer("n_way", 5, "Classes of an episode.", lower_bound=2),
     "n_shot": flags.DEFINE_integer("n_shot", 5, "Shots of a test episode.", lower_bound=1),
-    "n_query": flags.DEFINE_integer("n_query", 1, "Queries of a test episode.", lower_bound=1),
+    "n_query": flags.DEFINE_integer(
+        "n_query", 1, "Queries of a test or validation episode.", lower_bound=1
+    ),
     "train_n_shot": flags.DEFINE_integer(
-        "train_n_shot", 1, "Shots of an episode of training and validation.", lower_bound=1
+        "train_n_shot", 1, "Shots of a training or validation episode.", lower_bound=1
     ),
     "train_n_query": flags.DEFINE_integer(
         "train_n_query", 6, "Queries of a training episode.", lower_bound=1
@@ -76,13 +99,17 @@ _COUNTS = {
     )
     for split in _SPLITS
 }
-_WORKERS = flags.DEFINE_integer("workers", 0, "Processes; 0: one for each core.", lower_bound=0)
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Processes that decode; 0: one for each core.", lower_bound=0
+)
 _TIMEOUT = flags.DEFINE_float(
     "timeout", 600.0, "Seconds after which a video counts as unreadable.", lower_bound=0.1
 )
 _FORCE = flags.DEFINE_bool("force", False, "Begin even if the disk looks too small.")
 _BEAM_RUNNER = flags.DEFINE_string(
-    "beam_runner", None, "Apache Beam runner that does the work, such as DirectRunner."
+    "beam_runner",
+    None,
+    "Apache Beam runner that does the work, such as DirectRunner; needs the extra beam.",
 )
 _BEAM_OPTIONS = flags.DEFINE_list(
     "beam_pipeline_options", [], "Its options, as name=value, separated by commas."
@@ -124,35 +151,97 @@ def _run() -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
     from molo_jax.data import preparation
 
-    lists, left_out = _find(_DATASET.value)
+    found = _find(_DATASET.value)
     plan = preparation.Plan(
         settings=_settings(),
-        lists=lists,
-        needs={split: need for split, need in _needs().items() if split in lists},
+        lists=found.lists,
+        needs={split: need for split, need in _needs().items() if split in found.lists},
         num_frames=_NUM_FRAMES.value,
         workers=_WORKERS.value,
         seconds=_TIMEOUT.value,
     )
+    if found.division:
+        _check_split_flags(found.division)
+        print(found.division.format(), flush=True)
     if _CHECK.value:
         survey = preparation.check(plan)
     else:
+        if found.division:
+            _check_plan(found, plan.needs)
         survey = preparation.prepare(
             plan,
             _OUT.value,
-            begin=lambda: _keep_lists(lists),
+            begin=lambda: _keep_lists(found.lists),
             force=_FORCE.value,
             beam_runner=_BEAM_RUNNER.value,
             beam_options=[f"--{option.lstrip('-')}" for option in _BEAM_OPTIONS.value],
         )
-    survey.leave_out(left_out)
-    print(survey.format())
-    _write_report(survey.to_json())
+    survey.leave_out(found.left_out)
+    survey.explain(found.division)
+    _say(survey, found.lists)
+
+
+def _say(survey, lists) -> None:
+    """Prints and writes the report; the last line says how it goes on."""
+    report = _report_path()
+    if survey.division:
+        print()
+    print(survey.format(whole=str(report or "--report=FILE")), end="\n\n")
+    if _CHECK.value:
+        print("checked   the headers only: damage inside a file is found when it is decoded")
+    if report:
+        write_json(report, survey.to_json())
+        print(f"report    {report}")
     few = survey.too_few()
-    if not few and not _CHECK.value:
-        print(f"\nnext      {_next_command(lists, survey.has_losses())}")
     if few:
-        more = f"; and {len(few) - 3} more, see the report" if len(few) > 3 else ""
-        raise MoloError(f"not enough for the episodes asked: {'; '.join(few[:3])}{more}")
+        count = "one thing is" if len(few) == 1 else f"{len(few)} things are"
+        raise MoloError(f"not enough for the episodes asked: {count} lacking, see the list above")
+    if not _CHECK.value:
+        from molo_jax.next_step import next_step
+
+        print(next_step(lists, survey.has_losses()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Videos:
+    """What was found.
+
+    Attributes:
+        lists: the listed videos of each split with their files.
+        left_out: what else is in one's own folder, with the reason.
+        division: how one's own classes were divided; None for other data sets.
+    """
+
+    lists: Mapping[str, Sequence[object]]
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    division: object = None
+
+
+def _check_split_flags(division) -> None:
+    """Refuses a ratio that divides nothing, and to be asked for test episodes without classes."""
+    if _RATIO.value and not division.ratio:
+        raise UsageError(
+            f"--ratio={','.join(_RATIO.value)} is not used, because {division.divider} divide the"
+            " classes; leave --ratio out"
+        )
+    if _EPISODE["n_shot"].present and "test" not in division.classes:
+        where = "give --ratio a third share" if division.ratio else "add some"
+        raise UsageError(
+            f"--n_shot={_EPISODE['n_shot'].value} asks for test episodes, but no class is in the"
+            f" test split; {where}, or leave --n_shot out"
+        )
+
+
+def _check_plan(found: _Videos, needs) -> None:
+    """Refuses one's own videos that cannot make the episodes, before the first frame is decoded."""
+    from molo_jax.data.enough import Shortages, count_files
+    from molo_jax.data.records import prepared_folder
+
+    # Listed videos whose files are gone may be prepared already.
+    earlier = prepared_folder(_OUT.value, _DATASET.value).exists()
+    shortages = Shortages(count_files(found.lists, trust=earlier), needs, found.division)
+    if shortages.sentences():
+        raise MoloError(shortages.headline())
 
 
 def _check_flags() -> None:
@@ -205,8 +294,8 @@ def _needs() -> Mapping[str, object]:
     }
 
 
-def _find(name: str):
-    """The listed videos of each split with their files, and what else is there, with the reason."""
+def _find(name: str) -> _Videos:
+    """The listed videos of each split with their files."""
     from molo_jax.data import official, preparation
 
     if name == "folder" and not _LISTS.value:
@@ -221,19 +310,37 @@ def _find(name: str):
         lists = official.read_lists(name, folder)
     else:
         lists = official.read_splits(_LISTS.value, partial=True)
-    return preparation.find_videos(lists, videos), {}
+    found = preparation.find_videos(lists, videos)
+    return _Videos(found, division=_listed_division(lists) if name == "folder" else None)
 
 
-def _find_own():
+def _listed_division(lists):
+    """The classes of one's own lists, by their names or else their numbers."""
+    from molo_jax.data.division import Division
+
+    classes = {
+        split: tuple(
+            name or str(number) for number, name in zip(one.classes, one.class_names, strict=True)
+        )
+        for split, one in lists.items()
+    }
+    return Division("lists", classes)
+
+
+def _find_own() -> _Videos:
     """The same for a folder for each class."""
     from molo_jax.data import preparation
     from molo_jax.data.folder import read_folder
 
     found = read_folder(
-        _VIDEOS.value, split_file=_SPLIT_FILE.value, ratio=_ratio(), seed=_SEED.value
+        _VIDEOS.value,
+        split_file=_SPLIT_FILE.value,
+        ratio=_ratio(),
+        seed=_SEED.value,
+        n_way=_EPISODE["n_way"].value,
     )
     lists = preparation.find_videos(found.splits, _VIDEOS.value, anywhere=False)
-    return lists, found.left_out
+    return _Videos(lists, found.left_out, found.division)
 
 
 def _keep_lists(lists) -> None:
@@ -252,7 +359,9 @@ def _keep_lists(lists) -> None:
     write_lists(FolderLists(splits, {}), Path(_OUT.value) / "splits" / "folder")
 
 
-def _ratio() -> tuple[int, int, int]:
+def _ratio() -> tuple[int, int, int] | None:
+    if _RATIO.value is None:
+        return None
     try:
         train, val, test = (int(share) for share in _RATIO.value)
     except ValueError:
@@ -274,46 +383,15 @@ def _generate(out: Path) -> None:
     )
 
 
-def _write_report(report: Mapping[str, object]) -> None:
-    path = Path(_REPORT.value or Path(_OUT.value or ".") / f"report_{_DATASET.value}.json")
-    if _REPORT.value or not _CHECK.value:
-        write_json(path, report)
-        print(f"\nreport    {path}")
-
-
-# The keys of the configuration that a flag speaks of.
-_KEYS = {
-    "n_way": ("train.n_way", "eval.n_way"),
-    "train_n_shot": ("train.n_shot",),
-    "train_n_query": ("train.n_query",),
-    "n_shot": ("eval.shots",),
-    "n_query": ("eval.n_query",),
-    "resize": ("data.resize",),
-    "num_frames": ("data.num_frames",),
-}
-
-
-def _next_command(lists, has_losses: bool) -> str:
-    """The command that trains on the prepared data, with what is not as in the configuration."""
-    name = _DATASET.value
-    config = f"{name}_5shot" if name in _BENCHMARKS else name
-    changed = [flag for flag in _KEYS if flags.FLAGS[flag].value != flags.FLAGS[flag].default]
-    overrides = {"data.prepared": shlex.quote(str(_OUT.value))}
-    overrides |= {key: flags.FLAGS[flag].value for flag in changed for key in _KEYS[flag]}
-    if has_losses:
-        overrides["data.on_bad_video"] = "skip"
-    if _KEEP.value == "window" and name != "kinetics100":
-        overrides["data.sampling"] = "window"
-    if "val" not in lists:
-        overrides["train.eval_every"] = 0
-    mode = "".join(
-        f" --mode={mode}"
-        for split, mode in (("test", "train"), ("train", "eval"))
-        if split not in lists
-    )
-    arguments = " ".join(f"--config.{key}={value}" for key, value in overrides.items())
-    return f"python -m molo_jax.main --config=configs/{config}.py{mode} {arguments}"
+def _report_path() -> Path | None:
+    """Where the report is written as JSON; None for a check that did not ask for it."""
+    if _REPORT.value:
+        return Path(_REPORT.value)
+    return None if _CHECK.value else Path(_OUT.value) / f"report_{_DATASET.value}.json"
 
 
 if __name__ == "__main__":
+    if prepare_help.is_asked_for(sys.argv[1:]):
+        print(prepare_help.text())
+        sys.exit(0)
     cli.run(main)

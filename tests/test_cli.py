@@ -41,7 +41,10 @@ def error_of(*arguments, cwd, code=2):
         ([SYNTHETIC, "--config.train.stpes=5"], "did you mean --config.train.steps?"),
         ([SYNTHETIC, "--config.crop=64"], "did you mean --config.data.crop?"),
         ([SYNTHETIC, "--config.train=5"], "--config.train is a section; set one of its keys"),
-        ([SYNTHETIC, "--config.train.steps=many"], "--config.train.steps=many: invalid literal"),
+        (
+            [SYNTHETIC, "--config.train.steps=many"],
+            "--config.train.steps=many: expected a whole number",
+        ),
         ([SYNTHETIC, "--config.data.crop=40"], "config.data.crop is 40; it must be divisible"),
         ([SYNTHETIC, "--wrkdir=x"], "error: unknown flag --wrkdir; did you mean --workdir?"),
         ([SYNTHETIC, "--mode=test"], "--mode=test: value should be one of"),
@@ -62,6 +65,8 @@ def test_a_mistake_in_the_flags_is_one_line_and_exit_code_2(arguments, message, 
         ),
         (["--dataset=synthetic"], "--out must be given"),
         (["--dataset=synthetic", "--out=x", "--seed=-1"], "--seed=-1"),
+        (["--dataset=synthetic", "--out=x", "--seed=x"], "--seed=x: expected a whole number\n"),
+        (["--dataset=synthetic", "--out=x", "--timeout=y"], "--timeout=y: expected a number\n"),
     ],
 )
 def test_prepare_says_which_datasets_and_flags_it_knows(arguments, message, tmp_path):

@@ -127,26 +127,134 @@ def test_every_fault_is_reported_with_its_reason_and_the_rest_is_prepared(faults
     assert not [path for path in (faults / "out").rglob("*") if path.name.endswith(".part")]
 
 
-def test_too_few_videos_for_the_episodes_end_with_an_error_after_the_work(faults):
-    line = error_of(
+def test_too_few_videos_for_the_episodes_are_said_before_the_first_frame_is_decoded(faults):
+    arguments = (
         *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
-        *(f"--out={faults}/out", "--resize=32", "--workers=1", "--n_way=3", "--n_shot=2"),
-        code=1,
+        *(f"--out={faults}/out", "--resize=32", "--workers=1"),
     )
-    assert "split train has 2 classes; 3-way needs 3; " in line
-    assert "class 0 of split train has 3 usable videos; 1-shot with 6 queries needs 7; " in line
-    assert line.endswith("and 2 more, see the report")
+    line = error_of(*arguments, "--n_way=3", code=1)
+    assert line == (
+        "error: 3-way episodes need 3 classes in every split: train 2, val 2 and test 2; add"
+        " classes to train, val and test, or use --n_way=2"
+    )
+    line = error_of(*arguments, "--n_way=2", "--n_shot=2", code=1)
+    assert line == (
+        "error: train episodes (1-shot with 6 queries) need 7 videos of a class: class 0 has 3;"
+        " add videos, take these classes out or use --train_n_query=2"
+    )
+    assert not (faults / "out").exists()
+
+
+def test_damage_that_leaves_too_few_videos_ends_with_an_error_after_the_work(faults):
+    (faults / "videos/train/train02.mp4").write_text("an essay\n" * 30)
+    arguments = (
+        *("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists"),
+        *(f"--out={faults}/out", "--resize=32", "--workers=1", "--n_way=2", "--n_shot=2"),
+    )
+    printed, errors = run(*arguments, "--train_n_query=2", code=1)
+    assert errors.splitlines()[-1] == (
+        "error: not enough for the episodes asked: one thing is lacking, see the list above"
+    )
+    assert (
+        " has 2 usable videos of 3 listed; 1-shot with 2 queries needs 3\n  what to do: replace the"
+        " unreadable videos, take these classes out or use --train_n_query=1"
+    ) in printed
     assert prepared_folder(faults / "out", "folder").exists()
     assert json.loads((faults / "out/report_folder.json").read_text())["dataset"] == "folder"
+
+
+@pytest.fixture
+def eighteen(tmp_path, write_motion) -> Path:
+    """A folder of 18 classes of two videos, and two files that are none."""
+    root = tmp_path / "mine"
+    write_motion(root / "class 00/0.mp4", 0, 0)
+    for class_id in range(18):
+        (root / f"class {class_id:02}").mkdir(exist_ok=True)
+        for number in range(2):
+            path = root / f"class {class_id:02}" / f"{number}.mp4"
+            if not path.exists():
+                os.link(root / "class 00/0.mp4", path)
+    (root / "class 03/notes.txt").touch()
+    (root / ".DS_Store").touch()
+    return root
+
+
+SMALL = ("--train_n_query=1", "--n_shot=1", "--resize=32", "--workers=1")
+
+
+def test_eighteen_classes_are_divided_so_that_the_episodes_can_be_made(eighteen, tmp_path):
+    out = tmp_path / "out"
+    printed, _ = run("--dataset=folder", f"--videos={eighteen}", f"--out={out}", *SMALL)
+    lines = printed.splitlines()
+    assert lines[0] == (
+        "classes of the splits, by --ratio=8,5,5 and --seed=0 (64,12,24 would give 12,2,4 classes,"
+        " too few for an episode):"
+    )
+    report = json.loads((out / "report_folder.json").read_text())
+    division = report["division"]
+    assert (division["by"], division["ratio"], division["seed"]) == ("ratio", [8, 5, 5], 0)
+    for line, (split, size) in zip(
+        lines[1:], (("train", 8), ("val", 5), ("test", 5)), strict=False
+    ):
+        names = division["classes"][split]
+        assert line == f"  {split} ({size}): {', '.join(names)}"
+        dataset = PreparedDataset.open(out, "folder", split, on_bad_video="fail", how_to_get="")
+        assert list(dataset.split.class_names) == names
+    assert {left["file"]: left["reason"] for left in report["left_out"]} == {
+        ".DS_Store": "its name begins with a dot",
+        "class 03/notes.txt": ".txt is no extension of a video",
+    }
+    assert "  1 × .txt is no extension of a video: class 03/notes.txt\n" in printed
+    assert "\nevery class has enough videos for the episodes asked\n" in printed
+
+
+def test_a_ratio_that_does_not_do_is_answered_with_one_that_does(eighteen, tmp_path):
+    arguments = ("--dataset=folder", f"--videos={eighteen}", f"--out={tmp_path}/out", *SMALL)
+    line = error_of(*arguments, "--ratio=64,12,24", code=1)
+    assert line == (
+        "error: 18 classes, divided into train 12, val 2 and test 4; 5-way episodes need 5 in each:"
+        " use --ratio=8,5,5"
+    )
+    line = error_of(*arguments, "--ratio=100,0,0", code=2)
+    assert line == (
+        "error: --n_shot=1 asks for test episodes, but no class is in the test split; give --ratio"
+        " a third share, or leave --n_shot out"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_ratio_beside_another_division_is_refused(faults):
+    lists = ("--dataset=folder", f"--videos={faults}/videos", f"--splits_dir={faults}/lists")
+    line = error_of(*lists, "--check", "--ratio=1,1,1", code=2)
+    assert line == (
+        "error: --ratio=1,1,1 is not used, because the lists divide the classes; leave --ratio out"
+    )
+
+
+def test_a_check_says_once_what_is_lacking_and_what_it_cannot_find(eighteen):
+    printed, errors = run("--dataset=folder", f"--videos={eighteen}", "--check", code=1)
+    assert "losses" not in printed
+    assert printed.endswith(
+        "  … and 3 more, see --report=FILE\n"
+        "  what to do: add videos, take these classes out or use --train_n_query=1 --n_shot=1\n"
+        "\n"
+        "checked   the headers only: damage inside a file is found when it is decoded\n"
+    )
+    assert errors == (
+        "error: not enough for the episodes asked: 13 things are lacking, see the list above\n"
+    )
 
 
 def test_the_generated_videos_are_prepared_too(tmp_path):
     counts = [f"--{split}_videos=1" for split in ("train", "val", "test")]
     episode = ("--n_shot=1", "--n_query=1", "--train_n_query=1")
-    line = error_of(
+    printed, errors = run(
         *("--dataset=synthetic", f"--out={tmp_path}", "--seed=3", *counts, *episode), code=1
     )
-    assert "of split train has 1 usable video; 1-shot with 1 query needs 2" in line
+    assert "of split train has 1 usable video; 1-shot with 1 query needs 2" in printed
+    assert errors.splitlines()[-1] == (
+        "error: not enough for the episodes asked: 100 things are lacking, see the list above"
+    )
     for split, classes in (("train", 64), ("val", 12), ("test", 24)):
         lines = (tmp_path / "splits" / f"{split}_few_shot.txt").read_text().splitlines()
         assert len(lines) == classes

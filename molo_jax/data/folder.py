@@ -9,16 +9,16 @@ These layouts are known, with any folders below that of a class::
 
 import collections
 import dataclasses
-import hashlib
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from molo_jax.data.division import DEFAULT_RATIO, Division, Ratio, divide, fitting_ratio, share_out
 from molo_jax.data.finder import EXTENSIONS, VideoFolder, printable
 from molo_jax.data.split_file import SPELLINGS, Row, closest, read_split_file
 from molo_jax.data.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
-from molo_jax.errors import MoloError, UsageError
+from molo_jax.errors import MoloError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,22 +29,42 @@ class FolderLists:
         splits: the lists by the name of the split; a split without classes is absent. A video's
             name is its path below the folder; classes are numbered in the order of their names.
         left_out: what is in no list, as a path below the folder, with the reason.
+        division: how the classes got into their splits.
     """
 
     splits: Mapping[str, Split]
     left_out: Mapping[str, str]
+    division: Division | None = None
 
 
-class _Division:
-    """The videos of each class, and the split that it is in."""
+class _Divided:
+    """The videos of each class, the split that it is in, and why.
 
-    def __init__(self, classes: Mapping[str, Sequence[str]], split_of: Mapping[str, str]):
+    Args:
+        classes: the videos by class.
+        split_of: the split of each class that counts.
+        by: see `Division`; so are the others.
+    """
+
+    def __init__(
+        self,
+        classes: Mapping[str, Sequence[str]],
+        split_of: Mapping[str, str],
+        by: str,
+        **ratio: Any,
+    ):
         self.classes = {name: sorted(classes[name]) for name in sorted(split_of)}
         self.split_of = split_of
+        names = {
+            split: tuple(name for name in self.classes if split_of[name] == split)
+            for split in STANDARD_SPLITS
+        }
+        there = {split: classes for split, classes in names.items() if classes}
+        self.division = Division(by, there, **ratio)
 
     def split(self, split: str, source: str) -> Split:
         """The list of a split."""
-        names = tuple(name for name in self.classes if self.split_of[name] == split)
+        names = self.division.classes.get(split, ())
         rows = [(number, path) for number, name in enumerate(names) for path in self.classes[name]]
         videos = (Video(path, number, line) for line, (number, path) in enumerate(rows, start=1))
         return dataclasses.replace(Split.of(split, source, videos), names=names)
@@ -58,8 +78,9 @@ def read_folder(
     root: str | os.PathLike[str],
     *,
     split_file: str | os.PathLike[str] | None = None,
-    ratio: tuple[int, int, int] = (64, 12, 24),
+    ratio: Ratio | None = None,
     seed: int = 0,
+    n_way: int = 1,
 ) -> FolderLists:
     """Makes lists of the videos in a folder.
 
@@ -67,8 +88,10 @@ def read_folder(
         root: the folder.
         split_file: a table with a header, see `split_file.read_split_file`.
         ratio: shares of the classes for train, val and test, where neither folders nor a file
-            divide them, see `divide`.
+            divide them, see `divide`; None: 64:12:24, or what is nearest to that and leaves
+            `n_way` classes in every split.
         seed: of that division.
+        n_way: classes of an episode.
 
     Raises:
         UsageError: the ratio is not three numbers of which one is positive.
@@ -79,42 +102,17 @@ def read_folder(
     paths, left_out = _usable(folder)
     if split_file is None:
         source, why = folder.root, "not in the folder of a class"
-        division = _divide_folders(folder.root, paths, ratio, seed)
+        divided = _divide_folders(folder.root, paths, ratio, seed, n_way)
     else:
         source = os.fspath(split_file)
         why = f"not in {source}"
-        division = _divide_by_file(source, folder, paths)
-    _check_classes(folder.root, division)
-    left_out |= dict.fromkeys(set(paths) - division.videos(), why)
-    splits = {name: division.split(name, source) for name in STANDARD_SPLITS}
-    there = {name: split for name, split in splits.items() if split.classes}
-    return FolderLists(there, dict(sorted(left_out.items())))
-
-
-def divide(classes: Iterable[str], ratio: tuple[int, int, int], seed: int) -> dict[str, str]:
-    """Divides classes into train, val and test.
-
-    The classes are put in an order that depends on the seed and their names only (that of the
-    SHA-256 of both), and cut where the ratio says, rounded by largest remainders. A split with a
-    positive share gets at least one class, if there are enough.
-
-    Returns:
-        The split of each class.
-
-    Raises:
-        UsageError: the ratio is not three numbers of which one is positive.
-    """
-    if len(ratio) != 3 or min(ratio) < 0 or not sum(ratio):
-        raise UsageError(f"the ratio is {ratio!r}; expected three numbers such as (64, 12, 24)")
-
-    def place(name: str) -> bytes:
-        text = f"{seed}/{unicodedata.normalize('NFC', name)}"
-        return hashlib.sha256(text.encode()).digest()
-
-    order = sorted(classes, key=place)
-    counts = zip(STANDARD_SPLITS, _counts(len(order), ratio), strict=True)
-    splits = [split for split, count in counts for _ in range(count)]
-    return dict(zip(order, splits, strict=True))
+        divided = _divide_by_file(source, folder, paths)
+    _check_classes(folder.root, divided, paths, split_file)
+    videos = divided.videos()
+    left_out |= dict.fromkeys(set(paths) - videos, why)
+    left_out = {path: reason for path, reason in sorted(left_out.items()) if path not in videos}
+    splits = {name: divided.split(name, source) for name in divided.division.classes}
+    return FolderLists(splits, left_out, divided.division)
 
 
 def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
@@ -164,12 +162,22 @@ def _usable(folder: VideoFolder) -> tuple[list[str], dict[str, str]]:
     known = {above for path in (*paths, *left_out) for above in _above(path)} | left_out.keys()
     empty = (one for one in folder.folders() if _may_be_class(one) and one not in known)
     left_out |= {f"{one}/": "no video in it" for one in empty}
+    left_out |= folder.others()
     if not paths:
         raise MoloError(
-            f"there is no video in {folder.root} whose name can be listed; expected"
+            f"there is no video in {folder.root}{_what_is_there(left_out)}; expected"
             f" <class>/<video> with one of the extensions {', '.join(EXTENSIONS)}"
         )
     return sorted(paths), left_out
+
+
+def _what_is_there(left_out: Mapping[str, str]) -> str:
+    """The first thing in a folder without videos, as a part of a message."""
+    if not left_out:
+        return ", which is empty"
+    first = min(left_out)
+    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f", but {printable(first)} ({left_out[first]}){more}"
 
 
 def _by_extension(path: str) -> tuple[int, str]:
@@ -197,24 +205,37 @@ def _may_be_class(folder: str) -> bool:
 
 
 def _divide_folders(
-    root: str, paths: Sequence[str], ratio: tuple[int, int, int], seed: int
-) -> _Division:
+    root: str, paths: Sequence[str], ratio: Ratio | None, seed: int, n_way: int
+) -> _Divided:
     by_split = _splits_of_folders(root, paths)
     classes = _by_class(paths, bool(by_split))
     if not by_split:
-        return _Division(classes, divide(classes, ratio, seed))
+        return _divide_by_ratio(classes, ratio, seed, n_way)
     split_of = {}
     for name, members in classes.items():
         splits = {by_split[path.split("/")[0]] for path in members}
         if len(splits) > 1:
             raise MoloError(
-                f"class {name!r} is in {' and '.join(sorted(splits))} of {root}; classes that are"
-                " tested must not be in training. If the folders divide the videos of every class,"
-                " put all videos of a class into one folder directly in the root; then the classes"
-                " are divided"
+                f"class {name!r} is in {' and '.join(sorted(splits))} of {root}; a class must be in"
+                " one split only. Move its videos into one folder, or all classes directly into"
+                " the root, where they are divided"
             )
         split_of[name] = splits.pop()
-    return _Division(classes, split_of)
+    return _Divided(classes, split_of, "folders")
+
+
+def _divide_by_ratio(
+    classes: Mapping[str, Sequence[str]], ratio: Ratio | None, seed: int, n_way: int
+) -> _Divided:
+    if ratio is not None:
+        split_of = divide(classes, ratio, seed)
+        return _Divided(classes, split_of, "ratio", ratio=ratio, seed=seed)
+    usual = share_out(len(classes), DEFAULT_RATIO)
+    fitting = fitting_ratio(len(classes), DEFAULT_RATIO, n_way) or usual
+    chosen = {"ratio": DEFAULT_RATIO, "seed": seed}
+    if fitting != usual:
+        chosen |= {"ratio": fitting, "instead_of": usual}
+    return _Divided(classes, divide(classes, chosen["ratio"], seed), "ratio", **chosen)
 
 
 def _splits_of_folders(root: str, paths: Iterable[str]) -> dict[str, str]:
@@ -227,7 +248,7 @@ def _splits_of_folders(root: str, paths: Iterable[str]) -> dict[str, str]:
         stray = next(top for top in tops if top not in splits)
         raise MoloError(
             f"{root} has folders of splits ({', '.join(splits)}) and the folder {stray!r}; expected"
-            " either splits or classes. Move it elsewhere, or give a split file"
+            f" either splits or classes. Move {stray!r} elsewhere, or give a --split_file"
         )
     for split, count in collections.Counter(splits.values()).items():
         if count > 1:
@@ -247,11 +268,11 @@ def _by_class(paths: Iterable[str], below_split: bool) -> dict[str, list[str]]:
     return classes
 
 
-def _divide_by_file(source: str, folder: VideoFolder, paths: Sequence[str]) -> _Division:
+def _divide_by_file(source: str, folder: VideoFolder, paths: Sequence[str]) -> _Divided:
     rows = read_split_file(source)
     split_of = {row.class_name: row.split for row in rows}
     if rows[0].video is not None:
-        return _Division(_find_rows(source, rows, folder), split_of)
+        return _Divided(_find_rows(source, rows, folder), split_of, "split_file")
     classes = _by_class(paths, bool(_splits_of_folders(folder.root, paths)))
     for row in rows:
         if row.class_name not in classes:
@@ -259,7 +280,7 @@ def _divide_by_file(source: str, folder: VideoFolder, paths: Sequence[str]) -> _
                 f"{source}:{row.line}: {folder.root} has no folder with videos of the class"
                 f" {row.class_name!r}{closest(row.class_name, classes)}"
             )
-    return _Division(classes, split_of)
+    return _Divided(classes, split_of, "split_file")
 
 
 def _find_rows(source: str, rows: Sequence[Row], folder: VideoFolder) -> dict[str, list[str]]:
@@ -290,27 +311,25 @@ def _closest_video(name: str, folder: VideoFolder) -> str:
     return closest(name, beside or paths)
 
 
-def _check_classes(root: str, division: _Division) -> None:
+def _check_classes(
+    root: str, divided: _Divided, paths: Sequence[str], split_file: str | os.PathLike[str] | None
+) -> None:
     """Checks that there is something to tell apart."""
-    names = list(division.classes)
+    names = list(divided.classes)
     if not names:
-        raise MoloError(f"no video in {root} is in the folder of a class; expected <class>/<video>")
-    if len(names) == 1:
         raise MoloError(
-            f"all videos in {root} are of one class, {names[0]!r}; expected a folder for each of"
-            " several classes. If the classes are the folders in that one, give it as the root"
+            f"no video in {root} is in the folder of a class, such as {printable(paths[0])};"
+            " expected <class>/<video>"
         )
-
-
-def _counts(total: int, ratio: tuple[int, int, int]) -> list[int]:
-    """Divides a number by largest remainders."""
-    whole = sum(ratio)
-    counts = [total * share // whole for share in ratio]
-    by_remainder = sorted(range(3), key=lambda k: -(total * ratio[k] % whole))
-    for k in by_remainder[: total - sum(counts)]:
-        counts[k] += 1
-    for k in range(3):
-        if ratio[k] and not counts[k] and max(counts) > 1:
-            counts[counts.index(max(counts))] -= 1
-            counts[k] += 1
-    return counts
+    if len(names) > 1:
+        return
+    if split_file is not None:
+        there = len({path.split("/")[0] for path in paths if "/" in path} | set(names))
+        raise MoloError(
+            f"{os.fspath(split_file)} lists one class only, {names[0]!r}; expected a row for every"
+            f" class that is used{f' ({root} has {there} folders)' if there > 1 else ''}"
+        )
+    raise MoloError(
+        f"all videos in {root} are of one class, {names[0]!r}; expected a folder for each of"
+        " several classes. If the classes are the folders in that one, give it as the root"
+    )

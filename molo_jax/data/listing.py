@@ -31,6 +31,8 @@ class Listing:
         # Regular files without any extension, which only a name without one can mean.
         self._bare: set[File] = set()
         self._defects: dict[File, str] = {}
+        # Everything else, which nobody takes for a video.
+        self._others: dict[File, str] = {}
         # The sub-folders of every folder, by name.
         self._folders: dict[str, list[str]] = {}
 
@@ -59,6 +61,13 @@ class Listing:
     def defects(self) -> dict[str, str]:
         """What is named like a video and is none, as paths below the root, with the reason."""
         return {join(*file): reason for file, reason in sorted(self._defects.items())}
+
+    def others(self) -> dict[str, str]:
+        """What is neither a video nor a folder by its name, as sorted paths, with the reason.
+
+        Of a folder whose name begins with a dot, which is not listed, the path ends in "/".
+        """
+        return {join(*file): reason for file, reason in sorted(self._others.items())}
 
     def folders(self) -> list[str]:
         """The sub-folders, as sorted paths below the root."""
@@ -96,6 +105,8 @@ class Listing:
         for entry in entries:
             name = entry.name
             if name.startswith("."):
+                slash = "/" if entry.is_dir(follow_symlinks=False) else ""
+                self._others[folder, name + slash] = "its name begins with a dot"
                 continue
             stem, extension = split_extension(name)
             defect = ""
@@ -112,8 +123,10 @@ class Listing:
                 self._stems.setdefault(stem, []).append((folder, name))
                 if defect:
                     self._defects[folder, name] = defect
-            elif not defect and "." not in name:
-                self._bare.add((folder, name))
+            elif defect != A_DIRECTORY:
+                self._others[folder, name] = _no_extension(name)
+                if not defect and "." not in name:
+                    self._bare.add((folder, name))
         return folders, links
 
 
@@ -142,6 +155,11 @@ def split_extension(name: str) -> tuple[str, str]:
     if dot + extension.lower() in EXTENSIONS:
         return stem, dot + extension
     return name, ""
+
+
+def _no_extension(name: str) -> str:
+    extension = os.path.splitext(name)[1]
+    return f"{extension} is no extension of a video" if extension else "it has no extension"
 
 
 def join(folder: str, name: str) -> str:

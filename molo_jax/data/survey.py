@@ -4,9 +4,20 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from molo_jax.data.division import Division
+from molo_jax.data.enough import (
+    COUNTS,
+    Counts,
+    Need,
+    Shortages,
+    class_title,
+    episode_verdict,
+    plural,
+)
 from molo_jax.data.finder import printable
 
-_COUNTS = ("listed", "found", "missing", "unreadable", "short", "usable")
+# Files that are named for each reason why some are in no list.
+_EXAMPLES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,61 +47,6 @@ class VideoState:
     note: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Need:
-    """The episodes that a split is for.
-
-    Attributes:
-        n_way: classes of an episode.
-        n_shot: support videos of a class.
-        n_query: query videos of a class.
-    """
-
-    n_way: int
-    n_shot: int
-    n_query: int
-
-    @property
-    def videos(self) -> int:
-        """Videos that an episode takes from a class."""
-        return self.n_shot + self.n_query
-
-
-@dataclasses.dataclass
-class Counts:
-    """Numbers of videos: found = listed - missing, usable = found - unreadable.
-
-    Those with fewer frames than a clip, `short`, are usable: frames are repeated.
-    """
-
-    name: str = ""
-    listed: int = 0
-    missing: int = 0
-    unreadable: int = 0
-    short: int = 0
-
-    @property
-    def found(self) -> int:
-        """Those that there is a file of."""
-        return self.listed - self.missing
-
-    @property
-    def usable(self) -> int:
-        """Those that clips can be made of."""
-        return self.found - self.unreadable
-
-    def add(self, other: "Counts") -> None:
-        """Adds the numbers of another one."""
-        self.listed += other.listed
-        self.missing += other.missing
-        self.unreadable += other.unreadable
-        self.short += other.short
-
-    def numbers(self) -> dict[str, int]:
-        """All numbers by their names."""
-        return {name: getattr(self, name) for name in _COUNTS}
-
-
 class Survey:
     """What became of the listed videos.
 
@@ -113,6 +69,7 @@ class Survey:
         self.short_below = short_below
         self.states = tuple(states)
         self.left_out: dict[str, str] = {}
+        self.division: Division | None = None
         self.classes: dict[str, dict[int, Counts]] = {}
         for state in self.states:
             classes = self.classes.setdefault(state.split, {})
@@ -129,10 +86,15 @@ class Survey:
         """Notes files that are in no list, with the reasons."""
         self.left_out = dict(files)
 
+    def explain(self, division: Division | None) -> None:
+        """Notes how one's own classes got into their splits."""
+        self.division = division
+
     def to_json(self) -> dict[str, Any]:
         """All numbers, and every problem with its file and reason, ready for `json.dumps`."""
         return {
             "dataset": self.dataset,
+            **({"division": self.division.to_json()} if self.division else {}),
             "splits": {split: self._split_json(split) for split in self.classes},
             "problems": [
                 _place_json(state) | {"reason": printable(state.reason)}
@@ -150,45 +112,38 @@ class Survey:
             ],
         }
 
-    def format(self, limit: int = 10) -> str:
-        """The report for the console, with at most `limit` lines of each kind."""
+    def format(self, limit: int = 10, whole: str = "--report=FILE") -> str:
+        """The report for the console, with at most `limit` lines of each kind.
+
+        Args:
+            limit: that number.
+            whole: where all lines are, for the reader of a shortened list.
+        """
         # A few unreadable files must not be lost among thousands of missing ones.
         problems = [s for status in ("unreadable", "missing") for s in self._with_status(status)]
         notes = [(s, note) for s in self.states if (note := self._note(s))]
         sections = [
-            _table([("split", *_COUNTS, "classes", "enough"), *map(self._row, self.classes)]),
-            _section("classes with losses", self._loss_lines(), limit),
+            _table([("split", *COUNTS, "classes", "enough"), *map(self._row, self.classes)]),
+            _section("classes with losses", self._loss_lines(), limit, whole),
             _section(
                 "videos that cannot be used",
                 [f"{_place(s)}: {printable(s.reason or s.status)}" for s in problems],
                 limit,
+                whole,
             ),
-            _section(
-                "in no list",
-                [f"{printable(f)}: {printable(r)}" for f, r in self.left_out.items()],
-                limit,
-            ),
-            _section("notes", [f"{_place(s)}: {note}" for s, note in notes], limit),
-            self._verdict(limit),
+            self._left_out_section(limit, whole),
+            _section("notes", [f"{_place(s)}: {note}" for s, note in notes], limit, whole),
+            self._verdict(limit, whole),
         ]
         return "\n\n".join(filter(None, (f"{self.dataset}:", *sections)))
 
     def too_few(self) -> list[str]:
         """A sentence for each split and class that has not enough for the episodes asked."""
-        sentences = []
-        for split, need in self.needs.items():
-            classes = self.classes[split]
-            if len(classes) < need.n_way:
-                sentences.append(
-                    f"split {split} has {_plural(len(classes), 'class', 'classes')};"
-                    f" {need.n_way}-way needs {need.n_way}"
-                )
-            sentences += [
-                _too_few_videos(split, class_id, counts, need)
-                for class_id, counts in sorted(classes.items())
-                if not self._is_enough(split, counts)
-            ]
-        return sentences
+        return self.shortages().sentences()
+
+    def shortages(self) -> Shortages:
+        """What the splits lack for the episodes asked."""
+        return Shortages(self.classes, self.needs, self.division)
 
     def _count(self, state: VideoState) -> Counts:
         return Counts(
@@ -208,7 +163,7 @@ class Survey:
     def _note(self, state: VideoState) -> str:
         notes = [printable(state.note)] if state.note else []
         if self._is_short(state):
-            frames = _plural(state.frames, "frame", "frames")
+            frames = plural(state.frames, "frame", "frames")
             notes.append(
                 f"{frames}, fewer than the {self.short_below} of a clip: some are repeated"
             )
@@ -256,44 +211,44 @@ class Survey:
             (self._is_enough(split, counts), counts.usable - counts.listed, split, class_id, counts)
             for split, classes in self.classes.items()
             for class_id, counts in classes.items()
-            if counts.usable < counts.listed or not self._is_enough(split, counts)
+            if counts.usable < counts.listed
         ]
         return [
-            f"{split} {_class_title(class_id, counts.name)}: {counts.usable} of {counts.listed}"
-            f" usable ({counts.missing} missing, {counts.unreadable} unreadable)"
+            f"{split} {class_title(class_id, counts.name)}: {counts.usable} of {counts.listed}"
+            f" usable ({_losses(counts)})"
             f"{'' if enough else ', TOO FEW'}"
             for enough, _, split, class_id, counts in sorted(rows, key=lambda row: row[:4])
         ]
 
-    def _verdict(self, limit: int) -> str:
+    def _left_out_section(self, limit: int, whole: str) -> str:
+        """The files in no list by reason: how many, and the first few."""
+        groups: dict[str, list[str]] = {}
+        for file, reason in self.left_out.items():
+            # What follows differs from file to file.
+            groups.setdefault(printable(reason).partition(";")[0], []).append(printable(file))
+        lines = [
+            f"{len(files)} × {reason}: {', '.join(files[:_EXAMPLES])}"
+            f"{', …' if len(files) > _EXAMPLES else ''}"
+            for reason, files in sorted(groups.items(), key=lambda group: -len(group[1]))
+        ]
+        text = _section("in no list", lines, limit, whole, total=len(self.left_out))
+        more = any(len(files) > _EXAMPLES for files in groups.values())
+        return f"{text}\n  all of them: {whole}" if more else text
+
+    def _verdict(self, limit: int, whole: str) -> str:
         if not self.needs:
             return ""
-        sentences = self.too_few()
+        shortages = self.shortages()
+        sentences = shortages.sentences()
         if not sentences:
-            return "every class has enough videos for the episodes asked"
-        return (
-            f"{_section('not enough for the episodes asked', sentences, limit)}\n"
-            "  get the missing videos, take these classes out of the lists, or ask for episodes of"
-            " fewer ways, shots or queries (--n_way, --n_shot, …); one's own classes are divided by"
-            " --ratio"
-        )
+            return episode_verdict(tuple(self.needs))
+        title = "not enough for the episodes asked"
+        return f"{_section(title, sentences, limit, whole)}\n  what to do: {shortages.remedy()}"
 
 
-def _too_few_videos(split: str, class_id: int, counts: Counts, need: Need) -> str:
-    lost = "" if counts.usable == counts.listed else f" of {counts.listed} listed"
-    videos = _plural(counts.usable, "usable video", "usable videos")
-    return (
-        f"class {_class_title(class_id, counts.name)} of split {split} has {videos}{lost};"
-        f" {need.n_shot}-shot with {_plural(need.n_query, 'query', 'queries')} needs {need.videos}"
-    )
-
-
-def _class_title(class_id: int, name: str) -> str:
-    return f"{class_id} ({name})" if name else str(class_id)
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+def _losses(counts: Counts) -> str:
+    lost = {"missing": counts.missing, "unreadable": counts.unreadable}
+    return ", ".join(f"{count} {what}" for what, count in lost.items() if count)
 
 
 def _place(state: VideoState) -> str:
@@ -317,10 +272,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _section(title: str, lines: Sequence[str], limit: int) -> str:
+def _section(
+    title: str, lines: Sequence[str], limit: int, whole: str, total: int | None = None
+) -> str:
     if not lines:
         return ""
     shown = [f"  {line}" for line in lines[:limit]]
     if len(lines) > limit:
-        shown.append(f"  … and {len(lines) - limit} more, see --report=FILE")
-    return "\n".join([f"{title} ({len(lines)}):", *shown])
+        shown.append(f"  … and {len(lines) - limit} more, see {whole}")
+    return "\n".join([f"{title} ({len(lines) if total is None else total}):", *shown])

@@ -112,6 +112,51 @@ def test_a_ratio_that_is_none_is_refused(ratio):
         divide(CLASSES, ratio, 0)
 
 
+def counts(lists: FolderLists):
+    return {split: len(one.classes) for split, one in lists.splits.items()}
+
+
+def test_the_default_division_makes_the_episodes_possible_where_there_are_enough_classes(make):
+    root = make(*(f"class {n:02}/a.mp4" for n in range(18)))
+    lists = read_folder(root, n_way=5)
+    assert counts(lists) == {"train": 8, "val": 5, "test": 5}
+    division = lists.division
+    assert (division.by, division.ratio, division.instead_of) == ("ratio", (8, 5, 5), (12, 2, 4))
+    assert division.classes["val"] == lists.splits["val"].class_names
+    assert names(read_folder(root, n_way=5)) == names(lists)
+    # A ratio that was given is taken as it is, and so is one that nothing can be made of.
+    given = read_folder(root, ratio=(64, 12, 24), n_way=5)
+    assert counts(given) == counts(read_folder(root, n_way=7)) == {"train": 12, "val": 2, "test": 4}
+    assert (given.division.ratio, given.division.instead_of) == ((64, 12, 24), None)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_default_division_that_was_enough_before_is_the_same(make, seed):
+    root = make(*(f"class {n:02}/a.mp4" for n in range(50)))
+    assert names(read_folder(root, n_way=5, seed=seed)) == names(
+        read_folder(root, ratio=(64, 12, 24), seed=seed)
+    )
+
+
+def test_a_table_that_lists_one_of_several_classes_is_what_is_named(make, table):
+    root = make(*(f"{name}/a.mp4" for name in CLASSES))
+    source = table("class,split\nrun,train\n")
+    with pytest.raises(MoloError) as error:
+        read_folder(root, split_file=source)
+    assert str(error.value) == (
+        f"{source} lists one class only, 'run'; expected a row for every class that is used"
+        f" ({root} has 5 folders)"
+    )
+
+
+def test_an_empty_folder_is_called_empty(make):
+    root = make("a/b.mp4")
+    (root / "a/b.mp4").unlink()
+    (root / "a").rmdir()
+    with pytest.raises(MoloError, match=r"no video in .*videos, which is empty; expected <class>/"):
+        read_folder(root)
+
+
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])
 def test_folders_of_splits_are_taken_as_they_are(make, val):
     root = make("train/run/a.mp4", "train/sit/b.avi", f"{val}/walk/c.mov", "test/jump/d.webm")
@@ -136,6 +181,8 @@ def test_what_is_in_no_class_folder_of_a_split_is_left_out(make):
     assert lists.left_out == {
         "test/c.mp4": "not in the folder of a class",
         "test/lie/": "no video in it",
+        "test/lie/d.txt": ".txt is no extension of a video",
+        "val/e.txt": ".txt is no extension of a video",
     }
 
 
@@ -215,13 +262,18 @@ def test_a_table_that_does_not_fit_the_folder_is_named_with_its_line(make, table
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.txt"], "there is no video in .*videos .*; expected <class>/<video> with one of the"),
-        (["a.mp4", "b.mp4"], "no video in .*videos is in the folder of a class"),
+        (
+            ["a.txt", "b/.c"],
+            r"no video in .*videos, but a\.txt \(\.txt is no extension of a video\) and 2 more;"
+            " expected <class>/<video> with one of the extensions",
+        ),
+        (["a.mp4", "b.mp4"], r"no video in .*videos is in the folder of a class, such as a\.mp4;"),
         (["all/run/a.mp4", "all/sit/b.mp4"], "all videos in .* are of one class, 'all'; .* root"),
         (
             ["train/run/a.mp4", "train/sit/b.mp4", "test/run/c.mp4"],
-            "class 'run' is in test and train of .*videos; classes that are tested must not be in"
-            " training. If the folders divide the videos of every class, put all videos of a class",
+            "class 'run' is in test and train of .*videos; a class must be in one split only. Move"
+            " its videos into one folder, or all classes directly into the root, where they are"
+            " divided$",
         ),
         (
             ["train/run/a.mp4", "test/sit/b.mp4", "more/c.mp4"],
@@ -237,8 +289,9 @@ def test_a_folder_that_is_no_data_set_is_refused_with_the_remedy(make, files, me
 
 def test_what_no_list_can_hold_is_left_out_with_its_reason(make):
     root = make(
-        *("run/a.mp4", "run/a.avi", "run/b/a.avi", "run/new\nline.mp4", "c.mp4", "run/d.mpg"),
-        *("sit/é #1 'x'.mp4", "sit/e.mp4/f.jpg", "walk/g.flv"),
+        *("run/a.mp4", "run/a.avi", "run/b/a.avi", "run/new\nline.mp4", "c.mp4", "run/d.xyz"),
+        *("sit/é #1 'x'.mp4", "sit/e.mp4/f.jpg", "walk/g.txt"),
+        *("sit/.DS_Store", "sit/.cache/h.mp4", "sit/README"),
     )
     (root / "sit" / "gone.mp4").symlink_to(root / "nothing")
     open(os.path.join(os.fsencode(root), b"sit/\xff.mp4"), "wb").close()
@@ -248,11 +301,17 @@ def test_what_no_list_can_hold_is_left_out_with_its_reason(make):
     assert lists.left_out == {
         "c.mp4": "not in the folder of a class",
         "run/a.avi": "a second file of that name; run/a.mp4 is used",
+        "run/d.xyz": ".xyz is no extension of a video",
+        "sit/.DS_Store": "its name begins with a dot",
+        "sit/.cache/": "its name begins with a dot",
+        "sit/README": "it has no extension",
         "run/new\nline.mp4": "its path has control characters",
         "sit/e.mp4": "a directory of that name",
+        "sit/e.mp4/f.jpg": ".jpg is no extension of a video",
         "sit/gone.mp4": "a link to nothing",
         "sit/\udcff.mp4": "its path is not UTF-8",
         "walk/": "no video in it",
+        "walk/g.txt": ".txt is no extension of a video",
     }
 
 

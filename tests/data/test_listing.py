@@ -30,6 +30,20 @@ def test_hidden_files_and_folders_are_no_videos(tmp_path):
     assert listing.folders() == ["b"]
 
 
+def test_everything_else_has_a_reason_and_hidden_folders_are_not_entered(tmp_path):
+    make(tmp_path, "a.mp4", "b/c.txt", "b/d", "b/e.tar.gz", ".f/g.mp4", "b/.h", "i/j.mp4")
+    (tmp_path / "k").symlink_to(tmp_path / "i")
+    (tmp_path / "l.txt").symlink_to(tmp_path / "gone")
+    assert Listing.index(tmp_path).others() == {
+        ".f/": "its name begins with a dot",
+        "b/.h": "its name begins with a dot",
+        "b/c.txt": ".txt is no extension of a video",
+        "b/d": "it has no extension",
+        "b/e.tar.gz": ".gz is no extension of a video",
+        "l.txt": ".txt is no extension of a video",
+    }
+
+
 def test_what_is_named_like_a_video_and_is_none_has_a_reason(tmp_path):
     make(tmp_path, "a.mp4/frame.jpg", "f.avi")
     (tmp_path / "b.mp4").symlink_to(tmp_path / "gone")

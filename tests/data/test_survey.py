@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from molo_jax.data.division import Division
 from molo_jax.data.survey import Need, Survey, VideoState
 
 NEEDS = {"train": Need(2, 1, 2), "test": Need(3, 5, 1)}
@@ -125,7 +126,10 @@ def test_exactly_what_an_episode_needs_is_enough():
     survey = Survey("demo", listed, {"test": Need(2, 1, 1)}, 8)
     assert survey.too_few() == []
     assert survey.to_json()["splits"]["test"]["enough"] is True
-    assert survey.format().endswith("every class has enough videos for the episodes asked")
+    assert survey.format().endswith(
+        "every class of test has enough videos for the episodes asked; without train and val"
+        " nothing is trained or validated"
+    )
 
 
 def test_the_console_shows_splits_losses_problems_and_the_verdict(survey):
@@ -140,7 +144,7 @@ demo:
 
 classes with losses (3):
   train 2: 2 of 4 usable (1 missing, 1 unreadable), TOO FEW
-  test 1: 5 of 6 usable (1 missing, 0 unreadable), TOO FEW
+  test 1: 5 of 6 usable (1 missing), TOO FEW
   train 8 (run): 4 of 6 usable (1 missing, 1 unreadable)
 
 videos that cannot be used (5):
@@ -157,9 +161,47 @@ not enough for the episodes asked (3):
   class 2 of split train has 2 usable videos of 4 listed; 1-shot with 2 queries needs 3
   split test has 2 classes; 3-way needs 3
   class 1 of split test has 5 usable videos of 6 listed; 5-shot with 1 query needs 6
-  get the missing videos, take these classes out of the lists, or ask for episodes of fewer\
- ways, shots or queries (--n_way, --n_shot, …); one's own classes are divided by --ratio"""
+  what to do: add classes to test, or use --n_way=2; get the missing videos, replace the\
+ unreadable videos, take these classes out of the lists or use --train_n_query=1 --n_shot=4"""
     )
+
+
+def test_a_class_without_losses_is_not_among_those_with_losses():
+    text = Survey("demo", states("test", 4, *"..", name="sit"), {"test": Need(1, 5, 1)}, 8).format()
+    assert "losses" not in text
+    assert text.endswith("""\
+not enough for the episodes asked (1):
+  class 4 (sit) of split test has 2 usable videos; 5-shot with 1 query needs 6
+  what to do: add videos, take these classes out of the lists or use --n_shot=1""")
+
+
+def test_files_in_no_list_are_counted_by_reason_and_all_named_in_the_report():
+    survey = Survey("demo", states("val", 0, "."), {}, 8)
+    texts = {f"{n}.txt": ".txt is no extension of a video" for n in range(7)}
+    second = {f"{n}.avi": f"a second file of that name; {n}.mp4 is used" for n in range(2)}
+    survey.leave_out({"x\n": "its path has control characters"} | second | texts)
+    assert survey.format(whole="r.json").split("\n\n")[-1] == (
+        "in no list (10):\n"
+        "  7 × .txt is no extension of a video: 0.txt, 1.txt, 2.txt, …\n"
+        "  2 × a second file of that name: 0.avi, 1.avi\n"
+        "  1 × its path has control characters: x\\n\n"
+        "  all of them: r.json"
+    )
+    left_out = survey.to_json()["left_out"]
+    assert len(left_out) == 10
+    assert left_out[1] == {"file": "0.avi", "reason": "a second file of that name; 0.mp4 is used"}
+
+
+def test_the_report_tells_how_classes_were_divided():
+    survey = Survey("demo", states("val", 0, "."), {}, 8)
+    assert "division" not in survey.to_json()
+    survey.explain(Division("ratio", {"val": ("run",)}, (0, 1, 0), 4))
+    assert survey.to_json()["division"] == {
+        "by": "ratio",
+        "ratio": (0, 1, 0),
+        "seed": 4,
+        "classes": {"val": ["run"]},
+    }
 
 
 def test_the_console_stays_short_for_many_classes_and_problems():
@@ -184,7 +226,8 @@ def test_a_whole_data_set_is_reported_without_its_classes():
         "  split  listed  found  missing  unreadable  short  usable  classes  enough",
         "  train     400    400        0           0      0     400      100     yes",
         "",
-        "every class has enough videos for the episodes asked",
+        "every class of train has enough videos for the episodes asked; without val and test"
+        " nothing is validated or tested",
     ]
 
 
