@@ -6,21 +6,18 @@ was cut off can be told from its header, and a hole in it by walking from part t
 """
 
 import os
-import re
 import stat
 from typing import BinaryIO
 
 import av
 
+from molo_jax.data import container_iso, container_pages, container_parts
 from molo_jax.errors import MoloError
 
-_ISO_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-_EBML_ID, _SEGMENT_ID, _CLUSTER_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_CHUNK_NAME = re.compile(rb"[ -~]{4}")
-# Some programs write the length of the whole file into the header of an AVI, where that of what
-# follows the header belongs, or leave out the byte that makes the last chunk even.
-_RIFF_SLACK = 8
-
+# The kinds of container that FFmpeg may choose among, for every opening of a file. Without this
+# list a text file that is named like a video, a playlist for example, sends FFmpeg to other files.
+_DEMUXERS = "mov,avi,matroska,asf,flv,gif,ogg,mpegts,mpeg,mpegvideo,h264,hevc,m4v"
+OPEN_OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
 
 # How the reason begins where the file system refuses; another time it may not.
 CANNOT_OPEN = "cannot be opened"
@@ -72,163 +69,29 @@ def _defect(file: BinaryIO, size: int, walk: bool) -> str:
     if size == 0:
         return "the file is empty (0 bytes)"
     head = file.read(16)
-    if head[4:8] in _ISO_FIRST_BOXES:
-        return _iso_defect(file, size)
+    if head[4:8] in container_iso.FIRST_BOXES:
+        return container_iso.iso_defect(file, size)
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return _avi_defect(file, size, walk)
-    if head[:4] == _EBML_ID:
-        return _matroska_defect(file, size, walk)
+        return container_parts.avi_defect(file, size, walk)
+    if head[:4] == container_parts.EBML_ID:
+        return container_parts.matroska_defect(file, size, walk)
+    for start, defect in _BY_PAGES.items():
+        if head.startswith(start):
+            return defect(file, size)
     return _unknown_container_defect(file.name, head)
 
 
-def _truncation(size: int, announced: int) -> str:
-    if announced <= size:
-        return ""
-    return f"truncated: the header announces {announced} bytes, the file has {size}"
-
-
-def _hole(offset: int) -> str:
-    return f"damaged: at byte {offset} there is no frame where its container has one"
-
-
-def _iso_defect(file: BinaryIO, size: int) -> str:
-    """MP4 and QuickTime: a sequence of boxes, 4 bytes of length and 4 of type each.
-
-    One of them lists the place of every frame, so that none can get lost silently.
-    """
-    offset, has_index = 0, False
-    while offset + 8 <= size:
-        file.seek(offset)
-        header = file.read(16)
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        elif length == 0:
-            length = size - offset
-        if length < 8:
-            break  # not a box: trailing bytes, which players ignore too
-        has_index = has_index or kind == b"moov"
-        offset += length
-        if offset > size:
-            return _truncation(size, offset)
-    return "" if has_index else "truncated: it has no index (no 'moov' box)"
-
-
-# AVI: one or, above 1 GB, several RIFF chunks, which hold lists of chunks and chunks; each has a
-# name of 4 bytes, 4 bytes of length and, to be even, perhaps a byte of padding.
-
-
-def _avi_defect(file: BinaryIO, size: int, walk: bool) -> str:
-    offset = 0
-    while offset + 8 <= size:
-        name, length = _chunk(file, offset)
-        if name != b"RIFF" or length == 0:  # trailing bytes, or a length that was never filled in
-            break
-        end = offset + 8 + length
-        if end > size + _RIFF_SLACK:
-            return _truncation(size, end)
-        reason = _chunks_defect(file, offset + 12, min(end, size), size, walk)
-        if reason:
-            return reason
-        offset = end
-    return ""
-
-
-def _chunks_defect(file: BinaryIO, offset: int, end: int, size: int, walk: bool) -> str:
-    """Follows the chunks between two places, and if asked to those inside of `movi` lists."""
-    while offset + 8 <= end:
-        name, length = _chunk(file, offset)
-        if not _CHUNK_NAME.fullmatch(name):
-            return _hole(offset)
-        if name == b"LIST" and length == 0:
-            break  # its length was never filled in
-        if offset + 8 + length > end:
-            cut_off = end == size and _truncation(size, offset + 8 + length)
-            return cut_off or _hole(offset)
-        if walk and name == b"LIST" and file.read(4) in (b"movi", b"rec "):
-            reason = _chunks_defect(file, offset + 12, offset + 8 + length, size, walk)
-            if reason:
-                return reason
-        offset += 8 + length + _padding(file, offset + 8 + length, length)
-    return ""
-
-
-def _padding(file: BinaryIO, end: int, length: int) -> int:
-    """Bytes between a chunk and the next, 0 or 1; there are programs that leave out the one."""
-    if length % 2 == 0:
-        return 0
-    file.seek(end)
-    name = file.read(5)
-    unpadded = _CHUNK_NAME.fullmatch(name[:4]) and not _CHUNK_NAME.fullmatch(name[1:])
-    return 0 if unpadded else 1
-
-
-def _chunk(file: BinaryIO, offset: int) -> tuple[bytes, int]:
-    file.seek(offset)
-    header = file.read(8)
-    return header[:4], int.from_bytes(header[4:], "little")
-
-
-# WebM and Matroska: an EBML header and a segment, which holds clusters, which hold frames; each
-# has an identifier of 1 to 4 bytes and a length of 1 to 8, None if it is not known.
-
-
-def _matroska_defect(file: BinaryIO, size: int, walk: bool) -> str:
-    file.seek(4)
-    file.seek(_matroska_length(file) or 0, os.SEEK_CUR)
-    if file.read(4) != _SEGMENT_ID:
-        return ""
-    length = _matroska_length(file)
-    if length is None:
-        return ""
-    start = file.tell()
-    reason = _truncation(size, start + length)
-    if walk and not reason:
-        reason = _elements_defect(file, start, start + length)
-    return reason
-
-
-def _elements_defect(file: BinaryIO, offset: int, end: int) -> str:
-    """Follows the parts of a segment, and of clusters those inside."""
-    while offset < end:
-        file.seek(offset)
-        name = _matroska_id(file)
-        length = _matroska_length(file)
-        start = file.tell()
-        if name == _CLUSTER_ID and length is None:
-            length = 0  # what is inside follows, up to the next cluster
-        if not name or length is None or start + length > end:
-            return _hole(offset)
-        if name == _CLUSTER_ID:
-            reason = _elements_defect(file, start, start + length)
-            if reason:
-                return reason
-        offset = start + length
-    return ""
-
-
-def _matroska_id(file: BinaryIO) -> bytes:
-    """An identifier; empty if there is none."""
-    first = file.read(1)
-    if not first or first[0] < 0x10:
-        return b""
-    return first + file.read(8 - first[0].bit_length())
-
-
-def _matroska_length(file: BinaryIO) -> int | None:
-    """A variable-length integer; None for the reserved value that means "unknown"."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    extra = 8 - first[0].bit_length()
-    mask = (1 << (7 * (extra + 1))) - 1
-    value = int.from_bytes(first + file.read(extra), "big") & mask
-    return None if value == mask else value
+_BY_PAGES = {
+    container_pages.ASF_HEADER: container_pages.asf_defect,
+    b"FLV": container_pages.flash_defect,
+    b"OggS": container_pages.ogg_defect,
+    b"GIF8": container_pages.gif_defect,
+}
 
 
 def _unknown_container_defect(path: str, head: bytes) -> str:
     try:
-        av.open(path, metadata_errors="replace").close()
+        av.open(os.path.abspath(path), options=OPEN_OPTIONS, metadata_errors="replace").close()
     except (av.error.FFmpegError, ValueError):
         return f"not a video file (it begins with {head!r})"
     return ""

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import av
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.containers import OPEN_OPTIONS, BadVideoError, check_file
 
 # What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
 # formats of pixels that it converts to RGB as PyAV does.
@@ -237,7 +237,9 @@ def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.Vide
     try:
         # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before; and
         # titles in old AVI files are in any encoding.
-        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+        with av.open(
+            os.path.abspath(path), options=OPEN_OPTIONS, metadata_errors="replace"
+        ) as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise BadVideoError(path, "it has no video stream (audio only?)")

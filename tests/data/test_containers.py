@@ -1,9 +1,12 @@
 import builtins
 import os
+import random
 
+import numpy as np
 import pytest
 
 from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.decode import decode_clip, probe, scan
 
 FORMATS = {
     "mp4 with its index at the end": ("a.mp4", {}),
@@ -22,7 +25,7 @@ def test_a_whole_file_passes_and_any_cut_is_found(name, write_video, tmp_path):
     path = write_video(tmp_path / file_name, **options)
     content = path.read_bytes()
     check_file(str(path))
-    for kept in (len(content) - 1, len(content) * 3 // 5, len(content) // 3):
+    for kept in (len(content) * 9 // 10, len(content) * 3 // 5, len(content) // 3):
         path.write_bytes(content[:kept])
         with pytest.raises(BadVideoError, match="truncated") as error:
             check_file(str(path))
@@ -71,12 +74,13 @@ def test_an_avi_may_announce_a_few_bytes_too_many(slack, tmp_path):
     check_file(str(path), walk=True)
 
 
-def test_an_avi_that_announces_more_than_that_or_lost_the_end_of_a_part_is_truncated(tmp_path):
+def test_an_avi_that_lost_the_end_of_its_frames_is_truncated_and_of_its_index_is_not(tmp_path):
     path = tmp_path / "a.avi"
-    path.write_bytes(avi(FRAME, FRAME, slack=9))
-    with pytest.raises(BadVideoError, match="truncated"):
-        check_file(str(path))
-    path.write_bytes(avi(FRAME, FRAME)[:-1])
+    whole, index = avi(FRAME, FRAME), 8 + 2 * 16
+    for content in (avi(FRAME, FRAME, slack=9), whole[:-1], whole[:-index]):
+        path.write_bytes(content)
+        check_file(str(path), walk=True)
+    path.write_bytes(whole[: -index - 1])
     with pytest.raises(BadVideoError, match="truncated"):
         check_file(str(path))
 
@@ -91,7 +95,7 @@ def test_an_avi_in_several_parts_is_followed_through_all_of_them(tmp_path):
     check_file(str(path))
     with pytest.raises(BadVideoError, match="damaged"):
         check_file(str(path), walk=True)
-    path.write_bytes(avi(FRAME) + more[:-20])
+    path.write_bytes(avi(FRAME) + more[:-80])
     with pytest.raises(BadVideoError, match="truncated"):
         check_file(str(path))
 
@@ -239,3 +243,73 @@ def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(BadVideoError, match="not a regular file"):
         check_file(str(tmp_path / "pipe.mp4"))
+
+
+TAILS = {
+    "one random byte": b"\x9d",
+    "1300 random bytes": random.Random(1).randbytes(1300),
+    "half a million random bytes": random.Random(2).randbytes(500_000),
+    "zeros": bytes(4096),
+    "a box that is cut off": (9999).to_bytes(4, "big") + b"free" + bytes(500),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_follows_the_last_frame_is_no_reason_to_refuse(name, tail, write_video, tmp_path):
+    file_name, options = FORMATS[name]
+    path = write_video(tmp_path / file_name, video=5, frames=12, **options)
+    path.write_bytes(path.read_bytes() + TAILS[tail])
+    check_file(str(path), walk=True)
+    clip, _ = decode_clip(str(path), lambda length, fps: np.arange(length), 32)
+    assert len(clip) == 12
+
+
+@pytest.mark.parametrize("name", ["mp4 with its index in front", "mov", "mp4 in fragments"])
+def test_an_mp4_that_lacks_the_last_byte_of_its_last_sample_is_truncated(
+    name, write_video, tmp_path
+):
+    file_name, options = FORMATS[name]
+    options = options if name != "mov" else {"file_options": {"movflags": "faststart"}}
+    path = write_video(tmp_path / file_name, **options)
+    content = path.read_bytes()
+    place = content.rfind(b"mdat")
+    end = place - 4 + int.from_bytes(content[place - 4 : place], "big")
+    path.write_bytes(content[: end - 1])
+    with pytest.raises(BadVideoError, match=f"reach to byte {end}, the file has {end - 1}"):
+        check_file(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXTINF:1,\nother.mp4\n",
+        '<?xml version="1.0"?><MPD><Period/></MPD>',
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+    ],
+)
+def test_a_text_that_names_other_files_is_no_video(text, write_video, tmp_path):
+    write_video(tmp_path / "other.mp4")
+    path = tmp_path / "a.mp4"
+    path.write_text(text)
+    for read in (check_file, scan, probe):
+        with pytest.raises(BadVideoError, match="not a video file"):
+            read(str(path))
+
+
+@pytest.mark.parametrize("depth", [20, 5000])
+def test_parts_that_lie_deeply_inside_one_another_are_damage(depth, tmp_path):
+    path = tmp_path / "a.mkv"
+    clusters = b""
+    for _ in range(depth):
+        clusters = element("1f43b675", clusters + BLOCKS)
+    path.write_bytes(HEADER + element("18538067", clusters))
+    with pytest.raises(BadVideoError, match="inside one another"):
+        check_file(str(path), walk=True)
+    lists = b""
+    for _ in range(depth):
+        lists = chunk(b"LIST", b"rec " + lists)
+    path.write_bytes(avi(chunk(b"LIST", b"movi" + lists)))
+    with pytest.raises(BadVideoError, match="inside one another"):
+        check_file(str(path), walk=True)
