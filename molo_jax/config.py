@@ -122,6 +122,9 @@ def _data() -> dict:
         "sampling": "segments",
         # fail: stop at the first unusable video; skip: leave it out of its class and count it.
         "on_bad_video": "fail",
+        # videos only: seconds after which the reading of one video is given up and the video counts
+        # as unusable. Looked at after each packet and each frame that is decoded.
+        "timeout": 600.0,
         # Videos decoded at the same time; 0: one for each CPU core.
         "workers": 0,
         # Batches decoded ahead of the one in use.
@@ -303,7 +306,7 @@ _AT_LEAST = {
     "eval.episode_batch": 1,
     "eval.cache_mib": 1,
 }
-_ABOVE_ZERO = ("model.positional_a", "optimizer.base_lr", "optimizer.eps")
+_ABOVE_ZERO = ("data.timeout", "model.positional_a", "optimizer.base_lr", "optimizer.eps")
 _FRACTIONS = (
     "augment.flip",
     "augment.grey",

@@ -247,6 +247,16 @@ KINDS = {
     "H.264 turned by 90 degrees": Kind("a.mp4", turned(1), FAILS),
     "H.264 turned by 180 degrees": Kind("a.mp4", turned(2), NOT_TRUSTED),
     "H.264 turned by 270 degrees": Kind("a.mp4", turned(3), FAILS),
+    "H.264 in M4V": Kind("a.m4v", plain(), RIGHT),
+    "H.264 in Flash video": Kind("a.flv", plain(), NOT_TRUSTED),
+    "H.264 in an AVCHD stream": Kind("a.m2ts", plain(), OTHER_FRAMES),
+    "H.264 in a camera's stream": Kind("a.MTS", plain(), OTHER_FRAMES),
+    "MPEG-4 in 3GP": Kind("a.3gp", plain("mpeg4", "bf=0"), RIGHT),
+    "Windows Media": Kind("a.wmv", plain("wmv2"), NOT_TRUSTED),
+    "VP8 in Ogg": Kind("a.ogv", plain("libvpx"), FAILS),
+    "GIF": Kind("a.gif", plain("gif", pixels="rgb8"), FAILS),
+    "MPEG-2 of a DVD": Kind("a.vob", plain("mpeg2video", "bf=2"), OTHER_FRAMES),
+    "MPEG-1 in .mpeg": Kind("a.mpeg", plain("mpeg1video"), OTHER_FRAMES),
     "HEVC in MP4": Kind("a.mp4", plain("libx265", f"{X265_GROUPS}:open-gop=0"), RIGHT),
     "HEVC in open groups": Kind(
         "a.mp4", plain("libx265", f"{X265_GROUPS}:open-gop=1"), OTHER_FRAMES

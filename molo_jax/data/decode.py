@@ -4,8 +4,10 @@ Frames are numbered from 0 in the order in which a player shows them. `facts.rea
 how they are reached.
 """
 
+import contextlib
 import dataclasses
 import fractions
+import math
 import os
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, TypeVar
@@ -23,9 +25,11 @@ from molo_jax.data.facts import (
     open_video,
     reading_plan,
     scan,
+    time_limit,
 )
 from molo_jax.data.frames import ChooseFrames
 from molo_jax.data.images import resize_frames
+from molo_jax.errors import MoloError
 
 __all__ = [
     "BadVideoError",
@@ -34,6 +38,7 @@ __all__ = [
     "VideoFacts",
     "decode_clip",
     "decode_in_order",
+    "one_video",
     "probe",
     "read_whole",
     "reading_plan",
@@ -64,8 +69,33 @@ class LengthError(BadVideoError):
         self.facts = dataclasses.replace(facts, length=length, jumps_are_right=False)
 
 
+@contextlib.contextmanager
+def one_video(path: str) -> Iterator[None]:
+    """Makes whatever goes wrong while one video is read a BadVideoError of that video.
+
+    Nobody knows everything that decoders do with a damaged file, and one file must not stop the
+    work on all. The reason names the kind of the error, so that a mistake of ours can be told.
+    """
+    try:
+        yield
+    except MoloError:
+        raise
+    except MemoryError:
+        raise BadVideoError(path, "there was not enough memory for its frames") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadVideoError(
+            path, f"reading it failed ({type(error).__name__}: {reason})"
+        ) from error
+
+
 def decode_clip(
-    path: str, choose: ChooseFrames, resize: int, facts: VideoFacts | None = None
+    path: str,
+    choose: ChooseFrames,
+    resize: int,
+    facts: VideoFacts | None = None,
+    *,
+    seconds: float = math.inf,
 ) -> tuple[np.ndarray, VideoFacts]:
     """Decodes the chosen frames of a video and resizes them to a square, see `resize_frames`.
 
@@ -79,30 +109,36 @@ def decode_clip(
             the video does not allow a choice.
         resize: side of the square in pixels.
         facts: what an earlier call returned for this file.
+        seconds: time limit, which is looked at after each packet and each frame.
 
     Returns:
         (t, h, w, c) uint8 with h = w = resize and c = 3 (RGB), and the facts for later calls.
 
     Raises:
         BadVideoError: the file cannot be opened or is no video, is empty, cut off or audio only,
-            or a frame cannot be decoded.
+            a frame cannot be decoded, or the time is up.
     """
+    in_time = time_limit(path, seconds)
 
     def square(frame: np.ndarray) -> np.ndarray:
         return resize_frames(frame[None], resize)[0]
 
-    if facts is None:
-        facts, numbers, kept = read_whole(path, choose, square)
-    else:
-        check_file(path)
-        numbers = _choose(path, choose, facts)
-        frames = _read_chosen(path, facts, sorted(set(numbers.tolist())))
-        kept = {number: square(frame) for number, frame in frames}
+    with one_video(path):
+        if facts is None:
+            facts, numbers, kept = read_whole(path, choose, square, in_time)
+        else:
+            check_file(path)
+            numbers = _choose(path, choose, facts)
+            frames = _read_chosen(path, facts, sorted(set(numbers.tolist())), in_time)
+            kept = {number: square(frame) for number, frame in frames}
     return np.stack([kept[number] for number in numbers.tolist()]), facts
 
 
 def read_whole(
-    path: str, choose: ChooseFrames, use: Callable[[np.ndarray], _Result]
+    path: str,
+    choose: ChooseFrames,
+    use: Callable[[np.ndarray], _Result],
+    in_time: Callable[[], None] = lambda: None,
 ) -> tuple[VideoFacts, np.ndarray, dict[int, _Result]]:
     """Decodes a video in order to its end, and keeps something of each of the chosen frames.
 
@@ -115,6 +151,7 @@ def read_whole(
         path: the video file.
         choose: as for `decode_clip`.
         use: called with each chosen frame once, (h, w, 3) uint8, in ascending order.
+        in_time: called after each packet and each frame; raises when the time is up.
 
     Returns:
         The facts, the chosen numbers, and the results by number.
@@ -122,10 +159,10 @@ def read_whole(
     Raises:
         BadVideoError: as for `decode_clip`.
     """
-    facts = scan(path)
+    facts = scan(path, in_time)
     for _ in range(2):
         numbers = _choose(path, choose, facts)
-        reading = _Reading(path)
+        reading = _Reading(path, in_time)
         kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
         if reading.count == facts.length:
             sure = facts.jumps_are_right and reading.plain
@@ -169,7 +206,12 @@ def probe(path: str) -> Glance:
 
 
 def decode_in_order(
-    path: str, facts: VideoFacts, wanted: Collection[int] | None, *, to_the_end: bool
+    path: str,
+    facts: VideoFacts,
+    wanted: Collection[int] | None,
+    *,
+    to_the_end: bool,
+    in_time: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decodes a file from its start on, one frame at a time.
 
@@ -178,6 +220,7 @@ def decode_in_order(
         facts: what `scan` or an earlier decoding found out about it.
         wanted: the numbers of the frames that are given out; None for all.
         to_the_end: decode what follows the last wanted frame too, so that damage is found.
+        in_time: called after each frame; raises when the time is up.
 
     Yields:
         The number of each wanted frame, ascending, with its pixels: (h, w, 3) uint8 RGB, upright.
@@ -187,7 +230,7 @@ def decode_in_order(
             says, see `read_whole`.
         BadVideoError: a frame cannot be decoded.
     """
-    reading = _Reading(path)
+    reading = _Reading(path, in_time)
     last = None if to_the_end else max(range(facts.length) if wanted is None else wanted, default=0)
     yield from reading.frames(wanted, last)
     if to_the_end and reading.count != facts.length:
@@ -204,10 +247,10 @@ class _Reading:
         plain: whether decord gives the same pixels, see `decord_shows`.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, in_time: Callable[[], None]):
         self.count = 0
         self.plain = True
-        self._path = path
+        self._path, self._in_time = path, in_time
         self._to_rgb = av.video.reformatter.VideoReformatter()
 
     def frames(
@@ -217,6 +260,7 @@ class _Reading:
         size = None
         with open_video(self._path) as (container, stream):
             for frame in _decoded(self._path, container, stream):
+                self._in_time()
                 number = self.count
                 self.count += 1
                 size = size or (frame.width, frame.height)
@@ -262,13 +306,13 @@ def _decoded(
 
 
 def _read_chosen(
-    path: str, facts: VideoFacts, numbers: list[int]
+    path: str, facts: VideoFacts, numbers: list[int], in_time: Callable[[], None]
 ) -> Iterator[tuple[int, np.ndarray]]:
     if reading_plan(facts, numbers) == "jump":
         batch = _jump(path, facts, numbers)
         if batch is not None:
             return zip(numbers, batch, strict=True)
-    return decode_in_order(path, facts, numbers, to_the_end=False)
+    return decode_in_order(path, facts, numbers, to_the_end=False, in_time=in_time)
 
 
 def _jump(path: str, facts: VideoFacts, numbers: list[int]) -> np.ndarray | None:

@@ -5,13 +5,10 @@ import dataclasses
 import numpy as np
 
 from molo_jax.data.containers import CANNOT_OPEN, BadVideoError
-from molo_jax.data.decode import read_whole
+from molo_jax.data.decode import one_video, read_whole
 from molo_jax.data.images import encode_jpeg, resize_frames
 from molo_jax.data.processes import Lost
-from molo_jax.data.records import Settings
-
-# Of a record, which is read and parsed as a whole for every clip.
-_MOST_BYTES = 512 << 20
+from molo_jax.data.records import MOST_RECORD_BYTES, Settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,11 +47,11 @@ def encode_video(path: str, settings: Settings) -> EncodedVideo:
 def encode_or_reason(path: str, settings: Settings) -> EncodedVideo | str:
     """The same, with the reason where the video cannot be used; `Lost` if it may be, later."""
     try:
-        return encode_video(path, settings)
+        with one_video(path):
+            return encode_video(path, settings)
     except BadVideoError as error:
-        return Lost(error.reason) if error.reason.startswith(CANNOT_OPEN) else error.reason
-    except MemoryError:
-        return Lost("there was not enough memory for its frames")
+        again = error.reason.startswith(CANNOT_OPEN) or isinstance(error.__context__, MemoryError)
+        return Lost(error.reason) if again else error.reason
 
 
 class _Encoder:
@@ -72,9 +69,10 @@ class _Encoder:
         square = resize_frames(frame[None], settings.resize)[0]
         image = encode_jpeg(square, settings.quality, settings.chroma)
         self._size += len(image)
-        if self._size > _MOST_BYTES:
+        if self._size > MOST_RECORD_BYTES:
             raise BadVideoError(
                 self._path,
-                f"its frames take more than {_MOST_BYTES >> 20} MiB; prepare it with --max_frames",
+                f"its frames take more than {MOST_RECORD_BYTES >> 20} MiB; prepare it with"
+                " --max_frames",
             )
         return image

@@ -6,6 +6,7 @@ import dataclasses
 import fractions
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -103,20 +104,40 @@ class _Packet(NamedTuple):
     is_dropped: bool
 
 
-def scan(path: str) -> VideoFacts:
+def time_limit(path: str, seconds: float) -> Callable[[], None]:
+    """Returns a function that raises a BadVideoError once so many seconds are over.
+
+    The calls between which the time is looked at are those of the decoder, a packet or a frame
+    each; what happens inside of one such call is not interrupted.
+    """
+    end = time.monotonic() + seconds
+
+    def in_time() -> None:
+        if time.monotonic() > end:
+            raise BadVideoError(path, f"reading it takes longer than {seconds:g} s")
+
+    return in_time
+
+
+def scan(path: str, in_time: Callable[[], None] = lambda: None) -> VideoFacts:
     """Finds out about the frames of a file from its packets, without decoding them.
+
+    Args:
+        path: the file.
+        in_time: called after each packet; raises when the time is up, see `time_limit`.
 
     Raises:
         BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty.
     """
     check_file(path, walk=True)
     with open_video(path) as (container, stream):
-        is_simple = _simple_test(stream)
-        packets = [
-            _Packet(p.pts, p.is_keyframe, is_simple(p), p.is_discard)
-            for p in container.demux(stream)
-            if p.size  # the last one only ends the stream
-        ]
+        is_simple, packets = _simple_test(stream), []
+        for packet in container.demux(stream):
+            in_time()
+            if packet.size:  # the last one only ends the stream
+                packets.append(
+                    _Packet(packet.pts, packet.is_keyframe, is_simple(packet), packet.is_discard)
+                )
         shown = [packet for packet in packets if not packet.is_dropped]
         if not shown:
             raise BadVideoError(path, "it has no frames")
@@ -169,8 +190,8 @@ def _jumps_lead_there(packets: list[_Packet], stream: av.VideoStream) -> bool:
     if container_name(stream.container) == "avi" and in_order[-1] - in_order[0] >= len(times):
         return False  # some frames are left out, and the ones before them stay for longer
     latest = in_order[0] - 1
-    for packet, time in zip(packets, in_order, strict=True):
-        if packet.is_keyframe and not latest < packet.time == time:
+    for packet, place in zip(packets, in_order, strict=True):
+        if packet.is_keyframe and not latest < packet.time == place:
             return False  # what is decoded before it is shown after it, or the other way round
         latest = max(latest, packet.time)
     return packets[0].is_keyframe and all(packet.is_simple for packet in packets)

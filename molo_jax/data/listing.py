@@ -9,7 +9,11 @@ from typing import Self
 
 from molo_jax.errors import MoloError
 
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+EXTENSIONS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov"),
+    *(".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".ts", ".mts", ".m2ts", ".vob"),
+    ".gif",
+)
 A_DIRECTORY = "a directory of that name"
 
 # The folder below the root ("" for the root) and the name in it.

@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
-from molo_jax.data.decode import BadVideoError, probe
+from molo_jax.data.decode import BadVideoError, one_video, probe
 from molo_jax.data.encode import EncodedVideo, encode_or_reason
 from molo_jax.data.finder import Found, VideoFolder, printable
 from molo_jax.data.processes import in_order
@@ -135,7 +135,8 @@ def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outco
 def probe_or_reason(path: str) -> int | str:
     """Number of frames of a video as its header tells, or why it cannot be used."""
     try:
-        return probe(path).length
+        with one_video(path):
+            return probe(path).length
     except BadVideoError as error:
         return error.reason
 
@@ -269,12 +270,22 @@ def _survey(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]
             status=_status(video, outcome),
             frames=outcome.length or None,
             reason=outcome.reason,
-            note=video.note,
+            note=_note(plan.settings, video, outcome),
         )
         for split, listed in lists.items()
         for video, outcome in zip(listed, outcomes[split], strict=True)
     ]
     return Survey(plan.settings.dataset, states, plan.needs, plan.num_frames)
+
+
+def _note(settings: Settings, video: Listed, outcome: Outcome) -> str:
+    """A remark on the file, and on a video that is too long for all its frames to be stored."""
+    notes = [video.note] if video.note else []
+    if not outcome.reason and outcome.length > settings.most_frames and not settings.max_frames:
+        notes.append(
+            f"{outcome.length} frames, of which {settings.most_frames} are stored, evenly spaced"
+        )
+    return "; ".join(notes)
 
 
 def _status(video: Listed, outcome: Outcome) -> str:

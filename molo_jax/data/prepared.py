@@ -178,7 +178,7 @@ class PreparedDataset(ClipSource):
         except ValueError as error:
             raise BadVideoError(self.path(*video), str(error)) from None
         stored = np.array(record["frame_numbers"].int64_list.value)
-        places = self._places_of(chosen, stored, name)
+        places = self._places_of(chosen, stored, name, length)
         images = record["frames"].bytes_list.value
         try:
             return decode_jpegs([images[place] for place in places], resize, out)
@@ -207,10 +207,12 @@ class PreparedDataset(ClipSource):
             )
         return record
 
-    def _places_of(self, chosen: np.ndarray, stored: np.ndarray, name: str) -> list[int]:
+    def _places_of(
+        self, chosen: np.ndarray, stored: np.ndarray, name: str, length: int
+    ) -> list[int]:
         """Where the chosen frames are among the stored ones; of a thinned video, the nearest."""
         places = np.searchsorted(stored, chosen).clip(max=len(stored) - 1)
-        if self.settings.max_frames:
+        if self.settings.shortens(length):
             before = (places - 1).clip(min=0)
             nearer = chosen - stored[before] < stored[places] - chosen
             return np.where(nearer, before, places).tolist()

@@ -23,6 +23,8 @@ BUILDER, VERSION = "few_shot_videos", "1.0.0"
 SETTINGS_FILE = "preparation.json"
 # Videos of a record file: what a kill costs at most, and few enough files to keep all of them open.
 SHARD_VIDEOS = 256
+# Of a record, which is read and parsed as a whole for every clip.
+MOST_RECORD_BYTES = 512 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,25 @@ class Settings:
         """
         window = self.keep == "window"
         kept = window_reach(length, fps, self.num_frames) if window else np.arange(length)
-        if self.max_frames and len(kept) > self.max_frames:
-            places = (np.arange(self.max_frames) + 0.5) * len(kept) / self.max_frames
+        most = self.most_frames
+        if len(kept) > most:
+            places = (np.arange(most) + 0.5) * len(kept) / most
             kept = kept[places.astype(np.int64)]
         return kept
+
+    @property
+    def most_frames(self) -> int:
+        """So many frames of a video are stored at most: `max_frames`, or what a record can hold.
+
+        A record has room for one byte a pixel, which JPEG images of high quality seldom need: 8192
+        frames of 256×256 pixels. Of a longer video so many frames are stored, evenly spaced.
+        """
+        fits = max(1, MOST_RECORD_BYTES // self.resize**2)
+        return min(self.max_frames or fits, fits)
+
+    def shortens(self, length: int) -> bool:
+        """Whether some frames of a video of so many frames may have been left out as too many."""
+        return bool(self.max_frames) or length > self.most_frames
 
     def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
         """Checks that clips of these kinds can be made from the stored frames.

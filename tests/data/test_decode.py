@@ -17,7 +17,10 @@ from molo_jax.data.decode import (
     read_whole,
     scan,
 )
+from molo_jax.data.encode import encode_or_reason
 from molo_jax.data.frames import frame_chooser
+from molo_jax.data.preparation import probe_or_reason
+from molo_jax.data.records import Settings
 
 
 def choose(*frames: int):
@@ -436,3 +439,39 @@ def test_many_videos_leave_neither_memory_nor_open_files_behind(write_video, tmp
 def resident_megabytes() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# Whatever goes wrong is that video's
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RecursionError("maximum depth"), "reading it failed (RecursionError: maximum depth)"),
+        (KeyError("stream"), "reading it failed (KeyError: 'stream')"),
+        (MemoryError(), "there was not enough memory for its frames"),
+    ],
+)
+def test_any_error_while_a_video_is_read_is_one_of_that_video(
+    error, reason, write_video, tmp_path, monkeypatch
+):
+    path = str(write_video(tmp_path / "a.mp4"))
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(decode, "_choose", fail)
+    with pytest.raises(BadVideoError) as found:
+        decode_clip(path, choose(0), 32)
+    assert (found.value.path, found.value.reason) == (path, reason)
+    monkeypatch.setattr(decode, "check_file", fail)
+    assert probe_or_reason(path) == reason
+    assert encode_or_reason(path, Settings.of("x")) == reason
+
+
+def test_reading_ends_when_the_time_is_up(write_video, tmp_path, monkeypatch):
+    path = str(write_video(tmp_path / "a.mp4"))
+    _, facts = decode_clip(path, choose(0, 16), 32, seconds=60)
+    for known in (None, facts):
+        with pytest.raises(BadVideoError, match=r"reading it takes longer than 0 s"):
+            decode_clip(path, choose(0, 16), 32, known, seconds=0)

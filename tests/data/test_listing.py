@@ -135,3 +135,13 @@ def test_names_of_any_bytes_are_listed_and_can_be_printed(tmp_path):
 
 def test_odd_characters_that_can_be_printed_are_kept():
     assert printable("a\u00a0b\u200d東\u2028\ud800") == "a\u00a0b\u200d東\\u2028\\ud800"
+
+
+def test_all_usual_kinds_of_video_are_taken_whatever_their_letter_case(tmp_path):
+    kinds = ["mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "wmv"]
+    kinds += ["flv", "3gp", "ogv", "ts", "mts", "m2ts", "vob", "gif"]
+    names = [f"{place}.{kind}" for place, kind in enumerate(kinds)]
+    names += [f"{place}_.{kind.upper()}" for place, kind in enumerate(kinds)]
+    for name in names:
+        (tmp_path / name).touch()
+    assert Listing.index(tmp_path).files() == sorted(names)

@@ -85,10 +85,10 @@ def test_workers_prefetching_and_batch_size_change_nothing(open_dataset):
 def test_a_slow_episode_does_not_lose_its_turn(open_dataset, monkeypatch):
     calls = itertools.count()
 
-    def slow_at_first(*arguments):
+    def slow_at_first(*arguments, **limits):
         if next(calls) == 0:
             time.sleep(0.5)
-        return decode_clip(*arguments)
+        return decode_clip(*arguments, **limits)
 
     monkeypatch.setattr(dataset_module, "decode_clip", slow_at_first)
     indices = collect(stream(open_dataset(), batch_size=1, workers=3))["index"]

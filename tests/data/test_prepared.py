@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from preparing import SIDE, open_prepared, prepare_tree
 
+from molo_jax.data import records
 from molo_jax.data.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.pipeline import EPISODE_FIELDS, clip_batches, episode_batches
 from molo_jax.data.prepared import PreparedDataset
@@ -117,6 +118,21 @@ def test_of_a_thinned_video_the_nearest_frames_are_shown(
     )
     # 17 // 5 = 3: frames 0, 5, 7, 11, 14. Two classes of 7 and 6 videos come before.
     assert read_codes(clip) == ([2, 6, 6, 10, 14], [14] * 5)
+
+
+def test_only_a_video_too_long_for_a_record_is_shortened_and_named(
+    video_tree, tmp_path, monkeypatch, read_codes
+):
+    # Videos of 17 frames, and room for 16 in a record.
+    monkeypatch.setattr(records, "MOST_RECORD_BYTES", 16 * SIDE**2)
+    survey = prepare_tree(video_tree, tmp_path, monkeypatch)
+    notes = survey.to_json()["notes"]
+    assert {note["note"] for note in notes} == {"17 frames, of which 16 are stored, evenly spaced"}
+    clip = open_prepared(tmp_path).read_clip(
+        ClipRequest(2, 1, np.array([0.0, 0.9, 0.4, 0.7, 0.99])), sampling="segments", resize=SIDE
+    )
+    # 17 // 5 = 3: frames 0, 5, 7, 11, 14; of the 17 frames only number 8 is left out.
+    assert read_codes(clip) == ([0, 5, 7, 11, 14], [14] * 5)
 
 
 def test_clips_come_from_the_videos_that_were_asked_for(out, read_codes):
