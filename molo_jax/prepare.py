@@ -3,6 +3,7 @@
 python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--report=FILE]
 """
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -149,6 +150,16 @@ def _stop(number: int, frame: object) -> None:
 
 def _run() -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
+    from molo_jax.data import preparation
+
+    with contextlib.ExitStack() as stack:
+        if _DATASET.value == "synthetic":
+            # Before the videos are generated: a second preparation would remove unfinished ones.
+            stack.enter_context(preparation.lock(Path(_OUT.value)))
+        _find_and_prepare()
+
+
+def _find_and_prepare() -> None:
     from molo_jax.data import preparation
 
     found = _find(_DATASET.value)

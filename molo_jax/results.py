@@ -15,7 +15,7 @@ from molo_jax.config import config_keys
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import Split
 from molo_jax.errors import MoloError
-from molo_jax.files import write_json
+from molo_jax.files import parse_json, write_json
 from molo_jax.provenance import (
     ListRecord,
     Overlap,
@@ -172,7 +172,7 @@ def _value(tree: Mapping[str, Any], dotted: str) -> Any:
 def _read(path: Path) -> dict[str, Any] | None:
     """Reads the file; what is no result file is like one of another evaluation."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -18,7 +18,7 @@ from molo_jax.data.division import DEFAULT_RATIO, Division, Ratio, divide, fitti
 from molo_jax.data.finder import EXTENSIONS, VideoFolder, printable
 from molo_jax.data.split_file import SPELLINGS, Row, closest, read_split_file
 from molo_jax.data.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _divide_by_file(source: str, folder: VideoFolder, paths: Sequence[str]) -> _
         if row.class_name not in classes:
             raise MoloError(
                 f"{source}:{row.line}: {folder.root} has no folder with videos of the class"
-                f" {row.class_name!r}{closest(row.class_name, classes)}"
+                f" {shortened(row.class_name)}{closest(row.class_name, classes)}"
             )
     return _Divided(classes, split_of, "split_file")
 
@@ -292,12 +292,12 @@ def _find_rows(source: str, rows: Sequence[Row], folder: VideoFolder) -> dict[st
         where, found = f"{source}:{row.line}", find(row.video)
         if not found.path:
             raise MoloError(
-                f"{where}: there is no file for the video {row.video!r} in {folder.root}:"
+                f"{where}: there is no file for the video {shortened(row.video)} in {folder.root}:"
                 f" {found.reason}{_closest_video(row.video, folder)}"
             )
         path = os.path.relpath(found.path, folder.root)
         if path in lines:
-            raise MoloError(f"{where}: line {lines[path]} has the video {path!r} too")
+            raise MoloError(f"{where}: line {lines[path]} has the video {shortened(path)} too")
         if reason := _why_not_listed(path):
             raise MoloError(f"{where}: {printable(path)} cannot be in a list: {reason}; rename it")
         lines[path] = row.line
@@ -326,8 +326,8 @@ def _check_classes(
     if split_file is not None:
         there = len({path.split("/")[0] for path in paths if "/" in path} | set(names))
         raise MoloError(
-            f"{os.fspath(split_file)} lists one class only, {names[0]!r}; expected a row for every"
-            f" class that is used{f' ({root} has {there} folders)' if there > 1 else ''}"
+            f"{os.fspath(split_file)} lists one class only, {shortened(names[0])}; expected a row"
+            f" for every class that is used{f' ({root} has {there} folders)' if there > 1 else ''}"
         )
     raise MoloError(
         f"all videos in {root} are of one class, {names[0]!r}; expected a folder for each of"

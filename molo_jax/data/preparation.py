@@ -171,7 +171,7 @@ def prepare(
     from molo_jax.data.tfds_builder import FewShotVideos
 
     folder = prepared_folder(out, plan.settings.dataset).parent
-    with _lock(folder), contextlib.ExitStack() as stack:
+    with lock(folder), contextlib.ExitStack() as stack:
         advance: list[Any] = []
         builder = FewShotVideos(
             data_dir=os.fspath(out),
@@ -211,14 +211,25 @@ def _download_config(runner: str | None, options: Sequence[str]) -> Any:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out of a folder."""
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps a second preparation out of a folder, until the block or the process ends.
+
+    Raises:
+        MoloError: naming the folder and the process that is at work in it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise MoloError(f"another preparation is at work in {folder}; wait for it") from None
+            file.seek(0)
+            other = f" (process {pid})" if (pid := file.read(20).strip()) else ""
+            raise MoloError(
+                f"another preparation{other} is at work in {folder}; wait for it"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
 
 

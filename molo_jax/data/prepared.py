@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -40,6 +41,7 @@ class PreparedDataset(ClipSource):
         super().__init__(split, on_bad_video)
         self.settings = settings
         self._files = {video.name: video.file for video in _listed(accounts)}
+        self._classes = {v.name: (v.class_id, v.class_name) for v in _listed(accounts)}
         self._records: ArrayRecordDataSource
         self._places: dict[str, int] = {}
         # The record files, each with the number of records up to its end.
@@ -199,13 +201,26 @@ class PreparedDataset(ClipSource):
                 f"{self._where(name)} cannot be read ({str(error).split(';')[0]}); remove"
                 f" {self._record_file(name)} and prepare the data again"
             ) from error
-        found = record["video"].bytes_list.value[0].decode()
-        if found != name:
-            raise MoloError(
-                f"{self._where(name)} is one of {found}: the accounts do not belong to the record"
-                f" files; remove {self._record_file(name)} and prepare the data again"
-            )
+        self._check_identity(name, record)
         return record
+
+    def _check_identity(self, name: str, record: Any) -> None:
+        """Checks that a record is of the video and the class that the account says.
+
+        Raises:
+            MoloError: with what the record holds and what the account says.
+        """
+        video, class_name = (
+            record[field].bytes_list.value[0].decode() for field in ("video", "class_name")
+        )
+        found = video, record["class_id"].int64_list.value[0], class_name
+        wanted = name, *self._classes[name]
+        if found != wanted:
+            raise MoloError(
+                f"{self._where(name)} is of {_identity(found)}, and its account says"
+                f" {_identity(wanted)}: the accounts do not belong to the record files; remove"
+                f" {self._record_file(name)} and prepare the data again"
+            )
 
     def _places_of(
         self, chosen: np.ndarray, stored: np.ndarray, name: str, length: int
@@ -239,3 +254,8 @@ def _split(name: str, folder: Path, accounts: Sequence[Account]) -> Split:
     )
     names = {video.class_id: video.class_name for video in _listed(accounts)}
     return dataclasses.replace(split, names=tuple(names[class_id] for class_id in split.classes))
+
+
+def _identity(found: tuple[str, int, str]) -> str:
+    video, class_id, class_name = found
+    return f"{video}, class {class_id}{f' ({class_name})' if class_name else ''}"

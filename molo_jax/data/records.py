@@ -8,7 +8,6 @@ The accounts are the index for random access, and what makes a preparation resum
 """
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ import numpy as np
 
 from molo_jax.data.frames import window_reach
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.files import write_json
+from molo_jax.files import checked_fields, read_json, write_json
 
+_AGAIN = "prepare the data again"
 BUILDER, VERSION = "few_shot_videos", "1.0.0"
 SETTINGS_FILE = "preparation.json"
 # Videos of a record file: what a kill costs at most, and few enough files to keep all of them open.
@@ -129,12 +129,11 @@ def read_settings(path: Path) -> Settings:
     Raises:
         MoloError: the file cannot be read, or is damaged.
     """
+    content = read_json(path, _AGAIN)
     try:
-        return Settings(**json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise MoloError(f"cannot read {path}: {error.strerror}") from error
+        return Settings(**checked_fields(Settings, content))
     except (ValueError, TypeError) as error:
-        raise MoloError(f"{path} is damaged ({error}); prepare the data again") from error
+        raise MoloError(f"{path} is damaged ({error}); {_AGAIN}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,25 +244,21 @@ class Account:
         Raises:
             MoloError: the file cannot be read, or is no account.
         """
+        content = read_json(path, _AGAIN)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
             listed, outcomes = [], []
             for video in content["videos"]:
-                outcomes.append(
-                    Outcome(video.pop("length"), video.pop("reason"), video.pop("transient"))
-                )
-                listed.append(Listed(reason=video.pop("file_reason"), **video))
-            return cls(
-                Settings(**content["settings"]),
-                content["split"],
-                tuple(listed),
-                tuple(outcomes),
-                content["bytes"],
-            )
-        except OSError as error:
-            raise MoloError(f"cannot read {path}: {error.strerror}") from error
+                outcome = {name: video.pop(name) for name in ("length", "reason", "transient")}
+                outcomes.append(Outcome(**checked_fields(Outcome, outcome)))
+                video["reason"] = video.pop("file_reason")
+                listed.append(Listed(**checked_fields(Listed, video)))
+            settings = Settings(**checked_fields(Settings, content["settings"]))
+            split, size = content["split"], content["bytes"]
+            if type(split) is not str or type(size) is not int:
+                raise ValueError("its split is no text, or its size no whole number")
+            return cls(settings, split, tuple(listed), tuple(outcomes), size)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MoloError(f"{path} is damaged ({error}); prepare the data again") from error
+            raise MoloError(f"{path} is damaged ({error}); {_AGAIN}") from error
 
 
 def _same_class(one: Listed, other: Listed) -> bool:

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable
 
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 
 # How people call the splits.
 SPELLINGS = {
@@ -18,6 +18,8 @@ SPELLINGS = {
     "test": "test",
     "testing": "test",
 }
+# Longer than any name that somebody mistyped.
+_LONGEST_NAME = 200
 _DELIMITERS = ",\t;"
 _EXPECTED = "the columns class,split or video,class,split"
 
@@ -80,7 +82,8 @@ def read_split_file(path: str | os.PathLike[str]) -> list[Row]:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """The known name most like another one, as the end of a message; empty if there is none."""
-    found = difflib.get_close_matches(name, known, n=1)
+    # The comparison takes time that grows with the square of the length.
+    found = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
@@ -92,7 +95,7 @@ def _columns(path: str, header: str) -> tuple[dict[str, int], str]:
         if {"class", "split"} <= places.keys():
             known = ("video", "class", "split")
             return {name: places[name] for name in known if name in places}, delimiter
-    raise MoloError(f"{path}:1: the header is {header.strip()!r}; expected {_EXPECTED}")
+    raise MoloError(f"{path}:1: the header is {shortened(header.strip())}; expected {_EXPECTED}")
 
 
 def _row(where: str, line: int, columns: dict[str, int], values: list[str]) -> Row:
@@ -107,7 +110,7 @@ def _row(where: str, line: int, columns: dict[str, int], values: list[str]) -> R
     split = SPELLINGS.get(fields["split"].lower())
     if split is None:
         raise MoloError(
-            f"{where}: unknown split {fields['split']!r}; expected train, val or test"
+            f"{where}: unknown split {shortened(fields['split'])}; expected train, val or test"
             f"{closest(fields['split'].lower(), SPELLINGS)}"
         )
     return Row(line, split, fields["class"], fields.get("video"))
@@ -119,7 +122,7 @@ def _check_classes(path: str, rows: Iterable[Row]) -> None:
         known = first.setdefault(row.class_name, row)
         if known.split != row.split:
             raise MoloError(
-                f"{path}:{row.line}: class {row.class_name!r} is in {row.split}, but line"
+                f"{path}:{row.line}: class {shortened(row.class_name)} is in {row.split}, but line"
                 f" {known.line} has it in {known.split}; classes that are tested must not be in"
                 " training"
             )

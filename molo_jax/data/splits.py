@@ -10,12 +10,13 @@ The letters in front of the class number are the same on every line of a list.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
 
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 
 SPLIT_FILE = "{split}_few_shot.txt"
 STANDARD_SPLITS = ("train", "val", "test")
@@ -72,7 +73,7 @@ class Split:
         """Number of videos of each class, in the order of `classes`."""
         return tuple(len(videos) for videos in self.videos)
 
-    @property
+    @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
         """The name of each class, an empty string where there is none.
 
@@ -98,14 +99,14 @@ def read_split(path: str | os.PathLike[str], name: str) -> Split:
             raise MoloError(f"{path}:{number}: blank line; {EXPECTED}")
         match = LINE.fullmatch(text)
         if match is None:
-            raise MoloError(f"{path}:{number}: malformed line {text!r}; {EXPECTED}")
+            raise MoloError(f"{path}:{number}: malformed line {shortened(text)}; {EXPECTED}")
         prefix = prefix or match["prefix"]
         _check_prefix(match["prefix"], prefix, name, f"{path}:{number}", text)
         video = Video(match["name"], int(match["class_id"]), number)
         if video.name in first_line:
             raise MoloError(
-                f"{path}:{number}: {text!r} names a video that line {first_line[video.name]} "
-                "already lists; a video must occur once. Remove one of the lines"
+                f"{path}:{number}: {shortened(text)} names a video that line"
+                f" {first_line[video.name]} already lists; a video must occur once. Remove one of the lines"
             )
         first_line[video.name] = number
         videos.append(video)
@@ -135,18 +136,23 @@ def _check_prefix(prefix: str, first: str, split: str, where: str, text: str) ->
     """Two prefixes in a list would merge unrelated classes; a known one must be this split's."""
     if prefix != first:
         raise MoloError(
-            f"{where}: {text!r} begins with {prefix!r}, but the first line of the list with "
-            f"{first!r}; a list holds one split"
+            f"{where}: {shortened(text)} begins with {shortened(prefix)}, but the first line of the"
+            f" list with {shortened(first)}; a list holds one split"
         )
     if prefix != split and prefix in STANDARD_SPLITS and split in STANDARD_SPLITS:
         raise MoloError(
-            f"{where}: {text!r} belongs to split {prefix!r}, but the list was read as {split!r}; "
+            f"{where}: {shortened(text)} belongs to split {prefix!r}, but the list was"
+            f" read as {split!r}; "
             "give the list of that split"
         )
 
 
 def _folder_names(classes: Sequence[Sequence[Video]]) -> tuple[str, ...]:
-    folders = [[video.name.split("/")[:-1] for video in videos] for videos in classes]
+    # Each folder once, in the order of the videos.
+    folders = [
+        [folder.split("/") if folder else [] for folder in dict.fromkeys(map(_folder, videos))]
+        for videos in classes
+    ]
     nearest = [{path[-1] if path else "" for path in paths} for paths in folders]
     owners = _count_owners(set(itertools.chain(*paths)) for paths in folders)
     nearest_owners = _count_owners(nearest)
@@ -159,6 +165,10 @@ def _folder_names(classes: Sequence[Sequence[Video]]) -> tuple[str, ...]:
             # What all videos of a list are in is the name of no class, nor of the only one.
             names.append(own[0] if own and len(classes) > 1 else "")
     return tuple(names)
+
+
+def _folder(video: Video) -> str:
+    return video.name.rpartition("/")[0]
 
 
 def _count_owners(classes: Iterable[set[str]]) -> collections.Counter[str]:

@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 
 from molo_jax.data.processes import follow_parent
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import parse_json
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
 _DIRECTIONS = {
@@ -309,13 +310,13 @@ def _claim(out: pathlib.Path, settings: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if note.exists():
         try:
-            found = json.loads(note.read_text())
+            found = parse_json(note.read_bytes())
         except ValueError:
             found = "unknown settings"
         if found != settings:
             raise MoloError(
-                f"{out} holds a dataset made with {found}, asked for is {settings}; delete the "
-                "folder or choose another"
+                f"{out} holds a dataset made with {str(found)[:400]}, asked for is {settings};"
+                " delete the folder or choose another"
             )
         return
     _write_text(note, json.dumps(settings, indent=1))

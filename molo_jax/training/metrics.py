@@ -11,6 +11,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from molo_jax.errors import MoloError
+from molo_jax.files import parse_json
 
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
@@ -63,8 +64,8 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append(parse_json(text))
+        except ValueError:
             # A process was killed while it wrote this line.
             continue
     return lines

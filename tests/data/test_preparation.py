@@ -68,7 +68,9 @@ def test_a_second_preparation_at_the_same_time_is_refused(video_tree, tmp_path):
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(MoloError, match="another preparation is at work in"):
+        with pytest.raises(
+            MoloError, match=rf"another preparation \(process {os.getpid()}\) is at work in"
+        ):
             prepare(make_plan(video_tree), tmp_path)
 
 
@@ -113,3 +115,12 @@ def test_without_beam_the_runner_names_the_extra(video_tree, tmp_path, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "apache_beam.options.pipeline_options", None)
     with pytest.raises(MoloError, match=r"--beam_runner needs Apache Beam: pip install .*\[beam\]"):
         prepare(make_plan(video_tree), tmp_path, beam_runner="DirectRunner")
+
+
+def test_who_is_at_work_in_a_folder_is_named_until_the_work_ends(tmp_path):
+    with preparation.lock(tmp_path):
+        own = rf"another preparation \(process {os.getpid()}\) is at work in {tmp_path}"
+        with pytest.raises(MoloError, match=own), preparation.lock(tmp_path):
+            pass
+    with preparation.lock(tmp_path):
+        pass

@@ -1,6 +1,8 @@
 """Clips from prepared videos: the same frames as from the videos themselves."""
 
+import json
 import os
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,7 @@ from molo_jax.data import records
 from molo_jax.data.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.pipeline import EPISODE_FIELDS, clip_batches, episode_batches
 from molo_jax.data.prepared import PreparedDataset
-from molo_jax.data.records import Account, account_path, prepared_folder
+from molo_jax.data.records import Account, account_path, prepared_folder, read_settings
 from molo_jax.errors import MoloError, UsageError
 
 LENGTH, FRAMES = 17, 5
@@ -240,6 +242,56 @@ def test_a_damaged_account_is_named(copy):
     account_path(records).write_text('{"split": 3}')
     with pytest.raises(MoloError, match=r"array_record-00000-of-00001\.json is damaged"):
         open_prepared(out)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, "3", '{"videos": [3]}', "[" + "9" * 5000 + "]", b"\xff\xfe"]
+)
+def test_an_account_with_any_content_is_named_in_one_line(content, copy):
+    out, records = copy
+    content = content.encode() if isinstance(content, str) else content
+    account_path(records).write_bytes(content)
+    with pytest.raises(MoloError, match=r"00001\.json is damaged \(.*\); prepare the data again"):
+        open_prepared(out)
+    settings = records.parent / "preparation.json"
+    settings.write_bytes(content)
+    with pytest.raises(MoloError, match=r"preparation\.json is damaged"):
+        read_settings(settings)
+
+
+@pytest.mark.parametrize("value", ["8", 8.0, True, None, [8]])
+def test_a_value_of_another_type_in_an_account_is_named(value, copy):
+    out, records = copy
+    path = account_path(records)
+    content = json.loads(path.read_text())
+    content["videos"][0]["class_id"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(MoloError, match=r"is damaged \(class_id is .*, expected int\)"):
+        open_prepared(out)
+
+
+def test_a_class_number_that_the_record_does_not_have_is_refused(copy):
+    out, records = copy
+    path = account_path(records)
+    content = json.loads(path.read_text())
+    first = content["videos"][0]
+    second = next(v for v in content["videos"] if v["class_id"] != first["class_id"])
+    first["class_id"], second["class_id"] = second["class_id"], first["class_id"]
+    path.write_text(json.dumps(content))
+    dataset = open_prepared(out)
+    for video, other in ((first, second), (second, first)):
+        place = next(
+            (c, v)
+            for c, videos in enumerate(dataset.split.videos)
+            for v, listed in enumerate(videos)
+            if listed.name == video["name"]
+        )
+        request = ClipRequest(*place, np.zeros(8))
+        found, wanted = (
+            re.escape(f"{video['name']}, class {one['class_id']}") for one in (other, video)
+        )
+        with pytest.raises(MoloError, match=f"is of {found}.*, and its account says {wanted}"):
+            dataset.read_clip(request, sampling="segments", resize=SIDE)
 
 
 def test_memory_stays_bounded_over_many_clips(out):

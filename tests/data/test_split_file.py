@@ -68,3 +68,11 @@ def test_a_missing_file_is_named(tmp_path):
 def test_the_closest_name_is_offered_if_one_is_close():
     assert closest("runing", ["walking", "running"]) == "; did you mean 'running'?"
     assert closest("xyz", ["walking", "running"]) == ""
+
+
+def test_a_field_of_any_length_is_shown_by_its_beginning(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("class,split\nrun," + "x" * 100_000)
+    with pytest.raises(MoloError) as error:
+        read_split_file(path)
+    assert f"unknown split '{'x' * 120}'… (100,000 characters); expected" in str(error.value)

@@ -142,3 +142,12 @@ def test_class_names_that_are_known_need_no_folder(write_list):
     split = read_split(write_list("train0/1\ntrain4//run/2\n"), "train")
     named = dataclasses.replace(split, names=("to run", "to sit"))
     assert named.class_names == ("to run", "to sit")
+
+
+def test_a_malformed_line_of_any_length_is_shown_by_its_beginning(tmp_path):
+    path = tmp_path / "train_few_shot.txt"
+    path.write_text("train0/a\n" + "x" * 10_000_000)
+    with pytest.raises(MoloError) as error:
+        read_split(path, "train")
+    assert f"{path}:2: malformed line '{'x' * 120}'… (10,000,000 characters); " in str(error.value)
+    assert len(str(error.value)) < 500
