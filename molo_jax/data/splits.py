@@ -106,7 +106,8 @@ def read_split(path: str | os.PathLike[str], name: str) -> Split:
         if video.name in first_line:
             raise MoloError(
                 f"{path}:{number}: {shortened(text)} names a video that line"
-                f" {first_line[video.name]} already lists; a video must occur once. Remove one of the lines"
+                f" {first_line[video.name]} already lists; a video must occur once. Remove one of"
+                " the lines"
             )
         first_line[video.name] = number
         videos.append(video)

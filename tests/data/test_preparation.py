@@ -68,9 +68,7 @@ def test_a_second_preparation_at_the_same_time_is_refused(video_tree, tmp_path):
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(
-            MoloError, match=rf"another preparation \(process {os.getpid()}\) is at work in"
-        ):
+        with pytest.raises(MoloError, match="another preparation is at work in"):
             prepare(make_plan(video_tree), tmp_path)
 
 
