@@ -143,6 +143,8 @@ def archive(path, content, numbers=bytes(16), kind=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", kind) as parts:
         parts.writestr("x/data.pkl", content if isinstance(content, bytes) else pickled(content))
         parts.writestr("x/data/0", numbers)
+        # PyTorch reads no archive without it.
+        parts.writestr("x/version", b"3\n")
 
 
 def legacy(path, *contents):
