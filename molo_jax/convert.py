@@ -11,14 +11,16 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
-from molo_jax import cli
+from molo_jax import cli, files
+from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +32,13 @@ _LAYOUT = flags.DEFINE_enum(
     ["official", "bare"],
     "What a .pth or .pyth file becomes: the official dictionary (default), or a state_dict alone.",
 )
+# Data sets that a checkpoint can be of; those whose configuration has no number of shots.
+_OWN_DATASETS = ("folder", "synthetic")
+_DATASETS = (*_OWN_DATASETS, "ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
+# Sections of the configuration that an evaluation depends on, and keys of them that it does not.
+_EVALUATED = ("model", "data", "eval")
+_ELSEWHERE = ("model.pretrained", "data.workers", "data.prefetch")
+
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST if it exists.")
 
 
@@ -63,6 +72,8 @@ def convert(
     to_torch = torch_files.is_torch_path(destination)
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
     _check_layout(destination, layout, to_torch)
+    if not to_torch:
+        _recover(destination)
     _check_destination(destination, to_torch, overwrite)
     if to_torch:
         torch_files.check_installed(destination)
@@ -95,11 +106,21 @@ def _check_layout(destination: Path, layout: str | None, to_torch: bool) -> None
         )
 
 
+def _recover(destination: Path) -> None:
+    """Puts right what a killed conversion has left beside the destination."""
+    old = files.old_name(destination)
+    if old.is_dir():
+        _check_replaceable(old)
+        files.recover_folder(destination)
+
+
 def _check_destination(destination: Path, to_torch: bool, overwrite: bool) -> None:
     parents = destination.absolute().parents
-    blocking = next((parent for parent in parents if parent.is_file()), None)
+    blocking = next((p for p in parents if p.exists() and not p.is_dir()), None)
     if blocking:
-        raise MoloError(f"{destination} cannot be made: {blocking} is a file, no folder")
+        raise MoloError(
+            f"{destination} cannot be made: {blocking} is {files.kind_of(blocking)}, no folder"
+        )
     if not (destination.exists() or destination.is_symlink()):
         return
     if not overwrite:
@@ -134,49 +155,37 @@ def _import(weights: "Weights", destination: Path) -> str:
         "params": filled(params, weights.variables),
         "batch_stats": filled(batch_stats, weights.variables),
     }
-    meta = {
+    meta = {"config": {}} | dict(weights.meta)
+    meta |= {
         "architecture": dict(weights.architecture),
         "step": weights.step,
-        "config": {},
         "source": Path(weights.source).name,
         "epoch": weights.file.epoch,
-        "official_cfg": weights.file.cfg,
+        "official_cfg": "" if weights.meta else weights.file.cfg,
     }
-    temporary = destination.absolute().with_name(f".{destination.name}.tmp")
+    temporary = files.new_name(destination)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with Checkpoints(temporary) as checkpoints:
             checkpoints.save(weights.step, meta=meta, model=model)
-        _replace_folder(temporary, destination)
+        files.replace_folder(destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    command = (
-        "python -m molo_jax.main --mode=eval --config=configs/ssv2_5shot.py"
-        f" --config.model.backbone={weights.backbone}"
-        f" --config.init_from={shlex.quote(str(destination))}"
-    )
     written = f"{destination / str(weights.step)}, a checkpoint of molo_jax"
-    return _summary(weights, _ignored(weights), written, command)
-
-
-def _replace_folder(new: Path, destination: Path) -> None:
-    """Moves a folder to its place; what is there is removed only afterwards."""
-    old = destination.absolute().with_name(f".{destination.name}.old")
-    if destination.exists():
-        os.rename(destination, old)
-    os.rename(new, destination)
-    shutil.rmtree(old, ignore_errors=True)
+    return _summary(weights, _ignored(weights), written, _evaluation(weights, destination))
 
 
 def _export(weights: "Weights", destination: Path, layout: str) -> str:
     """Writes a PyTorch file."""
-    from molo_jax import torch_files
+    from molo_jax import torch_files, torch_meta
     from molo_jax.initial import fixed_buffers
     from molo_jax.model.torch_weights import export_tensors
 
     tensors = export_tensors(weights.variables, fixed_buffers(weights.backbone))
-    # What the official file said that this checkpoint was once converted from.
-    epoch, cfg = weights.meta.get("epoch") or 0, weights.meta.get("official_cfg", "")
+    # What the official file said that this checkpoint was once converted from, or else what this
+    # checkpoint says of its training.
+    epoch = weights.meta.get("epoch") or 0
+    cfg = weights.meta.get("official_cfg") or torch_meta.to_cfg(weights.meta)
     torch_files.write(destination, tensors, layout=layout, epoch=epoch, cfg=cfg)
     # JSON's quotes, as the shell's are around it.
     backbone, path = json.dumps(weights.backbone), json.dumps(str(destination))
@@ -209,6 +218,7 @@ def _summary(weights: "Weights", ignored: Sequence[str], written: str, command: 
         "source": f"{weights.source}, {_kind(weights)}",
         "backbone": weights.backbone,
         "classes": str(weights.num_classes),
+        "trained": _training(weights),
         "tensors": f"{len(weights.variables)} with {trained:,} parameters",
         "widened": _widened(weights),
         "ignored": ", ".join(ignored),
@@ -216,6 +226,54 @@ def _summary(weights: "Weights", ignored: Sequence[str], written: str, command: 
         "next": command,
     }
     return "\n".join(f"{name:9} {value}" for name, value in rows.items() if value)
+
+
+def _training(weights: "Weights") -> str:
+    """Says how many steps a network was trained, and on what, where its source says so."""
+    dataset = _dataset(weights)
+    if not dataset:
+        return ""
+    return f"{weights.step} steps on {dataset}"
+
+
+def _dataset(weights: "Weights") -> str:
+    name = weights.meta.get("config", {}).get("dataset", {}).get("name", "")
+    return name if name in _DATASETS else ""
+
+
+def _evaluation(weights: "Weights", destination: Path) -> str:
+    """The command that evaluates a converted checkpoint, on the data that it was trained on."""
+    from molo_jax.cli import load_config
+
+    name = _dataset(weights) or "ssv2"
+    stored = weights.meta.get("config", {})
+    if name not in _OWN_DATASETS:
+        name += "_1shot" if stored.get("eval", {}).get("shots") == [1] else "_5shot"
+    file = Path("configs") / f"{name}.py"
+    overrides = [("model.backbone", weights.backbone)]
+    if _dataset(weights):
+        standard = load_config(str(file)) if file.is_file() else base_config()
+        overrides = _differences(stored, standard)
+    overrides.append(("init_from", str(destination)))
+    arguments = " ".join(f"--config.{key}={shlex.quote(str(value))}" for key, value in overrides)
+    return f"python -m molo_jax.main --mode=eval --config={file} {arguments}"
+
+
+def _differences(stored: Mapping[str, Any], config: ConfigDict) -> list[tuple[str, Any]]:
+    """Returns the values of a training that its configuration file does not set, one a flag."""
+    found = []
+    for key in config_keys(config):
+        section, _, name = key.rpartition(".")
+        value = stored.get(section, {}).get(name) if section in _EVALUATED else None
+        standard = config[section][name] if section in _EVALUATED else None
+        if value is None or key in _ELSEWHERE or value == _as_json(standard):
+            continue
+        found += [(key, part) for part in (value if isinstance(value, list) else [value])]
+    return found
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 # Variables that are no parameters.

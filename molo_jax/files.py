@@ -1,13 +1,53 @@
-"""Files that are there as a whole or not at all."""
+"""Files and folders that are there as a whole or not at all."""
 
+import ctypes
 import dataclasses
+import errno
 import json
 import os
+import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from molo_jax.errors import MoloError, shortened
+
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe (FIFO)",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+# Of <linux/fs.h> and <fcntl.h>: swap the two names; paths are relative to the current folder.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+# What a kernel or a file system answers that cannot swap two names.
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+
+
+def kind_of(path: Path) -> str:
+    """Returns what is at a path, in words such as `a folder` or `a named pipe (FIFO)`."""
+    return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "no file")
+
+
+def check_file(path: Path, wanted: str) -> None:
+    """Checks that a path is a regular file, without opening it: to open a pipe would wait.
+
+    Args:
+        path: the file.
+        wanted: what it should be, such as `a PyTorch file`.
+
+    Raises:
+        MoloError: saying that it does not exist, or what it is.
+    """
+    if not path.exists():
+        if path.is_symlink():
+            raise MoloError(f"{path} is a link to {os.readlink(path)}, which does not exist")
+        raise MoloError(f"{path} does not exist")
+    if not path.is_file():
+        raise MoloError(f"{path} is {kind_of(path)}, not {wanted}")
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -70,3 +110,66 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_name(path: Path) -> Path:
+    """Returns the name that something has beside its place until it is complete."""
+    return path.absolute().with_name(f".{path.name}.tmp")
+
+
+def old_name(path: Path) -> Path:
+    """Returns the name of what is being replaced, where two names cannot be swapped."""
+    return path.absolute().with_name(f".{path.name}.old")
+
+
+def replace_folder(destination: Path) -> None:
+    """Moves the complete folder `new_name(destination)` to its place; removes what was there.
+
+    A folder that is there is swapped with the new one in one step, so that a process which is
+    killed at any moment leaves the old folder or the new one there, complete. Where the system
+    cannot swap names (other systems than Linux, some network file systems), the old folder is
+    renamed first, and a kill between the two renames leaves nothing there; `recover_folder` then
+    brings the old one back.
+
+    Raises:
+        OSError: when it cannot be moved; the old folder is there then.
+    """
+    new, old = new_name(destination), old_name(destination)
+    if not destination.exists():
+        os.rename(new, destination)
+    elif not _exchange(new, destination):
+        os.rename(destination, old)
+        try:
+            os.rename(new, destination)
+        except OSError:
+            os.rename(old, destination)
+            raise
+    # Under one of these names the old folder is now.
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def recover_folder(destination: Path) -> None:
+    """Puts right what a killed `replace_folder` has left: the old folder returns, or is removed."""
+    old = old_name(destination)
+    if not old.is_dir():
+        return
+    if destination.exists():
+        shutil.rmtree(old)
+    else:
+        os.rename(old, destination)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; returns whether the system can do that."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    if function(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))

@@ -13,35 +13,18 @@ from absl import logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from molo_jax import downloads, torch_files
+from molo_jax import torch_files, torch_meta
 from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
+from molo_jax.files import kind_of
 from molo_jax.model import MoLo, MoLoConfig, torch_weights
 from molo_jax.model.resnet import feature_width
 from molo_jax.model.temporal import MAX_POSITIONS, sinusoids
+from molo_jax.pretrained import BEST, LATEST, imagenet_file
 from molo_jax.training.checkpoint import Checkpoints
-
-# The folders of checkpoints in a work folder: the newest, and the best on the val split.
-LATEST, BEST = "checkpoints", "best"
 
 _PATH = torch_weights.Path
 _CLASSIFIER = "classification_layer"
-# torchvision's IMAGENET1K_V1 files: name and SHA-256.
-_IMAGENET_URL = "https://download.pytorch.org/models/"
-_IMAGENET_FILES = {
-    "resnet18": (
-        "resnet18-f37072fd.pth",
-        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
-    ),
-    "resnet34": (
-        "resnet34-b627a593.pth",
-        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
-    ),
-    "resnet50": (
-        "resnet50-0676ba61.pth",
-        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +89,12 @@ def _from_file(path: Path) -> Weights:
         shapes = _shapes(*abstract_network(MoLoConfig(num_classes, backbone))[1:])
         variables = torch_weights.import_tensors(tensors, shapes, fixed_buffers(backbone))
         variables = torch_weights.exact_values(variables)
-    architecture = {"backbone": backbone, "num_classes": num_classes}
-    return Weights(str(path), architecture, variables, file=file, prefix=prefix)
+    # What a checkpoint of ours took along when it was converted.
+    meta = torch_meta.from_cfg(file.cfg)
+    architecture = meta.get("architecture", {})
+    architecture = architecture | {"backbone": backbone, "num_classes": num_classes}
+    step = meta.get("step", 0)
+    return Weights(str(path), architecture, variables, step, meta, file=file, prefix=prefix)
 
 
 @contextlib.contextmanager
@@ -171,6 +158,8 @@ def find_checkpoint(path: Path) -> tuple[Path, int]:
     if path.is_file():
         kinds = ", ".join(torch_files.SUFFIXES)
         raise MoloError(f"{path} is a file that ends in none of {kinds}")
+    if not path.is_dir():
+        raise MoloError(f"{path} is {kind_of(path)}, no folder of checkpoints")
     # The folder of one checkpoint holds these items.
     if path.name.isdigit() and (path / "model").is_dir() and (path / "meta").is_dir():
         return path.absolute().parent, int(path.name)
@@ -321,29 +310,3 @@ def _no_torchvision(path: Path, tensors: Mapping[str, np.ndarray]) -> str:
         f"it is no ResNet of torchvision: none of its {len(tensors)} tensors is called layer1.…;"
         f" there is {torch_weights.listed(tensors)}"
     )
-
-
-def imagenet_file(backbone: str) -> Path:
-    """Returns torchvision's `IMAGENET1K_V1` file from the cache; downloads it the first time.
-
-    The cache is `$XDG_CACHE_HOME/molo_jax`, or `~/.cache/molo_jax`.
-
-    Raises:
-        MoloError: when it cannot be downloaded (with the address and where to put the file), or
-            is not the file that it should be.
-    """
-    address, path = imagenet_place(backbone)
-    # Before a download, not after it.
-    torch_files.check_installed(path)
-    return downloads.fetch(
-        address,
-        path,
-        _IMAGENET_FILES[backbone][1],
-        otherwise="give its place with --config.model.pretrained=PATH",
-    )
-
-
-def imagenet_place(backbone: str) -> tuple[str, Path]:
-    """Returns the address of torchvision's `IMAGENET1K_V1` file, and its place in the cache."""
-    name = _IMAGENET_FILES[backbone][0]
-    return _IMAGENET_URL + name, downloads.cache_folder() / name

@@ -11,6 +11,7 @@ from absl import flags
 from molo_jax import cli
 from molo_jax.config import validate
 from molo_jax.errors import UsageError
+from molo_jax.pretrained import check_sources
 
 _CONFIG = cli.define_config()
 flags.adopt_module_key_flags(cli)
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     validate(config)
     workdir = _workdir()
+    check_sources(config, workdir, trains=_MODE.value != "eval")
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import evaluate, report, train
 

@@ -79,10 +79,9 @@ def _about_weights() -> list[str]:
     config = _config()
     if config is None or config.model.pretrained != IMAGENET:
         return []
-    # Imports JAX.
-    from molo_jax import initial, torch_files
+    from molo_jax import pretrained, torch_files
 
-    address, path = initial.imagenet_place(config.model.backbone)
+    address, path = pretrained.imagenet_place(config.model.backbone)
     lines = []
     if not path.exists():
         lines = [

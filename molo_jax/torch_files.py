@@ -1,15 +1,12 @@
 """Reads and writes PyTorch's checkpoint files as dictionaries of NumPy arrays.
 
-Nothing of a file is ever run: pickles are read with ``weights_only=True``. A ``.safetensors`` file
-needs no PyTorch.
+Nothing of a file is ever run, and nothing is read before its size is known to be one that a network
+can have. Reading needs no PyTorch; writing a ``.pth`` or ``.pyth`` file does.
 """
 
 import dataclasses
 import io
 import os
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from molo_jax.errors import MoloError
+from molo_jax.files import check_file, new_name
 from molo_jax.model.torch_weights import listed
+from molo_jax.torch_archive import MAX_PICKLE, TooLargeError, open_archive
+from molo_jax.torch_pickle import DTYPES, CodeError, Other, Tensor
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pth", ".pyth", SAFETENSORS)
@@ -42,6 +42,10 @@ _SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+# Bytes of the weights of a network: the largest, ResNet-50, has 90 million parameters, which take
+# 0.67 GiB even as float64. With the two moments of Adam beside them a file has three times as many.
+MAX_WEIGHTS = 2**30
+MAX_FILE = 3 * MAX_WEIGHTS
 # How the files of torch.save begin: a zip archive, or a pickle of protocol 2 or later.
 _MAGIC = (b"PK", b"\x80")
 _INSTALL = "install it with: pip install 'molo-jax[torch]'"
@@ -72,7 +76,7 @@ def is_torch_path(path: Path) -> bool:
 
 
 def check_installed(path: Path) -> None:
-    """Checks that what a file of this kind needs is installed.
+    """Checks that what writing a file of this kind needs is installed.
 
     Raises:
         MoloError: saying how to install it.
@@ -87,23 +91,35 @@ def read(path: Path) -> TorchFile:
     """Reads the tensors of a `.pth`, `.pyth` or `.safetensors` file; runs nothing of it.
 
     Raises:
-        MoloError: when the file is absent, empty, cut off or of another kind, holds code, or holds
-            what is no tensor where the tensors are.
+        MoloError: when the file is absent, empty, cut off or of another kind, is larger than that
+            of any network, holds code, or holds what is no tensor where the tensors are.
     """
-    if path.is_dir():
-        raise MoloError(f"{path} is a folder, not a PyTorch file")
-    if not path.is_file():
-        raise MoloError(f"{path} does not exist")
-    if path.stat().st_size == 0:
+    check_file(path, "a PyTorch file")
+    size = path.stat().st_size
+    if size == 0:
         raise MoloError(f"{path} is empty")
-    if path.suffix.lower() == SAFETENSORS:
-        return TorchFile(_read_safetensors(path))
-    return _unpack(path, _read_pickle(path))
+    safe = path.suffix.lower() == SAFETENSORS
+    limit = MAX_WEIGHTS + MAX_PICKLE if safe else MAX_FILE
+    if size > limit:
+        optimizer = "" if safe else " with its optimizer"
+        raise MoloError(
+            f"{path} has {size:,} bytes, and the file of a network{optimizer} at most {limit:,}"
+        )
+    return TorchFile(_read_safetensors(path)) if safe else _read_archive(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     library = _safetensors()
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        if MAX_PICKLE < header <= path.stat().st_size:
+            raise MoloError(
+                f"{path}: the list of its tensors has {header:,} bytes, and that of a network at"
+                f" most {MAX_PICKLE:,}"
+            )
+        file.seek(0)
+        # Of what only looks like such a file, the beginning is enough to say so.
+        content = file.read() if header <= MAX_PICKLE else file.read(MAX_PICKLE)
     try:
         entries = library.deserialize(content)
     except library.SafetensorError as error:
@@ -123,28 +139,31 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _read_pickle(path: Path) -> Any:
-    torch = _torch()
-    # A file that may not be opened is an OSError of its own; torch has them for broken ones too.
+def _read_archive(path: Path) -> TorchFile:
+    # A file that may not be opened is an OSError of its own; broken ones give them too.
     path.open("rb").close()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+        with open_archive(path) as archive:
+            file, tensors = _unpack(path, archive.content)
+            storages = {tensor.storage for tensor in tensors.values()}
+            numbers = {storage: archive.read(storage) for storage in storages}
+    except (MoloError, MemoryError):
         raise
-    # A broken file gives UnpicklingError, RuntimeError, EOFError, KeyError, OSError and others.
+    except CodeError as error:
+        raise MoloError(
+            f"{path} holds {listed([error])}, which is code and no tensor; nothing of the file was"
+            " run. Save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+    except TooLargeError as error:
+        raise MoloError(f"{path}: {error}") from error
+    # A broken file gives BadZipFile, RuntimeError, EOFError, KeyError, OSError and others.
     except Exception as error:
-        raise MoloError(_why_unreadable(path, error)) from error
+        raise MoloError(_why_unreadable(path)) from error
+    arrays = {name: _array(tensor, numbers[tensor.storage]) for name, tensor in tensors.items()}
+    return dataclasses.replace(file, tensors=arrays)
 
 
-def _why_unreadable(path: Path, error: Exception) -> str:
-    code = re.search(r"GLOBAL (\S+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and code:
-        return (
-            f"{path} holds {code[1]}, which is code and no tensor; nothing of the file was run."
-            " Save the weights alone: torch.save(model.state_dict(), FILE)"
-        )
+def _why_unreadable(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(12)
     if start.startswith(_MAGIC):
@@ -152,53 +171,84 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"{path} is no PyTorch file; it begins with {start!r}"
 
 
-def _unpack(path: Path, content: Any) -> TorchFile:
-    """Finds weights, epoch and configuration in what torch.load returned."""
+def _unpack(path: Path, content: Any) -> tuple[TorchFile, dict[str, Tensor]]:
+    """Finds weights, epoch and configuration in what was saved; the arrays are still to read."""
     if not isinstance(content, Mapping):
-        raise MoloError(f"{path} holds a {type(content).__name__}, no dictionary of tensors")
+        kind = content.kind if isinstance(content, Other) else type(content).__name__
+        raise MoloError(f"{path} holds a {kind}, no dictionary of tensors")
     found = [key for key in _CONTAINERS if isinstance(content.get(key), Mapping)]
     if len(found) > 1:
         raise MoloError(f"{path} holds weights in several places: {listed(found)}; keep one")
     if not found:
-        return TorchFile(_arrays(path, content, "the file"))
+        return TorchFile({}), _tensors(path, content, "the file")
     epoch, cfg = content.get("epoch"), content.get("cfg")
     known = {found[0]} | ({"epoch"} if type(epoch) is int else set())
     known |= {"cfg"} if isinstance(cfg, str) else set()
-    return TorchFile(
-        tensors=_arrays(path, content[found[0]], found[0]),
+    file = TorchFile(
+        tensors={},
         container=found[0],
         epoch=epoch if type(epoch) is int else None,
         cfg=cfg if isinstance(cfg, str) else "",
         ignored=tuple(str(key) for key in content if key not in known),
     )
+    return file, _tensors(path, content[found[0]], found[0])
 
 
-def _arrays(path: Path, entries: Mapping[Any, Any], where: str) -> dict[str, np.ndarray]:
-    arrays = {name: _array(value) for name, value in entries.items()}
-    wrong = [f"{name} ({array})" for name, array in arrays.items() if isinstance(array, str)]
-    wrong += [f"{name!r} (no text as its name)" for name in arrays if not isinstance(name, str)]
+def _tensors(path: Path, entries: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """Checks that all entries are plain tensors of a size that a network can have."""
+    wrong = [f"{name} ({kind})" for name, value in entries.items() if (kind := _unsuitable(value))]
+    wrong += [f"{name!r} (no text as its name)" for name in entries if not isinstance(name, str)]
     if wrong:
         raise MoloError(f"{path}: {where} holds what is no plain tensor: {listed(wrong)}")
-    if not arrays:
+    if not entries:
         raise MoloError(f"{path}: {where} holds no tensors")
-    return arrays
+    _check_sizes(path, entries)
+    return dict(entries)
 
 
-def _array(value: Any) -> np.ndarray | str:
-    """Returns a tensor's values without copying them, or the word for what is no plain tensor."""
-    torch = _torch()
-    if not isinstance(value, torch.Tensor):
-        return type(value).__name__
-    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        return f"{value.layout} on {value.device.type}, {value.dtype}".replace("torch.", "")
-    value = value.detach().resolve_conj().resolve_neg()
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    try:
-        return value.numpy()
-    # NumPy has no such dtype.
-    except TypeError:
-        return str(value.dtype).removeprefix("torch.")
+def _unsuitable(value: Any) -> str:
+    """Returns the word for what is no plain tensor, and nothing for one that is."""
+    if not isinstance(value, Tensor):
+        return value.kind if isinstance(value, Other) else type(value).__name__
+    if value.dtype not in DTYPES:
+        return value.dtype
+    if value.lazy:
+        return f"{value.dtype}, with {value.lazy} still to do"
+    return ""
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses what no network has before any of its numbers are read.
+
+    A tensor can show the same few numbers of a file again and again, and a file can name more
+    numbers than it has.
+    """
+    shown = {name: t.size * DTYPES[t.dtype].itemsize for name, t in tensors.items()}
+    name = max(shown, key=shown.__getitem__)
+    stored = sum(storage.nbytes for storage in {t.storage for t in tensors.values()})
+    if max(sum(shown.values()), stored) > MAX_WEIGHTS:
+        largest = f"{listed([name])}, of shape {tensors[name].shape}, has {shown[name]:,}"
+        raise MoloError(
+            f"{path}: its tensors show {sum(shown.values()):,} bytes of {stored:,} stored ones"
+            f" ({largest}), and those of a network have at most {MAX_WEIGHTS:,}"
+        )
+    outside = [
+        f"{name} (bytes up to {t.end * DTYPES[t.dtype].itemsize:,} of {t.storage.nbytes:,})"
+        for name, t in tensors.items()
+        if t.end * DTYPES[t.dtype].itemsize > t.storage.nbytes
+    ]
+    if outside:
+        raise MoloError(f"{path}: tensors reach beyond what is stored: {listed(outside)}")
+
+
+def _array(tensor: Tensor, numbers: bytes) -> np.ndarray:
+    """Returns a tensor's values, a view of the numbers."""
+    dtype = DTYPES[tensor.dtype]
+    if not tensor.size:
+        return np.zeros(tensor.shape, dtype)
+    flat = np.frombuffer(numbers, dtype, count=len(numbers) // dtype.itemsize)[tensor.offset :]
+    strides = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
 
 def write(
@@ -244,7 +294,8 @@ def write(
 
 
 def _write_whole(path: Path, content: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    # The same name every time, so that the next run takes over what a killed one has left.
+    temporary = new_name(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -256,7 +307,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MoloError(f"a .pth or .pyth file needs PyTorch; {_INSTALL}") from error
+        raise MoloError(f"writing a .pth or .pyth file needs PyTorch; {_INSTALL}") from error
     return torch
 
 

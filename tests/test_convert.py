@@ -1,20 +1,26 @@
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from made_weights import official_tensors, torchvision_tensors, variables
 
-from molo_jax import torch_files
+from molo_jax import torch_files, torch_meta
+from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.initial import load_weights
+from molo_jax.initial import abstract_network, filled, load_weights
+from molo_jax.model import MoLoConfig
 from molo_jax.training.checkpoint import Checkpoints
 
+ROOT = Path(__file__).parents[1]
 CFG = "NUM_GPUS: 4\n"
 
 
@@ -235,11 +241,6 @@ def test_an_imagenet_file_is_refused_with_the_key_that_takes_it(tmp_path):
 
 
 def test_a_network_with_weights_that_are_not_finite_is_not_exported(converted, tmp_path):
-    import jax
-
-    from molo_jax.initial import abstract_network, filled
-    from molo_jax.model import MoLoConfig
-
     broken = dict(variables()) | {("outc", "bias"): np.float32([1, np.nan, 2])}
     states = abstract_network(MoLoConfig(num_classes=7, backbone="resnet18"))[1:]
     model = dict(zip(("params", "batch_stats"), (filled(s, broken) for s in states), strict=True))
@@ -299,6 +300,152 @@ def test_a_conversion_that_fails_while_it_writes_leaves_nothing(official, tmp_pa
         convert(official, tmp_path / "out", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "3").is_dir()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_leftovers_of_a_killed_conversion_are_put_right(official, tmp_path, there):
+    old, target = tmp_path / ".out.old", tmp_path / "out"
+    for folder in (old, tmp_path / ".out.tmp", *([target] if there else [])):
+        (folder / "3").mkdir(parents=True)
+    with pytest.raises(MoloError, match="out exists; choose another DST"):
+        convert(official, target)
+    # Also where only the leftover had been there: it is the folder of before.
+    assert (target / "3").is_dir()
+    old.mkdir(exist_ok=True)
+    convert(official, target, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in target.iterdir()] == ["0"]
+    (old / "mine").mkdir(parents=True)
+    with pytest.raises(MoloError, match=r"\.out\.old holds other things than checkpoints \(mine\)"):
+        convert(official, target, overwrite=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from molo_jax import files
+from molo_jax.convert import convert
+exchange = files._exchange
+def killed(*names):
+    exchange(*names)
+    os.kill(os.getpid(), signal.SIGKILL)
+files._exchange = killed
+convert(Path(sys.argv[1]), Path(sys.argv[2]), overwrite=True)
+"""
+
+
+def test_a_conversion_that_was_killed_while_it_replaced_is_complete_and_repeatable(
+    official, converted, tmp_path
+):
+    target = tmp_path / "out"
+    (target / "3").mkdir(parents=True)
+    command = [sys.executable, "-c", KILLED, str(official), str(target)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert [path.name for path in target.iterdir()] == ["0"]
+    assert load_weights(target).variables.keys() == variables().keys()
+    convert(official, target, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def trained(folder, **values):
+    """A checkpoint of a training on one's own videos; returns its record."""
+    config = load_config(str(ROOT / "configs/folder.py"))
+    config.model.backbone = "resnet18"
+    config.update_from_flattened_dict({"data.prepared": "my data/prepared"} | values)
+    meta = {
+        "architecture": {"backbone": "resnet18", "num_classes": 7, "positional_a": 10.0},
+        "step": 12,
+        "config": json.loads(json.dumps(config.to_dict())),
+        "classes": ["run", "jump"],
+    }
+    states = abstract_network(MoLoConfig(num_classes=7, backbone="resnet18"))[1:]
+    filled_states = (filled(state, variables()) for state in states)
+    model = dict(zip(("params", "batch_stats"), filled_states, strict=True))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(12, meta=meta, model=jax.device_get(model))
+    return meta
+
+
+def test_a_checkpoint_keeps_its_step_and_its_data_through_a_pytorch_file(tmp_path, monkeypatch):
+    meta = trained(tmp_path / "run", **{"data.num_frames": 3})
+    summary = convert(tmp_path / "run", tmp_path / "x.pyth")
+    assert f"source    {tmp_path}/run/12, a checkpoint of molo_jax, step 12\n" in summary
+    assert "trained   12 steps on folder\n" in summary
+    monkeypatch.chdir(ROOT)
+    summary = convert(tmp_path / "x.pyth", tmp_path / "back")
+    assert "trained   12 steps on folder\n" in summary
+    assert f"written   {tmp_path}/back/12, a checkpoint of molo_jax\n" in summary
+    assert summary.splitlines()[-1] == (
+        "next      python -m molo_jax.main --mode=eval --config=configs/folder.py"
+        " --config.data.num_frames=3 --config.data.prepared='my data/prepared'"
+        f" --config.model.backbone=resnet18 --config.init_from={tmp_path}/back"
+    )
+    weights = load_weights(tmp_path / "back")
+    assert weights.step == 12
+    expected = meta | {"source": "x.pyth", "epoch": 0, "official_cfg": ""}
+    assert dict(weights.meta) == expected
+    # The file itself is as good a source.
+    weights = load_weights(tmp_path / "x.pyth")
+    assert (weights.step, weights.architecture) == (12, meta["architecture"])
+    again = convert(tmp_path / "back", tmp_path / "again.pyth")
+    assert "trained   12 steps on folder\n" in again
+    assert (
+        torch_files.read(tmp_path / "again.pyth").cfg == torch_files.read(tmp_path / "x.pyth").cfg
+    )
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        *("", "NUM_GPUS: 4", "[1]", "3", '{"molo_jax": 1}', '{"molo_jax": {"step": -1}}'),
+        '{"molo_jax": {"step": 1, "config": {"dataset": 3}, "architecture": {}}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_text_that_is_no_record_of_ours_is_none(cfg):
+    assert torch_meta.from_cfg(cfg) == {}
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_infinite_weights_are_refused_in_one_line(tmp_path, value, dtype):
+    tensors = official_tensors()
+    tensors["outc.conv.bias"] = np.asarray([1, value, 2], dtype)
+    torch_files.write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(MoloError, match=r"not finite .*: outc\.conv\.bias \(1 values\)$"):
+        convert(tmp_path / "x.safetensors", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_classifier_of_a_billion_classes_is_one_line(tmp_path):
+    import torch
+
+    named = {name: torch.from_numpy(value) for name, value in official_tensors().items()}
+    for name in ("weight", "bias"):
+        shape = (10**9, *named[f"classification_layer.{name}"].shape[1:])
+        named[f"classification_layer.{name}"] = torch.zeros(()).expand(shape)
+    torch.save(named, tmp_path / "x.pth")
+    with pytest.raises(MoloError, match=r"x\.pth: its tensors show [\d,]+ bytes of") as error:
+        convert(tmp_path / "x.pth", tmp_path / "out")
+    assert "\n" not in str(error.value)
+    del named["classification_layer.weight"]
+    named["classification_layer.bias"] = torch.zeros(()).expand(10**8)
+    torch.save(named, tmp_path / "x.pth")
+    with pytest.raises(MoloError, match=r"missing in the file: classification_layer\.weight"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_a_pipe_as_source_is_called_by_its_name_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "x.pth")
+    with pytest.raises(MoloError, match=r"x\.pth is a named pipe \(FIFO\), not a PyTorch file$"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+    os.mkfifo(tmp_path / "run")
+    with pytest.raises(MoloError, match=r"run is a named pipe \(FIFO\), no folder of checkpoints$"):
+        convert(tmp_path / "run", tmp_path / "y.pth")
+    with pytest.raises(MoloError, match=r"cannot be made: .*run is a named pipe \(FIFO\), no fol"):
+        convert(tmp_path / "x.safetensors", tmp_path / "run" / "out")
 
 
 @pytest.mark.parametrize(("source", "target"), [("a.pth", "b.pyth"), ("a", "b")])

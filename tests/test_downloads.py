@@ -2,6 +2,8 @@
 
 import hashlib
 import http.server
+import os
+import socket
 import threading
 
 import pytest
@@ -74,9 +76,31 @@ def test_without_network_one_message_has_the_address_and_the_place(server, tmp_p
         fetch(f"{base}{name}", tmp_path / name)
     message = str(error.value)
     assert message.startswith(f"{base}{name} cannot be downloaded (")
-    assert message.endswith(f"get it elsewhere and put it at {tmp_path / name}, or do without")
+    place = f"put it at {tmp_path / name} (its SHA-256 is {DIGEST})"
+    assert message.endswith(f"get it elsewhere and {place}, or do without")
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_file_in_the_cache_is_named_and_never_opened(server, tmp_path):
+    path = tmp_path / "x.bin"
+    os.mkfifo(path)
+    with pytest.raises(MoloError, match=r"x\.bin is a named pipe \(FIFO\), not the file http"):
+        fetch(f"{server.url}x.bin", path)
+    assert server.asked == []
+
+
+def test_an_address_is_given_up_sooner_than_an_answer(server, tmp_path, monkeypatch):
+    seen = []
+
+    class Noting(socket.socket):
+        def settimeout(self, seconds):
+            seen.append(seconds)
+            super().settimeout(seconds)
+
+    monkeypatch.setattr(socket, "socket", Noting)
+    fetch(f"{server.url}x.bin", tmp_path / "x.bin")
+    assert seen[:2] == [downloads._CONNECT_TIMEOUT, downloads._TIMEOUT] == [3, 30]
 
 
 def test_the_cache_is_where_the_system_has_it(monkeypatch, tmp_path):

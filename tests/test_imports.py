@@ -75,6 +75,15 @@ def test_one_file_knows_pytorch_and_only_when_it_is_needed():
     assert result.stdout == "False\n", result.stderr
 
 
+def test_the_files_of_a_training_are_looked_for_before_anything_slow_is_imported():
+    program = "import sys, molo_jax.pretrained, molo_jax.main;"
+    program += " print({'jax', 'tensorflow', 'torch', 'flax'} & sys.modules.keys())"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "set()\n", result.stderr
+
+
 def test_the_weight_map_needs_nothing_but_numpy():
     own = {"collections", "re", "numpy"}
     assert {name.split(".")[0] for name in imported(PACKAGE / "model/torch_weights.py")} == own

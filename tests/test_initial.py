@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from made_weights import official_tensors, torchvision_tensors, variables
 
-from molo_jax import evaluate, initial, torch_files
+from molo_jax import evaluate, initial, pretrained, torch_files
 from molo_jax.config import BACKBONES, base_config
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.errors import MoloError
@@ -244,8 +244,8 @@ def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_the
 
 
 def test_the_files_of_all_backbones_are_known_by_name_and_checksum():
-    assert tuple(initial._IMAGENET_FILES) == BACKBONES
-    for backbone, (name, digest) in initial._IMAGENET_FILES.items():
+    assert tuple(pretrained._IMAGENET_FILES) == BACKBONES
+    for backbone, (name, digest) in pretrained._IMAGENET_FILES.items():
         # torchvision puts the first eight digits of the checksum into the name.
         assert name == f"{backbone}-{digest[:8]}.pth"
         assert len(digest) == 64
@@ -253,16 +253,19 @@ def test_the_files_of_all_backbones_are_known_by_name_and_checksum():
 
 def known(monkeypatch, name, content):
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(initial, "_IMAGENET_FILES", {"resnet18": (name, digest)})
+    monkeypatch.setattr(pretrained, "_IMAGENET_FILES", {"resnet18": (name, digest)})
 
 
-def test_without_network_the_address_and_both_ways_out_are_named(monkeypatch, tmp_path):
+def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(initial, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(pretrained, "_IMAGENET_URL", "http://127.0.0.1:9/")
     known(monkeypatch, "x.pth", b"")
     place = re.escape(str(tmp_path / "molo_jax/x.pth"))
-    message = rf"http://127.0.0.1:9/x\.pth cannot .* put it at {place}, or .*pretrained=PATH$"
+    message = rf"http://127.0.0.1:9/x\.pth cannot .* put it at {place} .*, or .*"
+    message += (
+        r"--config\.model\.pretrained=PATH, or .* random weights: --config\.model\.pretrained=$"
+    )
     with pytest.raises(MoloError, match=message):
         initial.imagenet_file("resnet18")
 

@@ -229,6 +229,7 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
         monkeypatch.setattr(module, name, used)
     monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
     monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
+    monkeypatch.setattr(main, "check_sources", lambda *_, **__: None)
     for mode in ("eval", "train_and_eval"):
         monkeypatch.setattr(main, "_MODE", SimpleNamespace(value=mode))
         main.main([])

@@ -120,12 +120,13 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
 
     Written as a running maximum over shifted views: its gradient is a chain of selections, several
     times faster on CPU than that of XLA's windowed reduction. Among equal maxima the gradient goes
-    to the first in row-major order, as in PyTorch.
+    to the first in row-major order, as in PyTorch, and a NaN anywhere in a window is its maximum.
     """
     first, *others = _shifted(x, (window, window), stride, padding, fill=-jnp.inf)
     best = first
     for view in others:
-        best = jnp.where(view > best, view, best)
+        # No comparison with a NaN holds, so one that is not first would be passed over.
+        best = jnp.where((view > best) | jnp.isnan(view), view, best)
     return best
 
 
@@ -176,5 +177,6 @@ def _shifted_upsampling(size: int, factor: int) -> Float[np.ndarray, "out 3 size
 def safe_norm(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Euclidean norm of the last axis whose gradient at a zero vector is zero."""
     squares = jnp.sum(x * x, axis=-1)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+    # Not `squares > 0`, which does not hold for a NaN: its norm is NaN and not zero.
+    zero = squares == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

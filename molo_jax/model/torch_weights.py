@@ -75,8 +75,9 @@ _RESNETS = {
     ((3, 8, 36, 3), True): "resnet152",
 }
 BACKBONES = ("resnet18", "resnet34", "resnet50")
-# How many names a message shows.
+# How many names a message shows, and how many characters of one.
 _SHOWN = 4
+_LONGEST = 160
 
 
 def official_name(path: Path) -> str:
@@ -173,7 +174,8 @@ def import_tensors(
         if np.ndim(tensors[name]) == len(shapes[path]):
             imported[path] = from_official(path, np.asarray(tensors[name]))
         if path not in imported or imported[path].shape != tuple(shapes[path]):
-            wanted = to_official(path, np.empty(shapes[path], np.bool_)).shape
+            # Of no size in memory: a file's classifier may have a billion classes.
+            wanted = to_official(path, np.broadcast_to(np.bool_(), shapes[path])).shape
             misshapen.append(f"{name} has shape {np.shape(tensors[name])}, expected {wanted}")
     _refuse(
         {
@@ -251,10 +253,15 @@ def _refuse(problems: Mapping[str, list[str]]) -> None:
 
 def listed(names: Iterable[object]) -> str:
     """Joins names for a message: the first few, and how many more there are."""
-    # A name with a line end in it must not break the line of the message.
-    shown = [text if (text := str(name)).isprintable() else repr(text) for name in names]
+    shown = [_on_one_line(str(name)) for name in names]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more
+
+
+def _on_one_line(name: str) -> str:
+    short = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    # A name with a line end in it must not break the line of the message.
+    return short if short.isprintable() else repr(short)
 
 
 def without_prefix(tensors: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:

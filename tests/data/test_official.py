@@ -77,7 +77,8 @@ def test_without_network_one_message_names_address_place_and_flag(monkeypatch, t
         fetch_lists("ucf101")
     message = str(error.value)
     assert message.startswith("http://127.0.0.1:9/ucf101/train_few_shot.txt cannot be downloaded (")
-    assert f"put it at {tmp_path}/molo_jax/splits/ucf101/train_few_shot.txt, or name" in message
+    assert f"put it at {tmp_path}/molo_jax/splits/ucf101/train_few_shot.txt (its SHA" in message
+    assert "), or name a folder" in message
 
 
 def test_own_lists_are_read_with_a_warning_that_counts(tmp_path, caplog):

@@ -73,6 +73,64 @@ def test_max_pool_sends_the_gradient_of_equal_maxima_to_the_first():
     np.testing.assert_array_equal(grad, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
 
 
+def _passing_over_nan(x, *, window, stride, padding):
+    """The maximum as it was taken before NaN counted: for finite input the same."""
+    first, *others = ops._shifted(x, (window, window), stride, padding, fill=-jnp.inf)
+    best = first
+    for view in others:
+        best = jnp.where(view > best, view, best)
+    return best
+
+
+def _bits(array):
+    return np.asarray(array).tobytes()
+
+
+def _values_and_gradients(function, x, weights):
+    value, pull = jax.vjp(function, x)
+    return _bits(value), _bits(pull(weights)[0])
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "signed zeros and infinities"])
+def test_max_pool_of_finite_input_keeps_every_bit_of_value_and_gradient(run, kind):
+    x = _normal(4, 5, 17, 13, 7)
+    if kind == "ties":
+        x = np.round(x).clip(0, None)
+    if kind.startswith("signed"):
+        x = np.random.default_rng(4).choice(np.float32([-np.inf, -0.0, 0.0, np.inf]), x.shape)
+    x, weights = jnp.asarray(x), jnp.asarray(_normal(5, 5, 9, 7, 7))
+    new, old = (
+        _values_and_gradients(run(lambda v, f=f: f(v, window=3, stride=2, padding=1)), x, weights)
+        for f in (ops.max_pool, _passing_over_nan)
+    )
+    assert new == old
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["eager", "compiled"])
+@pytest.mark.parametrize("place", range(9))
+def test_a_nan_anywhere_in_a_window_is_its_maximum_and_gets_the_gradient(run, place):
+    x = np.arange(9, dtype=np.float32)
+    x[place] = np.nan
+    pool = run(lambda v: ops.max_pool(v, window=3, stride=1, padding=0))
+    value, pull = jax.vjp(pool, jnp.asarray(x.reshape(1, 3, 3, 1)))
+    assert np.isnan(value).tolist() == [[[[True]]]]
+    gradient = np.asarray(pull(jnp.ones_like(value))[0]).ravel()
+    np.testing.assert_array_equal(gradient, np.eye(9)[place])
+
+
+def test_max_pool_passes_nan_on_as_pytorch_does():
+    import torch
+
+    x = _normal(6, 3, 9, 7, 5)
+    x[np.random.default_rng(7).random(x.shape) < 0.05] = np.nan
+    ours = ops.max_pool(jnp.asarray(x), window=3, stride=2, padding=1)
+    channels_first = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    theirs = torch.nn.functional.max_pool2d(channels_first, 3, 2, 1).numpy().transpose(0, 2, 3, 1)
+    assert 0 < np.isnan(theirs).mean() < 1
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_upsampling_matrix_aligns_the_corners():
     expected = [[1, 0], [2 / 3, 1 / 3], [1 / 3, 2 / 3], [0, 1]]
     np.testing.assert_allclose(ops.upsampling_matrix(2, 2), expected, atol=1e-7)
@@ -107,3 +165,20 @@ def test_safe_norm_is_the_norm_with_zero_gradient_at_zero():
     np.testing.assert_allclose(ops.safe_norm(x), [5.0, 0.0])
     grad = jax.grad(lambda x: jnp.sum(ops.safe_norm(x)))(x)
     np.testing.assert_allclose(grad, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+
+
+def test_the_norm_of_a_vector_with_a_nan_is_nan_and_of_others_every_bit_as_it_was():
+    def before(x):
+        squares = jnp.sum(x * x, axis=-1)
+        positive = squares > 0
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+
+    x, weights = _normal(8, 31, 6), jnp.asarray(_normal(9, 31))
+    x[::5] = 0
+    for run in (lambda f: f, jax.jit):
+        new, old = (
+            _values_and_gradients(run(f), jnp.asarray(x), weights) for f in (ops.safe_norm, before)
+        )
+        assert new == old
+    x[3, 2] = np.nan
+    np.testing.assert_array_equal(np.isnan(ops.safe_norm(jnp.asarray(x))), np.arange(31) == 3)

@@ -1,0 +1,95 @@
+"""Folders are replaced in one step, and what a kill leaves is put right."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from molo_jax import files
+
+# Replaces a folder, and is killed before the step of a number; the steps are all calls that change
+# what names stand for.
+PROGRAM = """
+import os, shutil, signal, sys
+from pathlib import Path
+from molo_jax import files
+destination, last, can_exchange = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+steps = iter(range(1000))
+def step(function):
+    def killed_or_done(*arguments, **options):
+        if next(steps) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return killed_or_done
+if not can_exchange:
+    files._exchange = lambda *_: False
+files._exchange = step(files._exchange)
+os.rename = step(os.rename)
+os.unlink = step(os.unlink)
+os.rmdir = step(os.rmdir)
+files.replace_folder(destination)
+"""
+
+
+def make(folder, content):
+    (folder / "0").mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "0" / name).write_text(content)
+
+
+def content(folder):
+    return {path.name: path.read_text() for path in (folder / "0").iterdir()}
+
+
+OLD, NEW = ({"a": text, "b": text} for text in ("old", "new"))
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one_complete(tmp_path, can_exchange):
+    seen, missing = [], 0
+    for last in range(100):
+        destination = tmp_path / str(last) / "out"
+        make(destination, "old")
+        make(files.new_name(destination), "new")
+        command = [sys.executable, "-c", PROGRAM, str(destination), str(last), str(can_exchange)]
+        code = subprocess.run(command, check=False).returncode
+        missing += not destination.exists()
+        files.recover_folder(destination)
+        seen.append(content(destination))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert [OLD] * seen.count(OLD) + [NEW] * seen.count(NEW) == seen
+    assert OLD in seen
+    assert NEW in seen[:-1]
+    assert sorted(path.name for path in destination.parent.iterdir()) == ["out"]
+    # Where names cannot be swapped there is one moment between two renames.
+    assert missing == (0 if can_exchange else 1)
+
+
+def test_linux_swaps_two_folders_in_one_step(tmp_path):
+    make(tmp_path / "one", "old")
+    make(tmp_path / "two", "new")
+    assert files._exchange(tmp_path / "one", tmp_path / "two") == sys.platform.startswith("linux")
+    assert content(tmp_path / "two") == (OLD if sys.platform.startswith("linux") else NEW)
+
+
+def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+    destination = tmp_path / "out"
+    make(destination, "old")
+    make(files.new_name(destination), "new")
+    rename = os.rename
+
+    def fail(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    monkeypatch.setattr(files.os, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.replace_folder(destination)
+    assert content(destination) == OLD
+    assert not files.old_name(destination).exists()
