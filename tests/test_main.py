@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,25 @@ def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path)
     with pytest.raises(MoloError, match=message):
         _weights(motion_data, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
+    whole, motion_data, tmp_path, monkeypatch
+):
+    """A training that runs beside the evaluation finds a better network at that moment."""
+    best, place = _best(whole[0]), tmp_path / "best"
+    shutil.copytree(whole[0] / "best", place)
+    read = evaluate._restore
+
+    def replaced_meanwhile(config, checkpoints, step, mesh):
+        if step == best:
+            (place / str(best)).rename(place / str(best + 1))
+        return read(config, checkpoints, step, mesh)
+
+    monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
+    network = _weights(motion_data, tmp_path)
+    assert network.step == best + 1
+    assert network.checkpoint == f"{place}/{best + 1}"
 
 
 def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
