@@ -239,6 +239,7 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
         used = lambda config, *_, name=name: seen.append((name, config.init_from))  # noqa: E731
         monkeypatch.setattr(module, name, used)
     monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
+    monkeypatch.setattr(main, "_LIST_KEYS", SimpleNamespace(value=False))
     monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
     for mode in ("eval", "train_and_eval"):
         monkeypatch.setattr(main, "_MODE", SimpleNamespace(value=mode))
