@@ -1,7 +1,8 @@
 """How a command starts and how it fails: one line on stderr and an exit code, no trace.
 
 Exit codes: 0 done, 1 the work failed (`MoloError`), 2 a flag or a configuration value is wrong
-(`UsageError`), 130 interrupted.
+(`UsageError`), 130 interrupted by SIGINT, 143 stopped by SIGTERM. A failed command ends for
+certain: nothing that a library left running can keep it, or write behind its last line.
 """
 
 import difflib
@@ -10,6 +11,7 @@ import os
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +22,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from molo_jax.config import config_keys
+from molo_jax.console import BesideBars, end_process, show_error
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import failure
+from molo_jax.stopping import Stopped
 
 # TensorFlow reads these when it is imported; it only feeds the data here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,7 +38,9 @@ _CONFIG_FLAG = "config"
 def define_config() -> flags.FlagHolder:
     """Defines `--config=FILE` with `--config.KEY=VALUE` overrides, locked against unknown keys."""
     return config_flags.DEFINE_config_file(
-        _CONFIG_FLAG, None, "Configuration file; change values with --config.KEY=VALUE."
+        _CONFIG_FLAG,
+        None,
+        "Configuration file; change values with --config.KEY=VALUE. --list_keys lists the keys.",
     )
 
 
@@ -45,10 +52,30 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) ->
         arguments: names of the arguments without `--` that the command needs, in their order;
             `main` gets them behind the name of the program.
     """
-    app.run(
-        lambda argv: _guard(lambda: main(argv)),
-        flags_parser=lambda argv: _parse_or_exit(argv, arguments),
-    )
+    sys.unraisablehook = _unless_of_a_library
+    try:
+        app.run(
+            lambda argv: _guard(lambda: main(argv)),
+            flags_parser=lambda argv: _parse_or_exit(argv, arguments),
+        )
+    except SystemExit as stop:
+        if not isinstance(stop.code, int) or not stop.code:
+            raise
+        end_process(stop.code)
+    # A defect of the program keeps its trace.
+    except BaseException:
+        traceback.print_exc()
+        end_process(MoloError.exit_code)
+
+
+def _unless_of_a_library(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Shows an error that cannot be raised, unless it is of another thread than the main one.
+
+    Such threads are tensorstore's: while a checkpoint fails to be written, hundreds of their calls
+    find the event loop closed. The error of the write itself is raised in the main thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
 
 
 def _guard(work: Callable[[], object]) -> object:
@@ -59,13 +86,15 @@ def _guard(work: Callable[[], object]) -> object:
         _fail(str(error), error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", MoloError.exit_code)
+        _fail(f"{where}{failure(error)}", MoloError.exit_code)
+    except Stopped as stopped:
+        _fail(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    show_error(message)
     sys.exit(code)
 
 
@@ -75,13 +104,20 @@ def _parse_or_exit(argv: list[str], arguments: Sequence[str]) -> list[str]:
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_serious)
+    handler.python_handler.setStream(BesideBars())
     return _guard(lambda: parse_flags(argv, arguments))
 
 
 def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
-    """Keeps orbax, which logs each of its steps through the same logger, out of the log."""
-    ours = str(Path(__file__).parent)
-    return record.levelno >= std_logging.ERROR or record.pathname.startswith(ours)
+    """Keeps libraries out of the log that tell each of their steps.
+
+    Of orbax and asyncio also the errors: what orbax cannot do it raises as well, and asyncio says
+    it again with a trace for each of a checkpoint's tensors.
+    """
+    if record.pathname.startswith(str(Path(__file__).parent)):
+        return True
+    twice = record.name == "asyncio" or f"{os.sep}orbax{os.sep}" in record.pathname
+    return record.levelno >= std_logging.ERROR and not twice
 
 
 def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]:

@@ -7,7 +7,7 @@ and a test fails on a key that no code reads.
 The defaults are those of the official SSv2 setting where the paper has one.
 """
 
-import math
+import os
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -66,7 +66,7 @@ def _dataset() -> dict:
 
 def _model() -> dict:
     return {
-        # resnet18, resnet34 or resnet50.
+        # The network of single frames: resnet18, resnet34 or resnet50.
         "backbone": "resnet50",
         # What the backbone's training begins with, unless there is an init_from: the path of a
         # torchvision checkpoint, imagenet (downloads torchvision's IMAGENET1K_V1 weights), or
@@ -134,10 +134,10 @@ def _data() -> dict:
 
 def _augment() -> dict:
     return {
-        # Of query clips in training. Probability of a horizontal flip and of a greyscale step.
+        # Of query clips in training: probability of a horizontal flip and of a greyscale step.
         "flip": 0.5,
         "grey": 0.3,
-        # Brightness, contrast and saturation are multiplied by U(1 - x, 1 + x); the hue moves
+        # Of the same: brightness, contrast and saturation times U(1 - x, 1 + x); the hue moves
         # by U(-x, x) of its circle.
         "brightness": 0.5,
         "contrast": 0.5,
@@ -172,17 +172,19 @@ def _optimizer() -> dict:
         # official: linear warm-up, then factors at boundaries, in units of steps_iter.
         # cosine: linear warm-up over warmup_steps, then half a cosine down to 0.
         "schedule": "official",
+        # The highest learning rate.
         "base_lr": 1e-4,
-        # official only.
+        # official only: the rate that the warm-up begins with; iterations of a unit of the
+        # schedule; from which unit on which factor multiplies base_lr.
         "warmup_start_lr": 2e-5,
         "steps_iter": 6000,
         "boundaries": (0, 6, 9),
         "factors": (1.0, 0.1, 0.01),
-        # cosine only.
+        # cosine only: optimizer steps over which the rate rises from 0 to base_lr.
         "warmup_steps": 0,
         # L2, added to the gradient (not decoupled as in AdamW).
         "weight_decay": 1e-3,
-        # Adam.
+        # Adam: decay rates of its two moments, and what is added to the root of the second.
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,
@@ -191,7 +193,7 @@ def _optimizer() -> dict:
 
 def _eval() -> dict:
     return {
-        # train, val or test.
+        # The split that is evaluated: train, val or test.
         "split": "test",
         # What to do where a class of the val or test split is one that the network was trained on,
         # or a class of the test split is one that it was chosen by, and where the lists of two
@@ -200,9 +202,11 @@ def _eval() -> dict:
         "on_trained_classes": REFUSE,
         # One result for each number of shots.
         "shots": (1, 5),
+        # Classes of an episode.
         "n_way": 5,
         # Queries of a class.
         "n_query": 1,
+        # Episodes of each result.
         "episodes": 10000,
         # episode: frames are drawn anew in every episode (official); video: once for a video,
         # so that each is decoded and embedded once however many episodes it is in.
@@ -237,8 +241,12 @@ def validate(config: ConfigDict) -> None:
     _check_choices(config)
     _check_weights(config)
     _check_numbers(config)
+    _check_finite(config)
+    _check_most(config)
     _check_clip(config)
     _check_schedule(config)
+    _check_memory(config)
+    _check_products(config)
 
 
 def _require(good: bool, name: str, value: object, expected: str) -> None:
@@ -257,7 +265,7 @@ def _check_choices(config: ConfigDict) -> None:
         "eval.on_trained_classes": ON_TRAINED_CLASSES,
         "eval.split": ("train", "val", "test"),
     }.items():
-        value = _value(config, name)
+        value = value_of(config, name)
         _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
     for control in config.eval.controls:
         expected = f"it may hold {' and '.join(CONTROLS)}, one flag for each on the command line"
@@ -323,24 +331,120 @@ _BELOW_ONE = (
 )
 
 
+# What is larger cannot be meant or cannot be had, and would fail late, or without a clear reason.
+_INT32 = 2**31 - 1
+_KEPT_IN_32_BITS = _INT32, "it is kept in 32 bits"
+_FLOAT32 = 3.4e38
+_SMALLEST = 1.2e-38
+# The largest number below 1 that 32 bits hold.
+_BELOW_ONE_LIMIT = 1 - 2**-24
+_PIXELS = "a larger square of pixels does not fit a network on any device"
+_CLIPS = "no data set has so many for each episode"
+_PRECISE = "its 95 % interval is below 0.05 % then"
+_AT_MOST = {
+    "seed": (2**32 - 1, "random keys are made of 32 bits"),
+    "data.resize": (4096, _PIXELS),
+    "data.workers": (1024, "each is a thread"),
+    "data.prefetch": (1024, "each batch takes memory"),
+    "train.n_way": (10_000, _CLIPS),
+    "train.n_shot": (10_000, _CLIPS),
+    "train.n_query": (10_000, _CLIPS),
+    "train.val_episodes": (10_000_000, _PRECISE),
+    "optimizer.steps_iter": (10_000_000, "the rate of each is computed before training"),
+    "eval.n_way": (10_000, _CLIPS),
+    "eval.n_query": (10_000, _CLIPS),
+    "eval.episodes": (10_000_000, _PRECISE),
+}
+
+
+def _check_finite(config: ConfigDict) -> None:
+    """Checks what holds for all numbers: they are finite, and 32 bits hold them."""
+    for name in config_keys(config):
+        value = value_of(config, name)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float):
+                expected = "it must be finite, and below 3.4e38, the largest number of 32 bits"
+                _require(abs(number) <= _FLOAT32, name, value, expected)
+
+
+def _check_most(config: ConfigDict) -> None:
+    for name in config_keys(config):
+        value = value_of(config, name)
+        if type(value) is int:
+            most, reason = _AT_MOST.get(name, _KEPT_IN_32_BITS)
+            least = f"{_AT_LEAST[name]} to " if name in _AT_LEAST else "at most "
+            _require(value <= most, name, value, f"it must be {least}{most:,}: {reason}")
+
+
+def _check_products(config: ConfigDict) -> None:
+    """Checks numbers that the training counts to, each of them in 32 bits."""
+    train, iterations = config.train, config.loss.accumulation
+    most = _INT32 // train.episodes_per_step
+    expected = (
+        f"with train.episodes_per_step={train.episodes_per_step} it must be at most {most:,}:"
+        " episodes are numbered in 32 bits"
+    )
+    _require(train.steps <= most, "train.steps", train.steps, expected)
+    # The progress of the official schedule counts twice.
+    most = _INT32 // (2 * iterations)
+    expected = (
+        f"with loss.accumulation={iterations} it must be at most {most:,}: the schedule counts the"
+        " iterations in 32 bits"
+    )
+    _require(train.steps <= most, "train.steps", train.steps, expected)
+    optimizer = config.optimizer
+    most = _INT32 // optimizer.steps_iter
+    expected = (
+        f"with optimizer.steps_iter={optimizer.steps_iter} none may be above {most:,}: the schedule"
+        " counts the iterations in 32 bits"
+    )
+    good = max(optimizer.boundaries) <= most
+    _require(good, "optimizer.boundaries", optimizer.boundaries, expected)
+
+
+def _check_memory(config: ConfigDict) -> None:
+    """Compares the frames that are decoded ahead with the memory of this machine.
+
+    It takes more than the frames; but a machine that has not even the room for them is too small.
+    """
+    train, data = config.train, config.data
+    clips = train.episodes_per_step * train.n_way * (train.n_shot + train.n_query)
+    batches = {
+        "train.episodes_per_step": (train.episodes_per_step, clips),
+        "eval.clip_batch": (config.eval.clip_batch, config.eval.clip_batch),
+    }
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name, (value, count) in batches.items():
+        needed = count * data.num_frames * data.resize**2 * 3 * (1 + data.prefetch)
+        expected = (
+            f"the frames of {1 + data.prefetch} batches (data.prefetch and the one in use) of"
+            f" {count:,} clips would take {needed / 2**30:,.1f} GiB, and this machine has"
+            f" {room / 2**30:,.1f} GiB of memory"
+        )
+        _require(needed <= room, name, value, expected)
+
+
 def _check_numbers(config: ConfigDict) -> None:
     for name, least in _AT_LEAST.items():
-        value = _value(config, name)
+        value = value_of(config, name)
         _require(value >= least, name, value, f"it must be at least {least}")
     for name in _ABOVE_ZERO:
-        value = _value(config, name)
-        _require(0 < value < math.inf, name, value, "it must be above 0 and finite")
+        value = value_of(config, name)
+        expected = "it must be above 0 and finite, and at least 1.2e-38, or 32 bits make it 0"
+        _require(_SMALLEST <= value <= _FLOAT32, name, value, expected)
     for name in _FRACTIONS:
-        value = _value(config, name)
+        value = value_of(config, name)
         _require(0 <= value <= 1, name, value, "it must be between 0 and 1")
     for name in _BELOW_ONE:
-        value = _value(config, name)
-        _require(0 <= value < 1, name, value, "it must be at least 0 and below 1")
+        value = value_of(config, name)
+        expected = "it must be at least 0 and below 1, also in 32 bits (at most 0.99999994)"
+        _require(0 <= value <= _BELOW_ONE_LIMIT, name, value, expected)
     hue = config.augment.hue
     _require(0 <= hue <= 0.5, "augment.hue", hue, "it must be between 0 and 0.5")
     shots = config.eval.shots
     good = bool(shots) and all(type(shot) is int and shot >= 1 for shot in shots)
     _require(good, "eval.shots", shots, "it must hold whole numbers of at least 1")
+    _require(max(shots) <= 10_000, "eval.shots", shots, f"each must be at most 10,000: {_CLIPS}")
     _require(len(set(shots)) == len(shots), "eval.shots", shots, "each number may occur once")
 
 
@@ -374,9 +478,11 @@ def _check_schedule(config: ConfigDict) -> None:
     _require(good, "optimizer.boundaries", boundaries, expected)
     expected = f"it needs one value for each of the {len(boundaries)} optimizer.boundaries"
     _require(len(factors) == len(boundaries), "optimizer.factors", factors, expected)
-    _require(all(f > 0 for f in factors), "optimizer.factors", factors, "all must be above 0")
+    good = all(factor >= _SMALLEST for factor in factors)
+    _require(good, "optimizer.factors", factors, "all must be above 0, also in 32 bits")
 
 
-def _value(config: ConfigDict, name: str) -> object:
+def value_of(config: ConfigDict, name: str) -> object:
+    """Returns the value of the key with a dotted name."""
     section, _, key = name.rpartition(".")
     return config[section][key] if section else config[key]

@@ -12,9 +12,9 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from molo_jax import assembly
+from molo_jax.console import Progress
 from molo_jax.data.augment import eval_views
 from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import ClipBatch, clip_batches
@@ -118,7 +118,7 @@ class Evaluator:
             static: show one frame of each clip again and again.
         """
         weights = params, batch_stats
-        with _bar("clips", title) as bar:
+        with Progress(title, "clips") as bar:
             store = TokenStore(
                 lambda clips: self.embed(*weights, clips, static=static, bar=bar), self._capacity()
             )
@@ -133,7 +133,7 @@ class Evaluator:
         requests: Sequence[ClipRequest],
         *,
         static: bool = False,
-        bar: tqdm | None = None,
+        bar: Progress | None = None,
     ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
         """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
 
@@ -157,7 +157,7 @@ class Evaluator:
             return batch._replace(clips=jax.device_put(batch.clips, spread))
 
         if bar is not None:
-            bar.reset(total=len(requests))
+            bar.reset(len(requests))
         with contextlib.closing(batches):
             for positions, ok, pixels in prefetched(batches, place):
                 tokens = self._embed(params, batch_stats, pixels)
@@ -181,7 +181,7 @@ class Evaluator:
         title: str,
     ) -> Score:
         sampler = self.samplers[shot]
-        with _bar("episodes", f"{title} {shot}-shot", episodes) as bar:
+        with Progress(f"{title} {shot}-shot", "episodes", episodes) as bar:
             return evaluate_episodes(
                 lambda index: sampler.resolve(sampler(index), self._dataset.is_bad),
                 episodes,
@@ -195,11 +195,6 @@ class Evaluator:
         frames, width = self._config.data.num_frames, feature_width(self._config.model.backbone)
         clip_bytes = (2 * frames + 1) * width * np.dtype(np.float32).itemsize
         return max(1, self._config.eval.cache_mib * 2**20 // clip_bytes)
-
-
-def _bar(unit: str, title: str, total: int | None = None) -> tqdm:
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(desc=title, total=total, unit=f" {unit}", disable=None, leave=False)
 
 
 def load_network(
@@ -221,11 +216,23 @@ def load_network(
     """
     if config.init_from and not trained_here:
         return _load_given(config, mesh)
+    while True:
+        folder, step = _newest(workdir)
+        try:
+            with Checkpoints(folder, read_only=True) as checkpoints:
+                return _restore(config, checkpoints, step, mesh)
+        except MoloError:
+            # A training that runs beside this evaluation may have replaced it meanwhile.
+            if _newest(workdir) == (folder, step):
+                raise
+
+
+def _newest(workdir: Path) -> tuple[Path, int]:
     for folder in (workdir / BEST, workdir / LATEST):
         with Checkpoints(folder, read_only=True) as checkpoints:
             step = checkpoints.latest_step()
-            if step is not None:
-                return _restore(config, checkpoints, step, mesh)
+        if step is not None:
+            return folder, step
     raise MoloError(
         f"there is no checkpoint in {workdir / BEST} or {workdir / LATEST}; train first with"
         f" --mode=train --workdir={workdir}"

@@ -1,5 +1,6 @@
-"""Files and folders that are there as a whole or not at all."""
+"""Files and folders that are there as a whole or not at all, and errors that name the file."""
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -7,7 +8,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ _KINDS = {
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100
 # What a kernel or a file system answers that cannot swap two names.
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+_REMEDIES = {
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room within your quota, then run the same command again",
+    errno.EFBIG: "allow larger files there (ulimit -f), then run the same command again",
+    errno.EACCES: "make it writable, or choose another folder",
+    errno.EPERM: "make it writable, or choose another folder",
+    errno.EROFS: "choose another folder",
+}
 
 
 def kind_of(path: Path) -> str:
@@ -102,12 +111,37 @@ def checked_fields(kind: type, values: Any) -> dict[str, Any]:
     return values
 
 
+def failure(error: OSError) -> str:
+    """Says why the operating system refused, and what helps."""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno)
+    return f"{reason}; {remedy}" if remedy else reason
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file in the error of a write to it, where the operating system does not.
+
+    Raises:
+        MoloError: with the file, the reason and a remedy.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MoloError(f"{os.fspath(path)} cannot be written: {failure(error)}") from error
+
+
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Writes a JSON file under a temporary name first, then renames it."""
+    """Writes a JSON file under a temporary name first, then renames it.
+
+    Raises:
+        MoloError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with written(path):
+            temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

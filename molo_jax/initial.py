@@ -107,7 +107,17 @@ def _named(source: str | Path) -> Iterator[None]:
 
 
 def _from_checkpoint(path: Path) -> Weights:
-    folder, step = find_checkpoint(path)
+    while True:
+        folder, step = find_checkpoint(path)
+        try:
+            return _read_checkpoint(folder, step)
+        except MoloError:
+            # A training at work there may have replaced it meanwhile.
+            if find_checkpoint(path) == (folder, step):
+                raise
+
+
+def _read_checkpoint(folder: Path, step: int) -> Weights:
     with Checkpoints(folder, read_only=True) as checkpoints:
         source, meta = checkpoints.describe(step), checkpoints.meta(step)
         stored = meta.get("architecture")

@@ -1,22 +1,30 @@
 """The command that trains and evaluates; everything it does is in `train.py` and `evaluate.py`.
 
 python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MODE]
+
+--config.KEY=VALUE changes one value of the configuration, for example --config.train.steps=50. With
+--list_keys the command prints every key with its value and its meaning, and does nothing else.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from molo_jax import cli
+from molo_jax import cli, stopping
 from molo_jax.config import validate
-from molo_jax.errors import UsageError
+from molo_jax.config_listing import listing
 from molo_jax.pretrained import check_sources
+from molo_jax.workdir import work_folder
 
 _CONFIG = cli.define_config()
 flags.adopt_module_key_flags(cli)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints and results; default: runs/<name of the config file>."
+)
+_LIST_KEYS = flags.DEFINE_bool(
+    "list_keys", False, "Only print every key of the configuration, its value and its meaning."
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do."
@@ -27,9 +35,20 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     del argv
     config = _CONFIG.value
+    if _LIST_KEYS.value:
+        print(listing(config))
+        return
     validate(config)
     workdir = _workdir()
     check_sources(config, workdir, trains=_MODE.value != "eval")
+    with (
+        stopping.ending_at_once(),
+        work_folder(workdir, for_training=_MODE.value != "eval"),
+    ):
+        _run(config, workdir)
+
+
+def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import evaluate, report, train
 
@@ -46,12 +65,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _workdir() -> Path:
     config_name = Path(flags.FLAGS["config"].config_filename).stem
-    workdir = Path(_WORKDIR.value or f"runs/{config_name}").absolute()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--workdir={workdir} cannot be made: {error.strerror}") from error
-    return workdir
+    return Path(_WORKDIR.value or f"runs/{config_name}").absolute()
 
 
 if __name__ == "__main__":

@@ -16,11 +16,24 @@ from molo_jax import assembly
 from molo_jax.data.episodes import ClipRequest, ResolvedEpisode
 from molo_jax.data.source import ClipSource
 from molo_jax.evaluate import Evaluator, load_network
+from molo_jax.files import written
 from molo_jax.model import TERMS
 from molo_jax.training.evaluation import TokenStore
 from molo_jax.training.metrics import read_metrics
 from molo_jax.training.step import make_mesh
 
+# The terms of the loss as the legend names them.
+_TERM_TITLES = {
+    "match": "match: distance of query and support",
+    "classification": "auxiliary classifier",
+    "s2q": "support→query contrast (s2q)",
+    "q2s": "query→support contrast (q2s)",
+    "s2q_motion": "support→query contrast, motion (s2q_motion)",
+    "q2s_motion": "query→support contrast, motion (q2s_motion)",
+    "reconstruction": "reconstruction of frame differences",
+}
+# Up to so many points of a curve each is marked; a single one would be invisible without.
+_MARKED_POINTS = 20
 _RIGHT, _WRONG, _MUTED = "#1a7f37", "#c62828", "#57606a"
 # The picture stays legible up to this many classes and frames.
 _MOST_ROWS, _MOST_FRAMES = 8, 8
@@ -41,6 +54,9 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
 
     Returns:
         The path of the picture.
+
+    Raises:
+        MoloError: it cannot be written, or there is nothing to draw.
     """
     rows = example_episode(config, workdir)
     figure = draw_summary(
@@ -55,8 +71,12 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
     )
     path = workdir / "summary.png"
     temporary = workdir / ".summary.tmp.png"
-    figure.savefig(temporary, dpi=110)
-    temporary.replace(path)
+    try:
+        with written(path):
+            figure.savefig(temporary, dpi=110)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -151,7 +171,8 @@ def _draw_losses(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
     for term in ("loss", *TERMS):
         values = [line[term] for line in lines]
         width, color = (2.4, "black") if term == "loss" else (1.3, None)
-        axes.plot(steps, values, label=term, linewidth=width, color=color)
+        label = "loss: weighted sum of all terms" if term == "loss" else _TERM_TITLES[term]
+        axes.plot(steps, values, label=label, linewidth=width, color=color, **_marker(steps))
     positive = [line[term] for line in lines for term in TERMS if line[term] > 0]
     if positive and max(positive) > 30 * min(positive):
         axes.set_yscale("log")
@@ -159,13 +180,17 @@ def _draw_losses(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
     _finish(axes)
 
 
+def _marker(steps: Sequence[int]) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 3} if len(steps) <= _MARKED_POINTS else {}
+
+
 def _draw_accuracy(axes: Axes, metrics: Sequence[dict[str, Any]], chance: float) -> None:
     for kind, color, label in (("train", "#9ec1e8", "train"), ("val", "#0b5cad", "val, 95 %")):
         lines = [line for line in metrics if line["kind"] == kind]
         steps = [line["step"] for line in lines]
         values = 100 * np.array([line["accuracy"] for line in lines])
-        marker = "o" if kind == "val" else None
-        axes.plot(steps, values, color=color, label=label, marker=marker, markersize=4)
+        marker = {"marker": "o", "markersize": 4} if kind == "val" else _marker(steps)
+        axes.plot(steps, values, color=color, label=label, **marker)
         if kind == "val":
             radius = 100 * np.array([line["ci95"] for line in lines])
             axes.fill_between(steps, values - radius, values + radius, color=color, alpha=0.2)

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -34,6 +33,7 @@ from molo_jax.provenance import (
     settings_seen,
     validation_settings,
 )
+from molo_jax.stopping import StopSignals
 from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
 from molo_jax.training.evaluation import Score
 from molo_jax.training.feed import place_episodes, prefetched
@@ -120,7 +120,7 @@ class Trainer:
         self._running: tuple[int, dict[str, jax.Array]] | None = None
         self._best_accuracy = -1.0
         self.step = 0
-        self._begun = False
+        self._begun = self._validating = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Trainer":
@@ -149,14 +149,19 @@ class Trainer:
             steps,
             self._mesh.size,
         )
+        logging.info(
+            "the first step compiles the network, which takes half a minute to several minutes on a"
+            " CPU; nothing is shown until then"
+        )
         # Starts after the first step, whose compilation would hide the rate.
         self._watch: Stopwatch | None = None
         self._validate_best_again()
         with (
-            _Signals() as signals,
+            StopSignals(self._plan, without=self._lost, raises=False) as signals,
             contextlib.closing(self._batches()) as batches,
-            tqdm(total=steps, initial=self.step, unit="step", disable=None) as self._bar,
+            _bar(self.step, steps) as self._bar,
         ):
+            self._bar.set_postfix_str("the first step is compiling")
             for batch in batches:
                 self._advance(batch)
                 last = self.step == steps
@@ -393,7 +398,9 @@ class Trainer:
         """
         self._settle()
         self._watch.pause()
+        self._validating = True
         score = self._score(self._state.params, self._state.batch_stats)
+        self._validating = False
         values = {"accuracy": score.accuracy, "ci95": score.ci95}
         self._log.write(self.step, "val", values)
         self._say({f"val_{name}": value for name, value in values.items()})
@@ -421,13 +428,28 @@ class Trainer:
         }
 
     def _say(self, values: dict[str, float], *, is_step: bool = False) -> None:
-        """Shows numbers beside the progress bar, or as a log line where there is none."""
-        if self._bar.disable:
-            logging.info("step %d  %s", self.step, format_metrics(values))
-        elif is_step:
+        """Shows the numbers of a step beside the progress bar, others as a log line above it."""
+        if is_step and not self._bar.disable:
             self._bar.set_postfix_str(format_metrics(values))
         else:
-            self._bar.write(f"step {self.step}  {format_metrics(values)}")
+            logging.info("step %d  %s", self.step, format_metrics(values))
+
+    def _plan(self) -> str:
+        """Says what follows a signal to stop; called from another thread, at any moment."""
+        first = ""
+        if self._validating:
+            first = "; a validation is running, which ends first"
+        elif self._watch is None:
+            first = "; the first step is still compiling, which can take minutes"
+        return (
+            f"stopping after this step and saving{first}. A second SIGINT (Ctrl-C) stops at once,"
+            " without saving"
+        )
+
+    def _lost(self) -> str:
+        saved = self._latest.saved_step
+        kept = f"the last checkpoint is that of step {saved}" if saved else "there is no checkpoint"
+        return f"stopped by a second SIGINT without saving; {kept}"
 
     def _interrupted(self, number: int) -> Interrupted:
         error = Interrupted(
@@ -444,25 +466,9 @@ class Trainer:
             )
 
 
-class _Signals:
-    """Notes SIGINT and SIGTERM instead of dying of them; the second one has its usual effect."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._usual: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._usual[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        self.__exit__()
+def _bar(step: int, steps: int) -> tqdm:
+    """A progress bar on a terminal, as wide as that is at the moment; nothing elsewhere."""
+    return tqdm(total=steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:

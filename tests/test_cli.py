@@ -9,6 +9,7 @@ import pytest
 
 from molo_jax import cli
 from molo_jax.errors import UsageError
+from molo_jax.workdir import work_folder
 
 ROOT = Path(__file__).parents[1]
 MISSPELT = """from molo_jax.config import base_config
@@ -101,12 +102,15 @@ def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them
     assert "the video folder data/ssv2/videos does not exist" in line
     assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line
     assert "--config.data.root" in line
+    # A failed command leaves no empty folder behind.
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_lists_the_flags_and_exits_without_error(tmp_path):
     result = run("molo_jax.main", "--help", cwd=tmp_path)
     assert "--config" in result.stdout
     assert "--workdir" in result.stdout
+    assert "--list_keys lists the keys" in " ".join(result.stdout.split())
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -183,4 +187,96 @@ def test_an_unwritable_place_is_one_line_without_a_trace(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli._guard(work)
     assert stopped.value.code == 1
-    assert capsys.readouterr().err == "error: /proc/here: Permission denied\n"
+    remedy = "make it writable, or choose another folder"
+    assert capsys.readouterr().err == f"error: /proc/here: Permission denied; {remedy}\n"
+
+
+def test_a_failed_command_ends_although_a_library_left_a_thread_running(tmp_path):
+    body = """
+        import threading
+        threading.Thread(target=time.sleep, args=(10**6,)).start()
+        print("said before", end="")
+        raise MoloError("the disk is full")
+    """
+    result = subprocess.run(
+        program(tmp_path, body), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr == "error: the disk is full\n"
+    assert result.stdout == "said before"
+
+
+def test_sigterm_is_one_line_and_exit_code_143_where_there_is_nothing_to_save(tmp_path):
+    body = """
+        import os
+        from molo_jax import stopping
+        with stopping.ending_at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+    """
+    result = subprocess.run(
+        program(tmp_path, body), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 143
+    first, last = result.stderr.splitlines()
+    assert first.endswith("SIGTERM received: stopping")
+    assert last == "error: stopped by SIGTERM"
+
+
+# Files of this process cannot grow beyond 20 kB, which fails as a full disk does.
+FILL = """
+    import resource
+    from pathlib import Path
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    place = Path({place!r})
+    from molo_jax.training.{module} import {name}
+"""
+FILL_CHECKPOINT = """
+    import jax, jax.numpy as jnp
+    model = {f"layer{i}": jax.random.normal(jax.random.key(i), (100, 100)) for i in range(30)}
+    with Checkpoints(place / "checkpoints") as checkpoints:
+        checkpoints.save(3, meta={"a": 1}, model=model, optimizer=model)
+"""
+FILL_METRICS = """
+    with MetricLog(place, 0) as log:
+        for step in range(10**6):
+            log.write(step, "train", {f"term{i}": i / 7 for i in range(20)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "work", "message"),
+    [
+        ("checkpoint", "Checkpoints", FILL_CHECKPOINT, "the checkpoint {}/checkpoints/3 cannot be "
+         "saved: File too large; allow larger files there (ulimit -f), then run the same"),
+        ("metrics", "MetricLog", FILL_METRICS, "{}/tensorboard cannot be written: File too large; "
+         "allow larger files there (ulimit -f), then run the same"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_one_line_that_names_it_and_the_remedy(
+    tmp_path, module, name, work, message
+):
+    place = tmp_path / "run"
+    place.mkdir()
+    body = FILL.format(place=str(place), module=module, name=name) + work
+    result = subprocess.run(
+        program(tmp_path, body), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr == f"error: {message.format(place)} command again\n"
+    assert not list(place.glob("**/*tmp*"))
+    assert not list(place.glob("checkpoints"))
+
+
+def test_a_second_training_is_refused_before_it_looks_for_its_data(tmp_path):
+    arguments = SYNTHETIC, f"--workdir={tmp_path}/run", "--config.data.prepared=nowhere"
+    with work_folder(tmp_path / "run", for_training=True):
+        line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert f"a training is at work in {tmp_path}/run (process {os.getpid()}); wait" in line
+
+
+def test_the_keys_of_a_configuration_are_listed_with_value_and_meaning(tmp_path):
+    result = run("molo_jax.main", SYNTHETIC, "--config.seed=7", "--list_keys", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "--config.seed=7\n    Every random choice is a function of this" in result.stdout
+    assert list(tmp_path.iterdir()) == []

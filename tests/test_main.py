@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,25 @@ def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
+    whole, motion_data, tmp_path, monkeypatch
+):
+    """A training that runs beside the evaluation finds a better network at that moment."""
+    best, place = _best(whole[0]), tmp_path / "best"
+    shutil.copytree(whole[0] / "best", place)
+    read = evaluate._restore
+
+    def replaced_meanwhile(config, checkpoints, step, mesh):
+        if step == best:
+            (place / str(best)).rename(place / str(best + 1))
+        return read(config, checkpoints, step, mesh)
+
+    monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
+    network = _weights(motion_data, tmp_path)
+    assert network.step == best + 1
+    assert network.checkpoint == f"{place}/{best + 1}"
+
+
 def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
     whole, motion_data, tmp_path, capsys, caplog
 ):
@@ -228,6 +248,7 @@ def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
         used = lambda config, *rest, name=name: seen.append((name, config.init_from, *rest[1:]))  # noqa: E731
         monkeypatch.setattr(module, name, used)
     monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
+    monkeypatch.setattr(main, "_LIST_KEYS", SimpleNamespace(value=False))
     monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
     monkeypatch.setattr(main, "check_sources", lambda *_, **__: None)
     for mode in ("eval", "train_and_eval"):

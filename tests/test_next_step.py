@@ -7,8 +7,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from molo_jax import prepare  # noqa: F401  (defines the flags)
-from molo_jax.pretrained import imagenet_place
 from molo_jax.next_step import next_step
+from molo_jax.pretrained import imagenet_place
 
 ROOT = Path(__file__).parents[1]
 ALL = ("train", "val", "test")

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from molo_jax import assembly, report
 from molo_jax.config import base_config
+from molo_jax.errors import MoloError
 from molo_jax.model import TERMS
 
 
@@ -37,9 +39,62 @@ def curves(axes):
 
 def test_the_loss_and_every_term_are_drawn_over_the_steps(figure):
     drawn = curves(figure.axes[0])
-    assert set(drawn) == {"loss", *TERMS}
-    np.testing.assert_allclose(drawn["loss"], [[10, 20, 30], [5, 2.5, 50 / 30]])
-    np.testing.assert_allclose(drawn["s2q"], [[10, 20, 30], [3, 3, 3]])
+    assert len(drawn) == 1 + len(TERMS)
+    np.testing.assert_allclose(
+        drawn["loss: weighted sum of all terms"], [[10, 20, 30], [5, 2.5, 50 / 30]]
+    )
+    np.testing.assert_allclose(drawn["support→query contrast (s2q)"], [[10, 20, 30], [3, 3, 3]])
+
+
+def test_the_legend_writes_every_term_of_the_loss_out(figure):
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == [
+        "loss: weighted sum of all terms",
+        "match: distance of query and support",
+        "auxiliary classifier",
+        "support→query contrast (s2q)",
+        "query→support contrast (q2s)",
+        "support→query contrast, motion (s2q_motion)",
+        "query→support contrast, motion (q2s_motion)",
+        "reconstruction of frame differences",
+    ]
+    assert set(report._TERM_TITLES) == set(TERMS)
+
+
+def drawn_pixels(count):
+    """Draws a training of so many lines; returns how many pixels differ from white in its panel."""
+    lines = [metrics()[0] | {"step": 10 * (place + 1)} for place in range(count)]
+    figure = report.Figure(figsize=(8, 6))
+    axes = figure.subplots()
+    report._draw_losses(axes, lines)
+    axes.get_legend().remove()
+    for artist in (axes.title, axes.xaxis, axes.yaxis, axes.patch, *axes.spines.values()):
+        artist.set_visible(False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return int((np.asarray(canvas.buffer_rgba())[..., :3] < 200).any(axis=-1).sum())
+
+
+def test_the_only_point_of_a_short_training_can_be_seen():
+    assert drawn_pixels(1) > 100
+
+
+def test_points_are_marked_up_to_twenty_of_them():
+    assert report._marker(range(20))["marker"] == "o"
+    assert report._marker(range(21)) == {}
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(monkeypatch, tmp_path):
+    def full(self, path, **_):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "example_episode", lambda *_: [row("up", "up")])
+    monkeypatch.setattr(report.Figure, "savefig", full)
+    message = f"{tmp_path}/summary.png cannot be written: No space left on device; make room"
+    with pytest.raises(MoloError, match=message):
+        report.write_summary(base_config(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_validation_accuracy_and_chance_are_drawn_in_percent(figure):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -239,6 +240,7 @@ def test_a_signal_saves_the_current_step_and_ends_in_one_message(
         os.kill(os.getpid(), number)
         return state, metrics
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
     stand_in.at_step = {3: kill}
     with pytest.raises(train.Interrupted, match="after step 3, which is saved") as stopped:
@@ -250,6 +252,63 @@ def test_a_signal_saves_the_current_step_and_ends_in_one_message(
     train.train(config, tmp_path)
     assert [episodes[0] // 2 for episodes in stand_in.episodes] == [0, 1, 2, 3, 4, 5, 6]
     assert [line["match"] for line in lines(tmp_path)] == [2, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("step", "what"),
+    [
+        (1, "saving; the first step is still compiling, which can take minutes. A second"),
+        (2, "saving. A second SIGINT (Ctrl-C) stops at once, without saving"),
+    ],
+)
+def test_a_signal_is_acknowledged_with_what_happens_until_the_training_has_stopped(
+    stand_in, config, tmp_path, caplog, step, what
+):
+    def kill(state, metrics):
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Until the other thread has said so; it needs no answer of this one.
+        for _ in range(1000):
+            if "SIGTERM" not in caplog.text:
+                time.sleep(0.01)
+        return state, metrics
+
+    caplog.set_level("INFO", logger="absl")
+    stand_in.at_step = {step: kill}
+    with pytest.raises(train.Interrupted):
+        train.train(config, tmp_path)
+    assert f"SIGTERM received: stopping after this step and {what}" in caplog.text
+    assert "the first step compiles the network" in caplog.text
+
+
+def test_a_second_interrupt_names_the_checkpoint_that_there_is(stand_in, config, tmp_path):
+    with train.Trainer(config, tmp_path) as trainer:
+        assert trainer._lost().endswith("without saving; there is no checkpoint")
+        trainer.run()
+        assert trainer._lost().endswith("the last checkpoint is that of step 7")
+        trainer._validating = True
+        assert "; a validation is running, which ends first. A second" in trainer._plan()
+
+
+def test_a_training_that_fails_before_its_first_line_leaves_nothing(stand_in, config, tmp_path):
+    stand_in.at_step = {1: crash}
+    with pytest.raises(RuntimeError, match="power cut"):
+        train.train(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused_when_training_goes_on(
+    stand_in, config, tmp_path
+):
+    train.train(config, tmp_path)
+    with train.Trainer(config, tmp_path) as trainer:
+        items = train._items(trainer._state)
+    items["model"]["params"] = jax.tree.map(lambda x: x * jnp.inf, items["model"]["params"])
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(8, meta=checkpoints.meta(7), **items)
+    config.train.steps = 9
+    message = r"checkpoints/8 is of no use: its model .* not finite .*outc/kernel"
+    with pytest.raises(MoloError, match=message):
+        train.train(config, tmp_path)
 
 
 def test_validation_keeps_the_best_weights_not_the_last(stand_in, config, tmp_path):

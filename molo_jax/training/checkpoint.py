@@ -5,20 +5,27 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 `meta` (JSON). Trees are stored as nested plain dictionaries named by their paths.
 """
 
+import contextlib
 import dataclasses
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.errors import MoloError
-from molo_jax.files import write_json
+from molo_jax.files import failure, write_json
 from molo_jax.model import MoLoConfig
 
+# How tensorstore quotes the operating system.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _ITEMS = ("model", "optimizer")
 # The fields of MoLoConfig that decide which parameters exist and their shapes.
 _ARCHITECTURE = ("backbone", "num_classes")
@@ -39,7 +46,9 @@ class Checkpoints:
             read_only: neither creates the folder nor removes anything.
         """
         self.folder = folder.absolute()
-        self._manager = None
+        # The newest complete checkpoint; for a reader in another thread than the one that saves.
+        self.saved_step: int | None = None
+        self._manager, self._read_only = None, read_only
         if read_only and not self.folder.is_dir():
             return
         options = ocp.CheckpointManagerOptions(
@@ -50,19 +59,31 @@ class Checkpoints:
         handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self.saved_step = self._manager.latest_step()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error orbax may raise it once more, in other words.
+        with contextlib.suppress(*([Exception] if kind else [])):
+            self.close()
 
     def close(self) -> None:
-        """Waits until everything is on disk. Leaving without it would lose the last checkpoint."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+        """Waits until everything is on disk. Leaving without it would lose the last checkpoint.
+
+        A folder that is empty is removed.
+        """
+        if self._manager is None:
+            return
+        manager, self._manager = self._manager, None
+        try:
+            manager.wait_until_finished()
+            manager.close()
+        finally:
+            if not self._read_only:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint."""
@@ -96,15 +117,20 @@ class Checkpoints:
             self._manager.wait_until_finished()
         # orbax and tensorstore raise a dozen types for a folder that cannot be written.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            self._remove_unfinished(step)
             raise MoloError(
-                f"the checkpoint {self.describe(step)} cannot be saved: {reason}"
+                f"the checkpoint {self.describe(step)} cannot be saved: {_reason(error)}"
             ) from error
         if not saved:
             raise MoloError(
                 f"the checkpoint {self.describe(step)} was not saved: {self.folder} holds a later"
                 " one; remove it or use another --workdir"
             )
+        self.saved_step = step
+
+    def _remove_unfinished(self, step: int) -> None:
+        for folder in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def delete(self, step: int) -> None:
         """Removes the checkpoint of `step`."""
@@ -155,8 +181,8 @@ class Checkpoints:
             Trees like the targets, with the stored values.
 
         Raises:
-            MoloError: when tensors are missing, left over or of another shape, or the files cannot
-                be read.
+            MoloError: when tensors are missing, left over, of another shape or not finite, or the
+                files cannot be read.
         """
         if "optimizer" in targets and not (self.folder / str(step) / "optimizer").is_dir():
             raise MoloError(
@@ -171,6 +197,8 @@ class Checkpoints:
         restored = self._read(
             step, lambda: self._manager.restore(step, args=ocp.args.Composite(**arguments))
         )
+        for item, tree in restored.items():
+            self._check_finite(step, item, tree)
         return {item: from_plain(targets[item], restored[item]) for item in targets}
 
     def describe(self, step: int) -> str:
@@ -193,6 +221,17 @@ class Checkpoints:
         """Reads names and shapes of the stored tensors, without the tensors."""
         return self._manager.item_metadata(step)[item].tree
 
+    def _check_finite(self, step: int, item: str, tree: Any) -> None:
+        leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
+        broken = ["/".join(_names(path)) for path, leaf in leaves if not _is_finite(leaf)]
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} is of no use: its {item} holds values that"
+                f" are not finite (NaN or infinity), in {broken[0]}{more}; remove this folder to go"
+                " on from an earlier one or from the start"
+            )
+
     def _check_shapes(self, step: int, expected: Any, stored: Any) -> None:
         wanted, found = _shapes(expected), _shapes(stored)
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
@@ -208,6 +247,20 @@ class Checkpoints:
                 f"the checkpoint {self.describe(step)} does not fit this network:"
                 f" {'; '.join(problems[:3])}{more}"
             )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what the operating system said, which tensorstore wraps in many lines, or line 1."""
+    found = _OS_ERROR.search(str(error))
+    if found:
+        return failure(OSError(int(found[1]), os.strerror(int(found[1]))))
+    if isinstance(error, OSError):
+        return failure(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _is_finite(leaf: Any) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(leaf).all())
 
 
 def architecture(config: MoLoConfig) -> dict[str, Any]:

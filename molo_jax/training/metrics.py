@@ -1,17 +1,20 @@
 """Where numbers go while a training runs: `metrics.jsonl`, TensorBoard, and the log."""
 
+import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from molo_jax.errors import MoloError
-from molo_jax.files import parse_json
+from molo_jax.files import parse_json, written
 
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
@@ -21,7 +24,8 @@ _CONSEQUENCES = ("loss", "grad_norm")
 class MetricLog:
     """Appends lines `{"step": …, "kind": "train" | "val", …}` to `<workdir>/metrics.jsonl`.
 
-    The same numbers go to TensorBoard (`<workdir>/tensorboard`) as `<kind>/<name>`.
+    The same numbers go to TensorBoard (`<workdir>/tensorboard`) as `<kind>/<name>`. The files are
+    made by the first line, so that a training that fails before it leaves none.
     """
 
     def __init__(self, workdir: Path, first_step: int):
@@ -30,30 +34,76 @@ class MetricLog:
         Args:
             workdir: an existing folder.
             first_step: finished steps of the checkpoint that training goes on from, or 0.
+
+        Raises:
+            MoloError: the file cannot be written.
         """
-        path = workdir / METRICS_FILE
-        _rewrite(path, [line for line in read_metrics(workdir) if line["step"] <= first_step])
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._path, self._first_step = workdir / METRICS_FILE, first_step
+        self._file: IO[str] | None = None
+        self._board: _Board | None = None
+        if self._path.exists():
+            kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
+            _rewrite(self._path, kept)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Writes one line and hands it to the operating system."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
-        self._board.flush()
+        """Writes one line and hands it to the operating system.
+
+        Raises:
+            MoloError: naming the file that cannot be written.
+        """
+        with written(self._path):
+            self._file = self._file or self._path.open("a", encoding="utf-8")
+            self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._file.flush()
+        folder = self._path.parent / "tensorboard"
+        with written(folder):
+            self._board = self._board or _Board(folder, self._first_step + 1)
+            self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
-        self._board.close()
+        """Closes the files. Every line has been handed on, so nothing is lost if that fails."""
+        for file in (self._file, self._board):
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
 
     def __enter__(self) -> "MetricLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Board:
+    """An event file of TensorBoard.
+
+    tensorboardX's `SummaryWriter` writes in a thread: where the disk is full, that thread ends
+    without an error that could be caught, and the process waits for it forever.
+
+    Args:
+        folder: where the file will be.
+        first_step: TensorBoard forgets what other files of the folder say of this and later steps.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self._writer.flush()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values by their names, and hands them to the operating system."""
+        for name, value in values.items():
+            self._add(Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -73,8 +123,13 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    try:
+        with written(path):
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

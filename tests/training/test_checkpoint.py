@@ -171,6 +171,42 @@ def test_a_damaged_checkpoint_is_one_error_that_names_its_folder(tmp_path, damag
         checkpoints.restore(2, {"model": model_tree()}, HERE)
 
 
+@pytest.mark.parametrize("value", [jnp.inf, jnp.nan])
+def test_values_that_are_not_finite_are_named_with_their_checkpoint(tmp_path, value):
+    save(tmp_path, 7, scale=value)
+    message = f"{tmp_path}/7 is of no use: its model holds .* not finite .*in batch_stats/bn/mean"
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(MoloError, match=message),
+    ):
+        checkpoints.restore(7, {"model": model_tree()}, HERE)
+
+
+def test_a_folder_without_a_checkpoint_is_removed_and_one_with_it_stays(tmp_path):
+    with Checkpoints(tmp_path / "none"):
+        assert (tmp_path / "none").is_dir()
+    assert not (tmp_path / "none").exists()
+    save(tmp_path / "some", 7)
+    assert (tmp_path / "some/7").is_dir()
+
+
+def test_the_reason_of_a_failed_save_is_that_of_the_operating_system(tmp_path, monkeypatch):
+    quoted = "RESOURCE_EXHAUSTED: Error writing \"x\": Failed to write [os_error_code='28']\nmore"
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        unfinished = tmp_path / "c/7.orbax-checkpoint-tmp"
+
+        def fail(*_, **__):
+            unfinished.mkdir()
+            raise ValueError(quoted)
+
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        message = "c/7 cannot be saved: No space left on device; make room, then run the same"
+        with pytest.raises(MoloError, match=message):
+            checkpoints.save(7, meta={}, model=model_tree())
+        assert not unfinished.exists()
+        assert checkpoints.saved_step is None
+
+
 def test_a_damaged_meta_is_one_error(tmp_path):
     save(tmp_path, 2)
     (tmp_path / "2/meta/metadata").write_text("{")

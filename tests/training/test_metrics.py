@@ -3,6 +3,7 @@ import math
 import struct
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
 from molo_jax.errors import MoloError
@@ -59,6 +60,42 @@ def test_tensorboard_gets_the_same_numbers_under_kind_and_name(tmp_path):
         for value in event.summary.value
     ]
     assert found == [(2, "val/loss", 1.0), (4, "val/loss", 2.0)]
+
+
+def test_nothing_is_written_before_the_first_line(tmp_path):
+    with MetricLog(tmp_path, 0):
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "method", "file"),
+    [
+        (EventsWriter, "write_event", "tensorboard"),
+        (EventsWriter, "flush", "tensorboard"),
+        (metrics.json, "dumps", "metrics.jsonl"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch, place, method, file):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def write_until_full():
+        with MetricLog(tmp_path, 0) as log:
+            log.write(1, "train", {"loss": 1.0})
+            monkeypatch.setattr(place, method, full)
+            log.write(2, "train", {"loss": 1.0})
+
+    message = f"{tmp_path}/{file} cannot be written: No space left on device; make room, then run"
+    with pytest.raises(MoloError, match=message):
+        write_until_full()
+
+
+def test_a_resumed_run_tells_tensorboard_from_which_step_it_writes_anew(tmp_path):
+    write(tmp_path, 5, [6])
+    version, start, value = events(tmp_path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (6, start.session_log.START)
+    assert (value.step, value.summary.value[0].tag) == (6, "train/loss")
 
 
 def test_mean_metrics_averages_each_name_over_the_steps():

@@ -1,0 +1,104 @@
+"""What a command shows while it works: log lines beside progress bars, and its last line."""
+
+import logging as std_logging
+import os
+import sys
+import time
+from types import TracebackType
+from typing import NoReturn
+
+from absl import logging
+from tqdm import tqdm
+
+# Seconds between two lines of progress where no terminal shows a bar.
+LOG_SECONDS = 60
+
+
+class BesideBars:
+    """The stream that log lines go to: stderr, with the progress bars out of the way."""
+
+    def write(self, text: str) -> int:
+        """Clears the bars, writes the text, and draws the bars again below it."""
+        with tqdm.external_write_mode(file=sys.stderr):
+            return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Hands the text to the operating system."""
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Leaves stderr open; the end of logging asks for it."""
+
+
+def show_error(message: str) -> None:
+    """Writes the one line that a failed command ends with."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends the process now.
+
+    Threads of libraries would keep a failed process alive, or write behind its last line.
+    """
+    std_logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            # The reader of a pipe is gone, the disk is full, or the stream is closed.
+            continue
+    os._exit(code)
+
+
+class Progress:
+    """How far a piece of work is: a bar on a terminal, elsewhere a log line each minute.
+
+    Args:
+        title: what is done.
+        unit: what is counted, in the plural.
+        total: how many there are, where that is known yet.
+    """
+
+    def __init__(self, title: str, unit: str, total: int | None = None):
+        self._title, self._unit = title, unit
+        self._bar = tqdm(
+            desc=title, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+        )
+        self.reset(total)
+
+    def reset(self, total: int | None) -> None:
+        """Begins anew, with another total."""
+        self._total, self._done = total, 0
+        self._began = self._said = time.monotonic()
+        self._bar.reset(total=total)
+
+    def update(self, count: int) -> None:
+        """Counts what was finished since the last call."""
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said >= LOG_SECONDS:
+            self._said = now
+            logging.info("%s", self._line(now - self._began))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds
+        if not self._total or not rate:
+            return f"{self._title}: {self._done:,} {self._unit}"
+        left = (self._total - self._done) / rate / 60
+        return (
+            f"{self._title}: {self._done:,} of {self._total:,} {self._unit},"
+            f" {rate:.3g} a second, {left:.0f} min left"
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()

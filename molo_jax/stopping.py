@@ -1,0 +1,102 @@
+"""How a command answers SIGINT (Ctrl-C) and SIGTERM: at once, whatever the main thread does.
+
+Python runs a signal's handler in the main thread, between two steps of the interpreter; while XLA
+compiles, that is minutes later. The number of a signal is therefore also written to a socket
+(`signal.set_wakeup_fd`), and a thread that waits there answers.
+"""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from absl import logging
+
+from molo_jax.console import end_process, show_error
+
+_ANSWERED = (signal.SIGINT, signal.SIGTERM)
+# Some launchers pass on the Ctrl-C that the terminal has sent to this process already. Within so
+# many seconds a second SIGINT is taken for the same one.
+SAME_SIGINT = 1.0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class StopSignals:
+    """Answers SIGINT and SIGTERM while its `with` block runs.
+
+    The first signal is answered by a line at once, and is noted in `received` or raised in the
+    main thread. A second SIGINT ends the process without waiting for anything; further SIGTERMs
+    change nothing. A signal that was ignored before stays ignored, as `nohup` and the background
+    jobs of scripts want it.
+
+    Args:
+        plan: returns what will happen, for the line behind "SIGTERM received: ".
+        without: the error line of the second SIGINT, which says what is lost.
+        raises: whether the first signal raises `Stopped` instead of being noted.
+    """
+
+    def __init__(self, plan: Callable[[], str], *, without: Callable[[], str], raises: bool):
+        self.received = 0
+        self._plan, self._without, self._raises = plan, without, raises
+        self._usual: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._usual_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._watcher.start()
+        for number in _ANSWERED:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._usual[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._usual_fd)
+        self._writer.close()
+        self._watcher.join()
+        self._reader.close()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        """Runs in the main thread, as soon as that comes to it."""
+        if self.received:
+            return
+        self.received = number
+        if self._raises:
+            raise Stopped(number)
+
+    def _watch(self) -> None:
+        """Runs in a thread of its own, at once."""
+        first = None
+        while numbers := self._reader.recv(16):
+            for number in numbers:
+                if number not in self._usual:
+                    continue
+                if first is None:
+                    first = time.monotonic()
+                    self._answer(number)
+                elif number == signal.SIGINT and time.monotonic() - first >= SAME_SIGINT:
+                    show_error(self._without())
+                    end_process(128 + number)
+
+    def _answer(self, number: int) -> None:
+        logging.info("%s received: %s", signal.Signals(number).name, self._plan())
+
+
+def ending_at_once() -> StopSignals:
+    """The answer of work that has nothing to save: the first signal raises `Stopped`."""
+    return StopSignals(
+        lambda: "stopping", without=lambda: "stopped by a second SIGINT", raises=True
+    )

@@ -1,0 +1,111 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from molo_jax import stopping
+from molo_jax.stopping import Stopped, StopSignals
+
+
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Interrupts as in the foreground; a job in the background starts with them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def noting():
+    return StopSignals(lambda: "the plan", without=lambda: "the loss", raises=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_answered_by_one_line_with_the_plan(number, caplog):
+    caplog.set_level("INFO", logger="absl")
+    before = signal.getsignal(number)
+    with noting() as signals:
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == number
+    assert caplog.messages == [f"{signal.Signals(number).name} received: the plan"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_within_a_second_counts_as_the_first(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr(stopping, "SAME_SIGINT", 1e9)
+    with noting() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received == signal.SIGINT
+    assert caplog.messages == ["SIGINT received: the plan"]
+
+
+def test_an_interrupt_that_was_ignored_stays_ignored_and_sigterm_works(caplog):
+    caplog.set_level("INFO", logger="absl")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with noting() as signals:
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert caplog.messages == ["SIGTERM received: the plan"]
+
+
+def test_work_that_has_nothing_to_save_ends_by_an_exception_with_the_exit_code():
+    with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, stopping.ending_at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+
+
+def test_signals_go_to_the_inner_block_and_then_to_the_outer_again():
+    with stopping.ending_at_once() as outer:
+        with noting() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert (inner.received, outer.received) == (signal.SIGTERM, 0)
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# The main thread is inside one call of C that lasts for hours, as a compilation does.
+BUSY = """
+    import hashlib, signal
+    from molo_jax import cli, stopping
+
+    def main(argv):
+        signals = stopping.StopSignals(
+            lambda: "the plan", without=lambda: "without saving", raises=False
+        )
+        with signals:
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha512", b"password", b"salt", 2**31 - 1)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stopping.SAME_SIGINT = 0
+    cli.run(main)
+"""
+
+
+def test_signals_are_answered_while_the_main_thread_is_inside_a_library():
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(BUSY)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        assert child.stderr.readline().endswith("SIGTERM received: the plan\n")
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert errors == "error: without saving\n"
+    assert child.returncode == 130
