@@ -175,8 +175,7 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
     made = ("classes", "videos_per_class", "seconds_scale", "seed")
     make_clips(folder, kind, **{name: options[name] for name in made})
     split = read_split(folder / "splits" / "train_few_shot.txt", "train")
-    keep = "window" if what.sampling == "window" else "all"
-    settings = Settings(what.dataset, quality=options["quality"], keep=keep)
+    settings = Settings.of(what.dataset, quality=options["quality"], num_frames=_FRAMES)
     out = folder / f"prepared_quality{options['quality']}"
     known = prepared_folder(out, what.dataset).exists()
     seconds = _prepare(split, settings, folder / "videos", out, options)

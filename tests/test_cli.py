@@ -91,7 +91,11 @@ def test_convert_says_which_arguments_it_wants(arguments, message, tmp_path):
 
 
 def test_absent_data_is_one_line_that_says_where_they_belong_and_how_to_get_them(tmp_path):
-    arguments = f"--config={ROOT}/configs/ssv2_5shot.py", "--workdir=w"
+    arguments = (
+        *(f"--config={ROOT}/configs/ssv2_5shot.py", "--workdir=w"),
+        # Otherwise the weights are looked for first.
+        "--config.model.pretrained=",
+    )
     line = error_of("molo_jax.main", *arguments, cwd=tmp_path, code=1)
     assert "there are no prepared videos of ssv2 in data/prepared" in line
     assert "https://www.qualcomm.com/developer/software/something-something-v-2-dataset" in line

@@ -20,8 +20,9 @@ from molo_jax.errors import MoloError
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 SIZES = {"way": 2, "shot": 1, "query": 1, "classes": 2, "videos_per_class": 2, "workers": 2}
+KINDS = ["ssv2", "kinetics", "ucf101"]
+# All kinds, as by default.
 TINY = [f"--{name}={value}" for name, value in SIZES.items()] + [
-    "--kinds=ucf101",
     "--seconds_scale=0.1",
     "--episodes=2",
     "--rounds=2",
@@ -60,11 +61,14 @@ def printed_rates(printed):
     return {letter: list(map(float, numbers)) for letter, *numbers in rows}
 
 
-def test_the_table_follows_from_the_recorded_rounds(measured):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_follows_from_the_recorded_rounds(measured, kind):
     printed, numbers, _ = measured
-    rates = numbers["kinds"]["ucf101"]["clips_per_second"]
+    assert list(numbers["kinds"]) == KINDS
+    rates = numbers["kinds"][kind]["clips_per_second"]
     official = rates["official"]
-    table = printed_rates(printed)
+    # One table for each kind, and the summary behind the last one.
+    table = printed_rates(printed.split("gray levels: (b)")[1 + KINDS.index(kind)])
     assert list(table) == ["a", "b", "c", "d", "e"]
     for (clips, episodes, ratio, low, high), name in zip(table.values(), rates, strict=True):
         assert len(rates[name]) == 2
@@ -77,11 +81,12 @@ def test_the_table_follows_from_the_recorded_rounds(measured):
         assert (low, high) == pytest.approx((min(pairs), max(pairs)), abs=0.006)
 
 
-def test_the_summary_holds_the_ratios_of_the_medians(measured):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_summary_holds_the_ratios_of_the_medians(measured, kind):
     printed, numbers, _ = measured
     medians = {
         name: statistics.median(rates)
-        for name, rates in numbers["kinds"]["ucf101"]["clips_per_second"].items()
+        for name, rates in numbers["kinds"][kind]["clips_per_second"].items()
     }
     expected = [
         medians["direct"] / medians["official"],
@@ -89,28 +94,33 @@ def test_the_summary_holds_the_ratios_of_the_medians(measured):
         medians["raw"] / medians["prepared"],
         medians["prepared"] / medians["jpeg"],
     ]
-    row = re.search(r"^ucf101 +(\S+) +(\S+) +(\S+) +(\S+)$", printed, re.M)
+    row = re.search(rf"^{kind} +(\S+) +(\S+) +(\S+) +(\S+)$", printed, re.M)
     assert list(map(float, row.groups())) == pytest.approx(expected, abs=0.006)
 
 
-def test_all_paths_deliver_the_same_frames_before_they_are_timed(measured):
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_paths_deliver_the_same_frames_before_they_are_timed(measured, kind):
     _, numbers, _ = measured
-    difference = numbers["kinds"]["ucf101"]["difference"]
+    difference = numbers["kinds"][kind]["difference"]
     # Rounding to whole gray levels alone, and JPEG.
     assert 0.2 < difference["direct"] < 0.3
     assert difference["direct"] < difference["prepared"] < 3
 
 
-def test_memory_and_disk_are_those_of_each_path(measured):
+# Frames as JPEG: all of them, or of 30 those that a window of a whole tenth of a video can show.
+@pytest.mark.parametrize(
+    ("name", "extension", "frames"),
+    [("ssv2", "webm", 8), ("kinetics", "mp4", 8), ("ucf101", "avi", 18)],
+)
+def test_memory_and_disk_are_those_of_each_path(measured, name, extension, frames):
     _, numbers, folder = measured
-    kind = numbers["kinds"]["ucf101"]
+    kind = numbers["kinds"][name]
     # More than an interpreter with its libraries.
     assert set(kind["peak_memory"]) == {"official", "direct", "prepared"}
     assert all(memory > 100 * 2**20 for memory in kind["peak_memory"].values())
-    frames = 18
     assert kind["raw_bytes"] == frames * 256 * 256 * 3
     assert 5_000 < kind["jpeg_bytes"] / frames < 60_000
-    files = list((folder / "ucf101" / "videos").rglob("*.avi"))
+    files = list((folder / name / "videos").rglob(f"*.{extension}"))
     assert len(files) == kind["videos"] == 4
     assert kind["file_bytes"] == sum(file.stat().st_size for file in files) / 4
     assert not list(folder.rglob(".raw*"))

@@ -27,7 +27,7 @@ from molo_jax.data.facts import (
     scan,
     time_limit,
 )
-from molo_jax.data.frames import ChooseFrames
+from molo_jax.data.frames import ChooseFrames, FrameRateError
 from molo_jax.data.images import resize_frames
 from molo_jax.errors import MoloError
 
@@ -105,7 +105,7 @@ def decode_clip(
 
     Args:
         path: the video file.
-        choose: gives the frame numbers for a length and frame rate; its ValueError means that
+        choose: gives the frame numbers for a length and frame rate; its FrameRateError means that
             the video does not allow a choice.
         resize: side of the square in pixels.
         facts: what an earlier call returned for this file.
@@ -175,7 +175,8 @@ def read_whole(
 def _choose(path: str, choose: ChooseFrames, facts: VideoFacts) -> np.ndarray:
     try:
         return choose(facts.length, facts.fps)
-    except ValueError as error:
+    # Any other error of the choice is a mistake of the program, and no fault of the video.
+    except FrameRateError as error:
         raise BadVideoError(path, str(error)) from None
 
 

@@ -15,6 +15,10 @@ WINDOW_FPS = 12
 ChooseFrames = Callable[[int, float], np.ndarray]
 
 
+class FrameRateError(ValueError):
+    """A video has no frame rate, so it has no window in seconds: the video is at fault."""
+
+
 def segment_frames(length: int, draws: np.ndarray) -> np.ndarray:
     """One random frame from each of T equal segments (SSv2, UCF101, HMDB51, synthetic).
 
@@ -62,7 +66,7 @@ def window_frames(
         (t,) int64 frame numbers.
 
     Raises:
-        ValueError: the frame rate is not a positive number, so the window has no length.
+        FrameRateError: the frame rate is not a positive number, so the window has no length.
     """
     clip = _window_length(length, fps, num_frames, rate)
     begin = max(length - clip + 1, 0) * (0.5 if start is None else start)
@@ -80,7 +84,7 @@ def window_reach(length: int, fps: float, num_frames: int) -> np.ndarray:
         (n,) int64 frame numbers, ascending.
 
     Raises:
-        ValueError: the frame rate is not a positive number.
+        FrameRateError: the frame rate is not a positive number.
     """
     clip = _window_length(length, fps, num_frames, WINDOW_RATE)
     room, first = max(length - clip + 1, 0), np.linspace(0, clip - WINDOW_RATE, num_frames)
@@ -91,7 +95,7 @@ def window_reach(length: int, fps: float, num_frames: int) -> np.ndarray:
 
 def _window_length(length: int, fps: float, num_frames: int, rate: int) -> float:
     if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"the frame rate is {fps}, so a window in seconds has no length")
+        raise FrameRateError(f"the frame rate is {fps}, so a window in seconds has no length")
     clip = num_frames * rate * fps / WINDOW_FPS
     return length // num_frames * num_frames if clip > length else clip
 

@@ -12,7 +12,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
 from molo_jax.data.containers import BadVideoError
-from molo_jax.data.frames import ChooseFrames
+from molo_jax.data.frames import ChooseFrames, FrameRateError
 from molo_jax.data.images import decode_jpegs
 from molo_jax.data.records import (
     SETTINGS_FILE,
@@ -177,7 +177,7 @@ class PreparedDataset(ClipSource):
         (length,), rate = record["length"].int64_list.value, record["rate"].int64_list.value
         try:
             chosen = choose(length, rate[0] / rate[1])
-        except ValueError as error:
+        except FrameRateError as error:
             raise BadVideoError(self.path(*video), str(error)) from None
         stored = np.array(record["frame_numbers"].int64_list.value)
         places = self._places_of(chosen, stored, name, length)

@@ -39,6 +39,9 @@ class Settings:
         keep: "all" frames, or those that a "window" of `num_frames` can show (Kinetics-100).
         num_frames: frames of a clip with "window", otherwise 0.
         max_frames: at most so many frames of a video, evenly spaced; 0 for no limit.
+
+    Raises:
+        ValueError: `num_frames` does not go with `keep`.
     """
 
     dataset: str
@@ -48,6 +51,13 @@ class Settings:
     keep: str = "all"
     num_frames: int = 0
     max_frames: int = 0
+
+    def __post_init__(self):
+        if self.keep == "window" and self.num_frames < 1:
+            raise ValueError(
+                f'num_frames is {self.num_frames}; keep="window" needs the number of frames of a'
+                ' clip, or use keep="all"'
+            )
 
     @classmethod
     def of(cls, dataset: str, **changes: Any) -> "Settings":
@@ -62,7 +72,7 @@ class Settings:
         """Returns the (n,) int64 numbers of the frames of a video that are stored, ascending.
 
         Raises:
-            ValueError: the video has no frame rate, which a window needs.
+            FrameRateError: the video has no frame rate, which a window needs.
         """
         window = self.keep == "window"
         kept = window_reach(length, fps, self.num_frames) if window else np.arange(length)

@@ -18,7 +18,7 @@ from molo_jax.data.decode import (
     scan,
 )
 from molo_jax.data.encode import encode_or_reason
-from molo_jax.data.frames import frame_chooser
+from molo_jax.data.frames import FrameRateError, frame_chooser
 from molo_jax.data.preparation import probe_or_reason
 from molo_jax.data.records import Settings
 
@@ -394,10 +394,21 @@ def test_a_refused_choice_makes_the_video_bad(write_video, tmp_path):
     path = write_video(tmp_path / "a.mp4")
 
     def refuse(length, fps):
-        raise ValueError("the frame rate is nan")
+        raise FrameRateError("the frame rate is nan")
 
     with pytest.raises(BadVideoError, match=r"a\.mp4: the frame rate is nan"):
         decode_clip(str(path), refuse, 32)
+
+
+def test_a_mistake_of_the_program_in_the_choice_is_no_fault_of_the_video(write_video, tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+
+    def mistake(length, fps):
+        return np.concatenate([])
+
+    with pytest.raises(ValueError, match="need at least one array") as raised:
+        decode_clip(str(path), mistake, 32)
+    assert not isinstance(raised.value, BadVideoError)
 
 
 # Resources

@@ -1,0 +1,84 @@
+"""What all tests have in common: the memory that they need, and signals that reach them."""
+
+import contextlib
+import ctypes
+import gc
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+# Memory that a process of the tests may need at most: two of them beside others on a small machine.
+MOST_BYTES = 3 * 10**9
+# Worker (or an empty string) -> its peak memory after each file, in bytes.
+_PEAKS: dict[str, dict[str, int]] = {}
+
+
+def peak_bytes() -> int:
+    """Returns the most resident memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def give_back_memory() -> None:
+    """Forgets the compiled programs, and returns free memory to the system.
+
+    JAX keeps every program that it ever compiled, and what was traced for it, as long as the
+    process lives; those of one file of tests are of no use to the next. The C library keeps freed
+    memory for itself, in pieces that large arrays do not fit into.
+    """
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_of_a_file(request) -> Iterator[None]:
+    yield
+    give_back_memory()
+    worker = getattr(request.config, "workerinput", {"workerid": ""})["workerid"]
+    _PEAKS.setdefault(worker, {})[request.node.nodeid] = peak_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_reach_the_test() -> Iterator[None]:
+    """Undoes for a test what `nohup make test &` does: a shell's background job ignores SIGINT.
+
+    A process that ignores a signal hands that on to those that it starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def pytest_sessionfinish(session) -> None:
+    """Hands a worker's numbers to the process that started it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peaks"] = _PEAKS
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """Takes a worker's numbers; one that crashed has none."""
+    _PEAKS.update(getattr(node, "workeroutput", {"peaks": {}})["peaks"])
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Prints the peak memory of every process that ran tests."""
+    for worker, files in sorted(_PEAKS.items()):
+        terminalreporter.write_line(memory_line(worker, files))
+
+
+def memory_line(worker: str, files: dict[str, int]) -> str:
+    """Says how much memory a process of the tests needed, and for which file."""
+    peak = max(files.values())
+    file = next(name for name, bytes_then in files.items() if bytes_then == peak)
+    verdict = f", more than the {MOST_BYTES / 1e9:.1f} GB allowed" if peak > MOST_BYTES else ""
+    return (
+        f"peak memory{f' of {worker}' if worker else ''}: {peak / 1e9:.1f} GB, in {file}{verdict}"
+    )
