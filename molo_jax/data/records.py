@@ -22,7 +22,8 @@ _AGAIN = "prepare the data again"
 BUILDER, VERSION = "few_shot_videos", "1.0.0"
 SETTINGS_FILE = "preparation.json"
 # Videos of a record file: what a kill costs at most, and few enough files to keep all of them open.
-SHARD_VIDEOS = 256
+# A small set is written in smaller files, about FEW_FILES for each split.
+LEAST_SHARD_VIDEOS, SHARD_VIDEOS, FEW_FILES = 32, 256, 32
 # Of a record, which is read and parsed as a whole for every clip.
 MOST_RECORD_BYTES = 512 << 20
 
@@ -283,3 +284,8 @@ def account_path(records: Path) -> Path:
 def prepared_folder(out: str | os.PathLike[str], dataset: str) -> Path:
     """Returns the folder of a prepared data set below the folder given as `--out`."""
     return Path(out) / BUILDER / dataset / VERSION
+
+
+def videos_of_a_shard(listed: int) -> int:
+    """Number of videos of each record file of a split with so many listed ones."""
+    return min(SHARD_VIDEOS, max(LEAST_SHARD_VIDEOS, -(-listed // FEW_FILES)))

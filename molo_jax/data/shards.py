@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
 from molo_jax.data.encode import EncodedVideo, encode_or_reason
 from molo_jax.data.processes import Lost
 from molo_jax.data.records import Account, Listed, Outcome, Settings, account_path
+from molo_jax.data.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError
 
 # TFDS's own setting, but for the compression, which gains nothing on JPEG and costs time.
@@ -96,8 +98,8 @@ class Shard:
         own = {
             video.name: found
             for video in self.listed
-            if (found := stored.get((self.split, video.name)))
-            and found.outcome.still_holds(found.listed, video)
+            if (found := _stored_of(stored, self.split, video))
+            and found.outcome.still_holds(_as_listed(found, video), video)
         }
         return dataclasses.replace(self, stored=own)
 
@@ -137,7 +139,7 @@ class Shard:
             if stored := self.stored.get(video.name):
                 gone = dataclasses.replace(stored.listed, note=_GONE)
                 lines.append((video if video.usable else gone, stored.outcome))
-                yield old.read(stored)
+                yield _relabeled(old.read(stored), stored.listed, video)
                 continue
             result = next(results) if video.usable else video.reason
             if isinstance(result, str):
@@ -145,6 +147,35 @@ class Shard:
                 continue
             lines.append((video, Outcome(length=result.length)))
             yield _serialize(video, result)
+
+
+def _stored_of(
+    stored: Mapping[tuple[str, str], Stored], split: str, video: Listed
+) -> Stored | None:
+    """The record of a video, in its own split or, where it was in another one before, in that."""
+    places = (split, *(other for other in STANDARD_SPLITS if other != split))
+    return next((stored[s, video.name] for s in places if (s, video.name) in stored), None)
+
+
+def _as_listed(stored: Stored, video: Listed) -> Listed:
+    """The line that a record was made of, with the class that the video has now.
+
+    The frames do not depend on the class. Of a video whose file is gone nothing is changed.
+    """
+    if not video.usable:
+        return stored.listed
+    return dataclasses.replace(stored.listed, class_id=video.class_id, class_name=video.class_name)
+
+
+def _relabeled(record: bytes, was: Listed, video: Listed) -> bytes:
+    """The same record for the class that the video has now."""
+    if (was.class_id, was.class_name) == (video.class_id, video.class_name):
+        return record
+    example = tf_example_pb2.Example.FromString(record)
+    feature = example.features.feature
+    feature["class_id"].int64_list.value[:] = [video.class_id]
+    feature["class_name"].bytes_list.value[:] = [video.class_name.encode()]
+    return example.SerializeToString(deterministic=True)
 
 
 class _OldRecords:

@@ -26,13 +26,13 @@ from molo_jax.data.processes import in_order
 from molo_jax.data.records import (
     BUILDER,
     SETTINGS_FILE,
-    SHARD_VIDEOS,
     VERSION,
     Account,
     Listed,
     Settings,
     account_path,
     read_settings,
+    videos_of_a_shard,
 )
 from molo_jax.data.shards import Shard, Stored, make_features, make_shard, stored_records
 from molo_jax.errors import MoloError, UsageError
@@ -126,7 +126,8 @@ class FewShotVideos(FileReaderBuilder):
         """The record files of each split, below `folder`."""
         shards = {}
         for split, listed in self._lists.items():
-            groups = [listed[i : i + SHARD_VIDEOS] for i in range(0, len(listed), SHARD_VIDEOS)]
+            size = videos_of_a_shard(len(listed))
+            groups = [listed[i : i + size] for i in range(0, len(listed), size)]
             template = self._get_filename_template(split)
             shards[split] = [
                 Shard(

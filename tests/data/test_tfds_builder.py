@@ -1,5 +1,6 @@
 """What the builder writes, and what a kill, a full disk or a changed file costs."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from preparing import SIDE, make_plan, open_prepared, prepare_tree
 
-from molo_jax.data import tfds_builder
+from molo_jax.data import records, tfds_builder
 from molo_jax.data.decode import decode_in_order, scan
 from molo_jax.data.images import decode_jpegs, resize_frames
 from molo_jax.data.preparation import prepare
@@ -25,7 +26,7 @@ VIDEOS = 25
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(tfds_builder, "SHARD_VIDEOS", 6)
+    monkeypatch.setattr(records, "LEAST_SHARD_VIDEOS", 6)
 
 
 class Counted:
@@ -53,7 +54,7 @@ def expected(video_tree, tmp_path_factory):
     """The content after a preparation that nothing disturbed."""
     out = tmp_path_factory.mktemp("expected")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tfds_builder, "SHARD_VIDEOS", 6)
+        patch.setattr(records, "LEAST_SHARD_VIDEOS", 6)
         prepare_tree(video_tree, out, patch)
     return content(out)
 
@@ -280,16 +281,46 @@ def test_a_split_without_a_usable_video_is_an_error(video_tree, tmp_path, monkey
         prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
 
 
+def test_videos_that_change_their_split_and_class_are_copied_and_not_decoded(
+    video_tree, tmp_path, monkeypatch
+):
+    plan = make_plan(video_tree)
+    (listed,) = plan.lists.values()
+    first = [video for video in listed if video.class_id != 40]
+    moved = [video for video in listed if video.class_id == 40]
+    counted = Counted()
+    monkeypatch.setattr(tfds_builder, "in_order", counted)
+    out = tmp_path / "out"
+    prepare(dataclasses.replace(plan, lists={"train": listed}), out)
+    decoded = len(counted.paths)
+    test = [dataclasses.replace(video, class_id=0, class_name="new") for video in moved]
+    divided = dataclasses.replace(plan, lists={"train": first, "test": test})
+    prepare(divided, out)
+    assert decoded == len(counted.paths) == len(listed)
+    # The same as a preparation that decodes everything.
+    prepare(divided, tmp_path / "anew")
+    assert content(out) == content(tmp_path / "anew")
+    assert any("-test." in name for name in content(out))
+
+
+@pytest.mark.parametrize(
+    ("listed", "size"), [(1, 32), (1000, 32), (1024, 32), (1025, 33), (6400, 200), (67013, 256)]
+)
+def test_a_small_set_is_written_in_small_files(listed, size, monkeypatch):
+    monkeypatch.setattr(records, "LEAST_SHARD_VIDEOS", 32)
+    assert records.videos_of_a_shard(listed) == size
+
+
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from molo_jax.data import tfds_builder
+from molo_jax.data import records, tfds_builder
 from molo_jax.errors import MoloError
 from preparing import in_this_process, make_plan
 from molo_jax.data.preparation import prepare
 from molo_jax.data.processes import Lost
 
-tfds_builder.SHARD_VIDEOS = 6
+records.LEAST_SHARD_VIDEOS = 6
 tfds_builder.in_order = in_this_process
 limit = {limit}
 if limit:
