@@ -5,14 +5,13 @@ python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--re
 
 import contextlib
 import dataclasses
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from molo_jax import cli, prepare_help
+from molo_jax import cli, prepare_help, stopping
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
 
@@ -124,28 +123,26 @@ _ONLY_FOR = {
 }
 
 
+# What becomes of the work where a signal ends it.
+_KEPT = "what is finished is kept, and the same command goes on from there"
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     del argv
     _check_flags()
-    # As an interrupt: the worker processes end, and nothing half-written stays.
-    signal.signal(signal.SIGTERM, _stop)
+    signals = stopping.StopSignals(
+        lambda: f"ending the worker processes; {_KEPT}",
+        without=lambda: f"stopped at once; {_KEPT}",
+        raises=True,
+    )
     try:
-        _run()
-    except _Stopped:
-        error = MoloError(
-            "stopped by SIGTERM; what is finished is kept, and the same command goes on from there"
-        )
-        error.exit_code = 128 + signal.SIGTERM
+        with signals:
+            _run()
+    except stopping.Stopped as stopped:
+        error = MoloError(f"{stopped}; {_KEPT}")
+        error.exit_code = stopped.exit_code
         raise error from None
-
-
-class _Stopped(KeyboardInterrupt):
-    """The process was asked to end."""
-
-
-def _stop(number: int, frame: object) -> None:
-    raise _Stopped
 
 
 def _run() -> None:
