@@ -25,12 +25,13 @@ _RATES = [learning_rate(_SCHEDULE, step * UPDATE.accumulation + _LAST) for step 
 
 
 class Computed:
-    """What the tests of a file compare with, in JAX and float64; each result is computed once."""
+    """What several tests compare with, in JAX and float64; every result is computed once."""
 
     settings: ClassVar = {"rates": _RATES, "weight_decay": 1e-3}
 
-    @functools.cache  # noqa: B019 (it ends with the file)
-    def training(self, case):
+    @staticmethod
+    @functools.cache
+    def training(case):
         """An episode in training mode with its gradients; and without, the other encoding."""
         from parity_tests import jax_backend
 
@@ -46,7 +47,7 @@ class Computed:
         steps = range(len(self.settings["rates"]))
         return [[UPDATE.episode(step * count + i) for i in range(count)] for step in steps]
 
-    @functools.cache  # noqa: B019 (it ends with the file)
+    @functools.cache  # noqa: B019 (there is one such object)
     def steps(self):
         """The optimizer steps of these episodes."""
         from parity_tests import jax_backend
@@ -56,9 +57,6 @@ class Computed:
         )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def computed():
-    yield Computed()
-    # Those of ResNet-50 are a gigabyte.
-    Computed.training.cache_clear()
-    Computed.steps.cache_clear()
+    return Computed()
