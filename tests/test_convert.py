@@ -247,7 +247,8 @@ def test_a_network_with_weights_that_are_not_finite_is_not_exported(converted, t
     meta = {"architecture": {"backbone": "resnet18", "num_classes": 7}, "config": {}}
     with Checkpoints(tmp_path / "broken") as checkpoints:
         checkpoints.save(4, meta=meta, model=jax.device_get(model))
-    with pytest.raises(MoloError, match=r"broken/4 is of no use: .* not finite .*, in params/outc/bias"):
+    message = r"broken/4 is of no use: .* not finite .*, in params/outc/bias"
+    with pytest.raises(MoloError, match=message):
         convert(tmp_path / "broken", tmp_path / "x.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 

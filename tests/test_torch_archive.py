@@ -217,7 +217,7 @@ def test_what_no_network_has_is_refused_by_its_size(tmp_path, case):
     with pytest.raises(MoloError, match=message) as error:
         torch_files.read(tmp_path / "x.pth")
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 400
+    assert len(str(error.value).replace(str(tmp_path), "")) < 400
 
 
 def test_a_safetensors_file_is_bounded_too(tmp_path):
