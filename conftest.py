@@ -15,7 +15,7 @@ import pytest
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
 # A test that leaves more behind is cleaned up after at once, and not only after its file.
-_MUCH_BYTES = 10**9
+_MUCH_BYTES = 15 * 10**8
 # Worker (or an empty string) -> its peak memory after each file, in bytes.
 _PEAKS: dict[str, dict[str, int]] = {}
 

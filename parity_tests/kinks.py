@@ -72,9 +72,11 @@ class Gradients:
             return total, (recorded, watch.kinks)
 
         # Programs that run on small arrays are not worth optimizing.
-        self._run = jax_backend.compiled(
+        self._function = jax_backend.compiled(
             jax.value_and_grad(compute, has_aux=True), quick=case.size <= 64
         )
+        # Of each kind of call. Kept here, where no clearing of JAX's caches removes them.
+        self._programs: dict[bool, jax.stages.Compiled] = {}
 
     def __call__(
         self, episode: Arrays, given: Sequence[np.ndarray] | None = None
@@ -86,8 +88,11 @@ class Gradients:
             given: decisions to take instead of one's own: `taken` of each kink.
         """
         with jax_backend.precision(self._double):
-            arrays = jax_backend.to_jax(episode, self._double)
-            (_, (recorded, found)), grads = jax.device_get(self._run(*self._network, arrays, given))
+            arguments = (*self._network, jax_backend.to_jax(episode, self._double), given)
+            own = given is None
+            if own not in self._programs:
+                self._programs[own] = self._function.lower(*arguments).compile()
+            (_, (recorded, found)), grads = jax.device_get(self._programs[own](*arguments))
         recording = jax_backend.to_recording(recorded, with_statistics=True)
         recording["gradients"] = jax_backend.by_name(grads)
         return recording, [
