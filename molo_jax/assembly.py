@@ -143,6 +143,7 @@ def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
         official.fetch_lists(name) if fetched else data.split_dir,
         split,
         on_bad_video=data.on_bad_video,
+        seconds=data.video_seconds,
         how_to_get=(
             f"{config.dataset.how_to_get} Name that folder with --config.data.root, and that of its"
             " lists with --config.data.split_dir (a preparation writes those of one's own videos)."

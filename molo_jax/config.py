@@ -120,6 +120,8 @@ def _data() -> dict:
         "sampling": "segments",
         # fail: stop at the first unusable video; skip: leave it out of its class and count it.
         "on_bad_video": "fail",
+        # videos only: seconds after which a video that is still being read counts as unusable.
+        "video_seconds": 600.0,
         # Videos decoded at the same time; 0: one for each CPU core.
         "workers": 0,
         # Batches decoded ahead of the one in use.
@@ -294,7 +296,7 @@ _AT_LEAST = {
     "eval.episode_batch": 1,
     "eval.cache_mib": 1,
 }
-_ABOVE_ZERO = ("model.positional_a", "optimizer.base_lr", "optimizer.eps")
+_ABOVE_ZERO = ("data.video_seconds", "model.positional_a", "optimizer.base_lr", "optimizer.eps")
 _FRACTIONS = (
     "augment.flip",
     "augment.grey",

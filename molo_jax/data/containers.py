@@ -1,29 +1,50 @@
 """Checks of a video file that need no decoder: is it readable, a video container, and whole?
 
 Decoders open a truncated or damaged AVI, WebM or Matroska file without complaint and find fewer
-frames in it. The containers state lengths, their own and those of their parts, so that a file that
-was cut off can be told from its header, and a hole in it by walking from part to part.
+frames in it. The containers state lengths, their own and those of their parts, or the places of
+their frames, so that it can be told from them whether bytes of frames are missing.
+
+Files of strangers are opened with `open_container` only: FFmpeg also has "formats" that are lists
+of other files or of network addresses, and chooses by the content, whatever the name of the file.
 """
 
+import contextlib
 import os
-import re
 import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 import av
 
+from molo_jax.data.container_iso import FIRST_BOXES, iso_defect
+from molo_jax.data.container_pages import (
+    ASF_HEADER,
+    OggPages,
+    asf_defect,
+    flash_defect,
+    gif_defect,
+    ogg_defect,
+)
+from molo_jax.data.container_parts import EBML_ID, avi_defect, matroska_defect
 from molo_jax.errors import MoloError
 
-_ISO_FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-_EBML_ID, _SEGMENT_ID, _CLUSTER_ID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_CHUNK_NAME = re.compile(rb"[ -~]{4}")
-# Some programs write the length of the whole file into the header of an AVI, where that of what
-# follows the header belongs, or leave out the byte that makes the last chunk even.
-_RIFF_SLACK = 8
-
-
-# How the reason begins where the file system refuses; another time it may not.
-CANNOT_OPEN = "cannot be opened"
+# The containers that are known by their first bytes, by FFmpeg's names, with the check of each.
+_CHECKS: Mapping[str, Callable[[BinaryIO, int, bool], str]] = {
+    "mov": lambda file, size, walk: iso_defect(file, size),
+    "avi": avi_defect,
+    "matroska": matroska_defect,
+    "asf": lambda file, size, walk: asf_defect(file, size),
+    "flv": lambda file, size, walk: flash_defect(file, size),
+    "gif": lambda file, size, walk: gif_defect(file, size),
+    "ogg": lambda file, size, walk: ogg_defect(file, size),
+}
+# Program and transport streams and videos without a container, which FFmpeg must recognize. They
+# state no lengths and may begin and end anywhere.
+STREAMS = ("mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "ivf")
+# None of these opens a second file. What is not on the list is refused, so that it does no harm
+# if FFmpeg learns new formats.
+_OPTIONS = {"format_whitelist": ",".join((*_CHECKS, *STREAMS)), "protocol_whitelist": "file"}
 
 
 class BadVideoError(MoloError):
@@ -32,16 +53,127 @@ class BadVideoError(MoloError):
     Attributes:
         path: the file.
         reason: what is wrong with it.
+        transient: whether another try may do better: the file system refused, there was not
+            enough memory, or it took too long.
     """
 
-    def __init__(self, path: str, reason: str):
+    def __init__(self, path: str, reason: str, *, transient: bool = False):
         super().__init__(f"bad video {path}: {reason}")
         self.path = path
         self.reason = reason
+        self.transient = transient
 
 
-def check_file(path: str, *, walk: bool = False) -> None:
+class Deadline:
+    """When the reading of a video has to be over.
+
+    It is looked at between packets and between frames, and while FFmpeg searches in a file. Not
+    interrupted are: one packet while it is decoded, a jump of decord, and a file system that does
+    not answer.
+
+    Args:
+        seconds: from now on; None for no limit.
+    """
+
+    def __init__(self, seconds: float | None = None):
+        self._seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds that are left, at least a thousandth; None for no limit."""
+        return None if self._end is None else max(self._end - time.monotonic(), 1e-3)
+
+    def check(self, path: str) -> None:
+        """Checks that there is time left.
+
+        Raises:
+            BadVideoError: there is none.
+        """
+        if self._end is not None and time.monotonic() > self._end:
+            reason = f"reading it took longer than {self._seconds:g} s"
+            raise BadVideoError(path, reason, transient=True)
+
+
+UNLIMITED = Deadline()
+
+
+@contextlib.contextmanager
+def as_bad_video(path: str) -> Iterator[None]:
+    """Makes every exception that is raised while a video is read that video's.
+
+    One file must not stop the work on all others. The type of an exception that nobody expected
+    is named, since it may as well be a mistake in a program.
+
+    Raises:
+        BadVideoError: in place of any other exception that is no MoloError.
+    """
+    try:
+        yield
+    except MoloError:
+        raise
+    except MemoryError as error:
+        reason = "there was not enough memory for its frames"
+        raise BadVideoError(path, reason, transient=True) from error
+    except OSError as error:
+        raise BadVideoError(path, f"cannot be opened: {error.strerror}", transient=True) from None
+    except Exception as error:
+        reason = f"reading it failed unexpectedly ({type(error).__name__}: {error})"
+        raise BadVideoError(path, reason) from error
+
+
+@contextlib.contextmanager
+def open_container(
+    path: str, deadline: Deadline = UNLIMITED
+) -> Iterator[av.container.InputContainer]:
+    """Opens a file as one of the known containers; FFmpeg opens no other file on its behalf.
+
+    Raises:
+        av.error.FFmpegError: it is none of them, or damaged.
+        BadVideoError: it took too long.
+    """
+    with _ffmpeg_source(path) as (source, name):
+        try:
+            with av.open(
+                source,
+                format=name,
+                container_options=_OPTIONS,
+                metadata_errors="replace",  # titles in old AVI files are in any encoding
+                timeout=deadline.left(),
+            ) as container:
+                yield container
+        except av.error.ExitError:
+            deadline.check(path)
+            raise
+
+
+@contextlib.contextmanager
+def _ffmpeg_source(path: str) -> Iterator[tuple[str | OggPages, str | None]]:
+    """What FFmpeg is to read, and the name of the format, None where FFmpeg has to find out."""
+    with open(path, "rb") as file:
+        known = identify(file.read(16))
+        if known == "ogg":
+            yield OggPages(file, os.fstat(file.fileno()).st_size), None
+            return
+    # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before. A name such
+    # as a%d.gif would be taken for a row of images.
+    yield os.path.abspath(path), "gif" if known == "gif" else None
+
+
+def identify(head: bytes) -> str:
+    """FFmpeg's name of the container that begins with 16 such bytes; empty if it is not known."""
+    if head[4:8] in FIRST_BOXES:
+        return "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    beginnings = {EBML_ID: "matroska", ASF_HEADER: "asf", b"FLV": "flv", b"OggS": "ogg"}
+    beginnings |= {b"GIF87a": "gif", b"GIF89a": "gif"}
+    return next((name for start, name in beginnings.items() if head.startswith(start)), "")
+
+
+def check_file(path: str, *, walk: bool = False) -> str:
     """Checks that `path` is a readable, whole video file, as far as its container tells.
+
+    What follows the last byte of the frames may be missing, or be anything.
 
     Args:
         path: the file.
@@ -49,186 +181,36 @@ def check_file(path: str, *, walk: bool = False) -> None:
             A part whose bytes were lost makes a decoder skip to where it finds its way again,
             silently; here it is found.
 
+    Returns:
+        FFmpeg's name of the container, for those with known first bytes: "mov" for MP4; otherwise
+        an empty string.
+
     Raises:
-        BadVideoError: it cannot be opened, is a directory, is empty, is no video container, is
-            shorter than its header says, or its parts do not follow one another.
+        BadVideoError: it cannot be opened, is a directory, is empty, is no video container, lacks
+            bytes of its frames, or its parts do not follow one another.
     """
-    try:
+    with as_bad_video(path):
         mode = os.stat(path).st_mode
         # Opening a pipe would wait for somebody to write to it; opening a folder says what it is.
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise BadVideoError(path, "not a regular file")
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            reason = _defect(file, status.st_size, walk)
-    except OSError as error:
-        raise BadVideoError(path, f"{CANNOT_OPEN}: {error.strerror}") from None
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(16)
+            reason = _defect(path, file, size, head, walk)
     if reason:
         raise BadVideoError(path, reason)
+    return identify(head)
 
 
-def _defect(file: BinaryIO, size: int, walk: bool) -> str:
+def _defect(path: str, file: BinaryIO, size: int, head: bytes, walk: bool) -> str:
     """What is wrong with the file, or an empty string."""
     if size == 0:
         return "the file is empty (0 bytes)"
-    head = file.read(16)
-    if head[4:8] in _ISO_FIRST_BOXES:
-        return _iso_defect(file, size)
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return _avi_defect(file, size, walk)
-    if head[:4] == _EBML_ID:
-        return _matroska_defect(file, size, walk)
-    return _unknown_container_defect(file.name, head)
-
-
-def _truncation(size: int, announced: int) -> str:
-    if announced <= size:
-        return ""
-    return f"truncated: the header announces {announced} bytes, the file has {size}"
-
-
-def _hole(offset: int) -> str:
-    return f"damaged: at byte {offset} there is no frame where its container has one"
-
-
-def _iso_defect(file: BinaryIO, size: int) -> str:
-    """MP4 and QuickTime: a sequence of boxes, 4 bytes of length and 4 of type each.
-
-    One of them lists the place of every frame, so that none can get lost silently.
-    """
-    offset, has_index = 0, False
-    while offset + 8 <= size:
-        file.seek(offset)
-        header = file.read(16)
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        elif length == 0:
-            length = size - offset
-        if length < 8:
-            break  # not a box: trailing bytes, which players ignore too
-        has_index = has_index or kind == b"moov"
-        offset += length
-        if offset > size:
-            return _truncation(size, offset)
-    return "" if has_index else "truncated: it has no index (no 'moov' box)"
-
-
-# AVI: one or, above 1 GB, several RIFF chunks, which hold lists of chunks and chunks; each has a
-# name of 4 bytes, 4 bytes of length and, to be even, perhaps a byte of padding.
-
-
-def _avi_defect(file: BinaryIO, size: int, walk: bool) -> str:
-    offset = 0
-    while offset + 8 <= size:
-        name, length = _chunk(file, offset)
-        if name != b"RIFF" or length == 0:  # trailing bytes, or a length that was never filled in
-            break
-        end = offset + 8 + length
-        if end > size + _RIFF_SLACK:
-            return _truncation(size, end)
-        reason = _chunks_defect(file, offset + 12, min(end, size), size, walk)
-        if reason:
-            return reason
-        offset = end
-    return ""
-
-
-def _chunks_defect(file: BinaryIO, offset: int, end: int, size: int, walk: bool) -> str:
-    """Follows the chunks between two places, and if asked to those inside of `movi` lists."""
-    while offset + 8 <= end:
-        name, length = _chunk(file, offset)
-        if not _CHUNK_NAME.fullmatch(name):
-            return _hole(offset)
-        if name == b"LIST" and length == 0:
-            break  # its length was never filled in
-        if offset + 8 + length > end:
-            cut_off = end == size and _truncation(size, offset + 8 + length)
-            return cut_off or _hole(offset)
-        if walk and name == b"LIST" and file.read(4) in (b"movi", b"rec "):
-            reason = _chunks_defect(file, offset + 12, offset + 8 + length, size, walk)
-            if reason:
-                return reason
-        offset += 8 + length + _padding(file, offset + 8 + length, length)
-    return ""
-
-
-def _padding(file: BinaryIO, end: int, length: int) -> int:
-    """Bytes between a chunk and the next, 0 or 1; there are programs that leave out the one."""
-    if length % 2 == 0:
-        return 0
-    file.seek(end)
-    name = file.read(5)
-    unpadded = _CHUNK_NAME.fullmatch(name[:4]) and not _CHUNK_NAME.fullmatch(name[1:])
-    return 0 if unpadded else 1
-
-
-def _chunk(file: BinaryIO, offset: int) -> tuple[bytes, int]:
-    file.seek(offset)
-    header = file.read(8)
-    return header[:4], int.from_bytes(header[4:], "little")
-
-
-# WebM and Matroska: an EBML header and a segment, which holds clusters, which hold frames; each
-# has an identifier of 1 to 4 bytes and a length of 1 to 8, None if it is not known.
-
-
-def _matroska_defect(file: BinaryIO, size: int, walk: bool) -> str:
-    file.seek(4)
-    file.seek(_matroska_length(file) or 0, os.SEEK_CUR)
-    if file.read(4) != _SEGMENT_ID:
-        return ""
-    length = _matroska_length(file)
-    if length is None:
-        return ""
-    start = file.tell()
-    reason = _truncation(size, start + length)
-    if walk and not reason:
-        reason = _elements_defect(file, start, start + length)
-    return reason
-
-
-def _elements_defect(file: BinaryIO, offset: int, end: int) -> str:
-    """Follows the parts of a segment, and of clusters those inside."""
-    while offset < end:
-        file.seek(offset)
-        name = _matroska_id(file)
-        length = _matroska_length(file)
-        start = file.tell()
-        if name == _CLUSTER_ID and length is None:
-            length = 0  # what is inside follows, up to the next cluster
-        if not name or length is None or start + length > end:
-            return _hole(offset)
-        if name == _CLUSTER_ID:
-            reason = _elements_defect(file, start, start + length)
-            if reason:
-                return reason
-        offset = start + length
-    return ""
-
-
-def _matroska_id(file: BinaryIO) -> bytes:
-    """An identifier; empty if there is none."""
-    first = file.read(1)
-    if not first or first[0] < 0x10:
-        return b""
-    return first + file.read(8 - first[0].bit_length())
-
-
-def _matroska_length(file: BinaryIO) -> int | None:
-    """A variable-length integer; None for the reserved value that means "unknown"."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    extra = 8 - first[0].bit_length()
-    mask = (1 << (7 * (extra + 1))) - 1
-    value = int.from_bytes(first + file.read(extra), "big") & mask
-    return None if value == mask else value
-
-
-def _unknown_container_defect(path: str, head: bytes) -> str:
+    if name := identify(head):
+        return _CHECKS[name](file, size, walk)
     try:
-        av.open(path, metadata_errors="replace").close()
+        with open_container(path):
+            return ""
     except (av.error.FFmpegError, ValueError):
         return f"not a video file (it begins with {head!r})"
-    return ""

@@ -19,9 +19,17 @@ class VideoDataset(ClipSource):
         root: the video folder.
     """
 
-    def __init__(self, root: str, split: Split, paths: list[list[str]], on_bad_video: str):
+    def __init__(
+        self,
+        root: str,
+        split: Split,
+        paths: list[list[str]],
+        on_bad_video: str,
+        seconds: float | None = None,
+    ):
         super().__init__(split, on_bad_video)
         self.root = root
+        self._seconds = seconds
         self._paths = paths
         # What the first reading of a file has found out serves the later ones.
         self._facts: dict[str, VideoFacts] = {}
@@ -35,6 +43,7 @@ class VideoDataset(ClipSource):
         *,
         on_bad_video: str,
         how_to_get: str,
+        seconds: float | None = None,
     ) -> "VideoDataset":
         """Reads `<split_dir>/<split>_few_shot.txt` and finds its videos below `root`.
 
@@ -45,6 +54,8 @@ class VideoDataset(ClipSource):
             on_bad_video: "fail": a missing or broken video is an error; "skip": it is left out of
                 its class and counted.
             how_to_get: one sentence that tells the user how to get the data.
+            seconds: time limit for reading a video once, see `containers.Deadline`; a video that
+                takes longer is a broken one. None for no limit.
 
         Raises:
             UsageError: `on_bad_video` has another value.
@@ -58,7 +69,8 @@ class VideoDataset(ClipSource):
         if not os.path.isfile(list_path):
             raise MoloError(f"the split list {list_path} does not exist. {how_to_get}")
         listed = read_split(list_path, split)
-        dataset = cls(root, listed, _find_files(root, split_dir, listed), on_bad_video)
+        paths = _find_files(root, split_dir, listed)
+        dataset = cls(root, listed, paths, on_bad_video, seconds)
         dataset._note_missing(how_to_get)
         return dataset
 
@@ -78,7 +90,9 @@ class VideoDataset(ClipSource):
         out: np.ndarray | None,
     ) -> np.ndarray:
         path = self.path(*video)
-        clip, self._facts[path] = decode_clip(path, choose, resize, self._facts.get(path))
+        clip, self._facts[path] = decode_clip(
+            path, choose, resize, self._facts.get(path), self._seconds
+        )
         if out is None:
             return clip
         out[:] = clip

@@ -14,7 +14,14 @@ import av
 import decord
 import numpy as np
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.containers import (
+    STREAMS,
+    UNLIMITED,
+    BadVideoError,
+    Deadline,
+    as_bad_video,
+    check_file,
+)
 from molo_jax.data.facts import (
     PROVEN,
     VideoFacts,
@@ -65,7 +72,11 @@ class LengthError(BadVideoError):
 
 
 def decode_clip(
-    path: str, choose: ChooseFrames, resize: int, facts: VideoFacts | None = None
+    path: str,
+    choose: ChooseFrames,
+    resize: int,
+    facts: VideoFacts | None = None,
+    seconds: float | None = None,
 ) -> tuple[np.ndarray, VideoFacts]:
     """Decodes the chosen frames of a video and resizes them to a square, see `resize_frames`.
 
@@ -79,30 +90,38 @@ def decode_clip(
             the video does not allow a choice.
         resize: side of the square in pixels.
         facts: what an earlier call returned for this file.
+        seconds: time limit, see `Deadline`; None for none.
 
     Returns:
         (t, h, w, c) uint8 with h = w = resize and c = 3 (RGB), and the facts for later calls.
 
     Raises:
         BadVideoError: the file cannot be opened or is no video, is empty, cut off or audio only,
-            or a frame cannot be decoded.
+            a frame cannot be decoded, or it took too long. Every exception that reading the file
+            raises becomes one.
     """
+    deadline = Deadline(seconds)
 
     def square(frame: np.ndarray) -> np.ndarray:
         return resize_frames(frame[None], resize)[0]
 
     if facts is None:
-        facts, numbers, kept = read_whole(path, choose, square)
+        facts, numbers, kept = read_whole(path, choose, square, deadline)
     else:
-        check_file(path)
-        numbers = _choose(path, choose, facts)
-        frames = _read_chosen(path, facts, sorted(set(numbers.tolist())))
-        kept = {number: square(frame) for number, frame in frames}
+        with as_bad_video(path):
+            container = check_file(path)
+            numbers = _choose(path, choose, facts)
+            wanted = sorted(set(numbers.tolist()))
+            frames = _read_chosen(path, container, facts, wanted, deadline)
+            kept = {number: square(frame) for number, frame in frames}
     return np.stack([kept[number] for number in numbers.tolist()]), facts
 
 
 def read_whole(
-    path: str, choose: ChooseFrames, use: Callable[[np.ndarray], _Result]
+    path: str,
+    choose: ChooseFrames,
+    use: Callable[[np.ndarray], _Result],
+    deadline: Deadline = UNLIMITED,
 ) -> tuple[VideoFacts, np.ndarray, dict[int, _Result]]:
     """Decodes a video in order to its end, and keeps something of each of the chosen frames.
 
@@ -114,7 +133,9 @@ def read_whole(
     Args:
         path: the video file.
         choose: as for `decode_clip`.
-        use: called with each chosen frame once, (h, w, 3) uint8, in ascending order.
+        use: called with each chosen frame once, (h, w, 3) uint8, in ascending order; again from
+            the first on where the choice is made anew.
+        deadline: when the reading has to be over.
 
     Returns:
         The facts, the chosen numbers, and the results by number.
@@ -122,10 +143,20 @@ def read_whole(
     Raises:
         BadVideoError: as for `decode_clip`.
     """
-    facts = scan(path)
+    with as_bad_video(path):
+        return _read_whole(path, choose, use, deadline)
+
+
+def _read_whole(
+    path: str,
+    choose: ChooseFrames,
+    use: Callable[[np.ndarray], _Result],
+    deadline: Deadline,
+) -> tuple[VideoFacts, np.ndarray, dict[int, _Result]]:
+    facts = scan(path, deadline)
     for _ in range(2):
         numbers = _choose(path, choose, facts)
-        reading = _Reading(path)
+        reading = _Reading(path, deadline)
         kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
         if reading.count == facts.length:
             sure = facts.jumps_are_right and reading.plain
@@ -151,9 +182,19 @@ def probe(path: str) -> Glance:
         BadVideoError: the file cannot be opened, is no video, is cut off or audio only, or its
             first frame cannot be decoded. Damage further on is not found.
     """
+    with as_bad_video(path):
+        glance = _glance(path)
+        if glance is None:
+            facts = scan(path)
+            glance = Glance(facts.length, facts.rate)
+    return glance
+
+
+def _glance(path: str) -> Glance | None:
+    """What the header says; None if it does not tell how many frames there are."""
     check_file(path)
     with open_video(path) as (container, stream):
-        if next(_decoded(path, container, stream), None) is None:
+        if next(_decoded(path, container, stream, UNLIMITED), None) is None:
             raise BadVideoError(path, "none of its frames can be decoded")
         rate = stream.average_rate or fractions.Fraction(0)
         seconds = (container.duration or 0) / fractions.Fraction(av.time_base)
@@ -162,14 +203,16 @@ def probe(path: str) -> Glance:
         # With an edit list, fewer frames are shown than the header counts.
         lengths = [n for n in (stream.frames, round(seconds * rate)) if n > 0]
         known = container_name(container) in PROVEN and lengths
-    if known:
-        return Glance(min(lengths), rate)
-    facts = scan(path)
-    return Glance(facts.length, facts.rate)
+    return Glance(min(lengths), rate) if known else None
 
 
 def decode_in_order(
-    path: str, facts: VideoFacts, wanted: Collection[int] | None, *, to_the_end: bool
+    path: str,
+    facts: VideoFacts,
+    wanted: Collection[int] | None,
+    *,
+    to_the_end: bool,
+    deadline: Deadline = UNLIMITED,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decodes a file from its start on, one frame at a time.
 
@@ -178,6 +221,7 @@ def decode_in_order(
         facts: what `scan` or an earlier decoding found out about it.
         wanted: the numbers of the frames that are given out; None for all.
         to_the_end: decode what follows the last wanted frame too, so that damage is found.
+        deadline: when the reading has to be over.
 
     Yields:
         The number of each wanted frame, ascending, with its pixels: (h, w, 3) uint8 RGB, upright.
@@ -187,7 +231,7 @@ def decode_in_order(
             says, see `read_whole`.
         BadVideoError: a frame cannot be decoded.
     """
-    reading = _Reading(path)
+    reading = _Reading(path, deadline)
     last = None if to_the_end else max(range(facts.length) if wanted is None else wanted, default=0)
     yield from reading.frames(wanted, last)
     if to_the_end and reading.count != facts.length:
@@ -204,10 +248,10 @@ class _Reading:
         plain: whether decord gives the same pixels, see `decord_shows`.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, deadline: Deadline):
         self.count = 0
         self.plain = True
-        self._path = path
+        self._path, self._deadline = path, deadline
         self._to_rgb = av.video.reformatter.VideoReformatter()
 
     def frames(
@@ -215,8 +259,8 @@ class _Reading:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the wanted frames, all for None, and ends after number `last` if given."""
         size = None
-        with open_video(self._path) as (container, stream):
-            for frame in _decoded(self._path, container, stream):
+        with open_video(self._path, self._deadline) as (container, stream):
+            for frame in _decoded(self._path, container, stream, self._deadline):
                 number = self.count
                 self.count += 1
                 size = size or (frame.width, frame.height)
@@ -242,19 +286,38 @@ class _Reading:
 
 
 def _decoded(
-    path: str, container: av.container.InputContainer, stream: av.VideoStream
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    deadline: Deadline,
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a stream, all of them whole."""
+    """The frames of a stream, all of them whole.
+
+    A recording without a stated length may end within a picture, which is left out.
+    """
     missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
+    may_end_anywhere, is_torn = container_name(container) in STREAMS, False
     try:
         for packet in container.demux(stream):
+            deadline.check(path)
+            if packet.size and is_torn:
+                raise damage
             missing += packet.size > 0 and not packet.is_discard
-            for frame in packet.decode():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                frames, is_torn = [], True
+            for frame in frames:
+                is_torn = is_torn or frame.is_corrupt
                 if frame.is_corrupt:
-                    raise damage
+                    continue
                 missing -= 1
                 yield frame
+                deadline.check(path)
+            if is_torn and not may_end_anywhere:
+                raise damage
     except av.error.FFmpegError:
+        deadline.check(path)
         raise damage from None
     # Every packet of AV1 shows a frame, and its decoder passes over what it does not understand.
     if missing > 0 and stream.codec.canonical_name == "av1":
@@ -262,13 +325,16 @@ def _decoded(
 
 
 def _read_chosen(
-    path: str, facts: VideoFacts, numbers: list[int]
+    path: str, container: str, facts: VideoFacts, numbers: list[int], deadline: Deadline
 ) -> Iterator[tuple[int, np.ndarray]]:
-    if reading_plan(facts, numbers) == "jump":
+    # decord chooses among all formats of FFmpeg and takes no list of those allowed. So the file
+    # must, now and by its content, be of a container that is proven.
+    if container in PROVEN and reading_plan(facts, numbers) == "jump":
         batch = _jump(path, facts, numbers)
+        deadline.check(path)
         if batch is not None:
             return zip(numbers, batch, strict=True)
-    return decode_in_order(path, facts, numbers, to_the_end=False)
+    return decode_in_order(path, facts, numbers, to_the_end=False, deadline=deadline)
 
 
 def _jump(path: str, facts: VideoFacts, numbers: list[int]) -> np.ndarray | None:

@@ -4,14 +4,20 @@ import bisect
 import contextlib
 import dataclasses
 import fractions
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import av
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.containers import (
+    UNLIMITED,
+    BadVideoError,
+    Deadline,
+    as_bad_video,
+    check_file,
+    open_container,
+)
 
 # What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
 # formats of pixels that it converts to RGB as PyAV does.
@@ -103,36 +109,47 @@ class _Packet(NamedTuple):
     is_dropped: bool
 
 
-def scan(path: str) -> VideoFacts:
+def scan(path: str, deadline: Deadline = UNLIMITED) -> VideoFacts:
     """Finds out about the frames of a file from its packets, without decoding them.
 
     Raises:
-        BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty.
+        BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty, or
+            it took too long.
     """
-    check_file(path, walk=True)
-    with open_video(path) as (container, stream):
-        is_simple = _simple_test(stream)
-        packets = [
-            _Packet(p.pts, p.is_keyframe, is_simple(p), p.is_discard)
-            for p in container.demux(stream)
-            if p.size  # the last one only ends the stream
-        ]
-        shown = [packet for packet in packets if not packet.is_dropped]
-        if not shown:
-            raise BadVideoError(path, "it has no frames")
-        rate = stream.average_rate or fractions.Fraction(0)
-        times = [packet.time for packet in shown]
-        if None in times or len(set(times)) < len(times):
-            return VideoFacts(len(shown), rate, (), jumps_are_right=False)
-        numbers = {time: number for number, time in enumerate(sorted(times))}
-        return VideoFacts(
-            len(shown),
-            rate or _rate_of(times, stream.time_base),
-            tuple(sorted(numbers[packet.time] for packet in shown if packet.is_keyframe)),
-            len(shown) == len(packets)
-            and _decord_knows(container, stream)
-            and _jumps_lead_there(packets, stream),
-        )
+    with as_bad_video(path):
+        check_file(path, walk=True)
+        with open_video(path, deadline) as (container, stream):
+            return _facts(path, container, stream, deadline)
+
+
+def _facts(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    deadline: Deadline,
+) -> VideoFacts:
+    is_simple = _simple_test(stream)
+    packets = []
+    for p in container.demux(stream):
+        deadline.check(path)
+        if p.size:  # the last one only ends the stream
+            packets.append(_Packet(p.pts, p.is_keyframe, is_simple(p), p.is_discard))
+    shown = [packet for packet in packets if not packet.is_dropped]
+    if not shown:
+        raise BadVideoError(path, "it has no frames")
+    rate = stream.average_rate or fractions.Fraction(0)
+    times = [packet.time for packet in shown]
+    if None in times or len(set(times)) < len(times):
+        return VideoFacts(len(shown), rate, (), jumps_are_right=False)
+    numbers = {time: number for number, time in enumerate(sorted(times))}
+    return VideoFacts(
+        len(shown),
+        rate or _rate_of(times, stream.time_base),
+        tuple(sorted(numbers[packet.time] for packet in shown if packet.is_keyframe)),
+        len(shown) == len(packets)
+        and _decord_knows(container, stream)
+        and _jumps_lead_there(packets, stream),
+    )
 
 
 def _rate_of(times: list[int], time_base: fractions.Fraction) -> fractions.Fraction:
@@ -232,12 +249,12 @@ def _is_start(packet: bytes, units: _Units, width: int) -> bool:
 
 
 @contextlib.contextmanager
-def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(
+    path: str, deadline: Deadline = UNLIMITED
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a file and finds its video stream; errors of FFmpeg become BadVideoError."""
     try:
-        # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before; and
-        # titles in old AVI files are in any encoding.
-        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+        with open_container(path, deadline) as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise BadVideoError(path, "it has no video stream (audio only?)")

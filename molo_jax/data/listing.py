@@ -9,7 +9,11 @@ from typing import Self
 
 from molo_jax.errors import MoloError
 
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+# In the order of preference where there are several files of one name.
+EXTENSIONS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".vob", ".wmv", ".flv", ".3gp", ".ogv", ".gif"),
+)
 A_DIRECTORY = "a directory of that name"
 
 # The folder below the root ("" for the root) and the name in it.
@@ -31,6 +35,8 @@ class Listing:
         # Regular files without any extension, which only a name without one can mean.
         self._bare: set[File] = set()
         self._defects: dict[File, str] = {}
+        # What is not named like a video, with the reason.
+        self._others: dict[File, str] = {}
         # The sub-folders of every folder, by name.
         self._folders: dict[str, list[str]] = {}
 
@@ -59,6 +65,17 @@ class Listing:
     def defects(self) -> dict[str, str]:
         """What is named like a video and is none, as paths below the root, with the reason."""
         return {join(*file): reason for file, reason in sorted(self._defects.items())}
+
+    def left_out(self) -> dict[str, str]:
+        """Everything that `files` does not return, as sorted paths below the root, with the reason.
+
+        These are files that are not named like a video, files named like a video that are none,
+        hidden files and folders, and folders that could not be listed (with a slash at the end).
+        """
+        found = self.defects() | {join(*file): reason for file, reason in self._others.items()}
+        for path, reason in self.unlistable.items():
+            found[f"{os.path.relpath(path, self.root)}/"] = f"it cannot be listed: {reason}"
+        return dict(sorted(found.items()))
 
     def folders(self) -> list[str]:
         """The sub-folders, as sorted paths below the root."""
@@ -96,6 +113,8 @@ class Listing:
         for entry in entries:
             name = entry.name
             if name.startswith("."):
+                slash = "/" if entry.is_dir(follow_symlinks=False) else ""
+                self._others[folder, name + slash] = "its name begins with a dot"
                 continue
             stem, extension = split_extension(name)
             defect = ""
@@ -112,8 +131,12 @@ class Listing:
                 self._stems.setdefault(stem, []).append((folder, name))
                 if defect:
                     self._defects[folder, name] = defect
-            elif not defect and "." not in name:
-                self._bare.add((folder, name))
+            elif defect != A_DIRECTORY:
+                ending = os.path.splitext(name)[1]
+                known = f"{ending} is not the extension of a video" if ending else "no extension"
+                self._others[folder, name] = defect or known
+                if not defect and "." not in name:
+                    self._bare.add((folder, name))
         return folders, links
 
 

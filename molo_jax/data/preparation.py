@@ -13,7 +13,8 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
-from molo_jax.data.decode import BadVideoError, probe
+from molo_jax.data.containers import BadVideoError, as_bad_video
+from molo_jax.data.decode import probe
 from molo_jax.data.encode import EncodedVideo, encode_or_reason
 from molo_jax.data.finder import Found, VideoFolder, printable
 from molo_jax.data.processes import in_order
@@ -135,7 +136,8 @@ def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outco
 def probe_or_reason(path: str) -> int | str:
     """Number of frames of a video as its header tells, or why it cannot be used."""
     try:
-        return probe(path).length
+        with as_bad_video(path):
+            return probe(path).length
     except BadVideoError as error:
         return error.reason
 
@@ -269,7 +271,7 @@ def _survey(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]
             status=_status(video, outcome),
             frames=outcome.length or None,
             reason=outcome.reason,
-            note=video.note,
+            note="; ".join(filter(None, (video.note, outcome.shortened))),
         )
         for split, listed in lists.items()
         for video, outcome in zip(listed, outcomes[split], strict=True)

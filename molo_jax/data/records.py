@@ -166,11 +166,13 @@ class Outcome:
         reason: why it has no record; empty for a good one.
         transient: whether another try may do better: after a crash, a time limit, or where the
             file could not be opened.
+        shortened: which of its frames are stored, where not all fit into a record; otherwise empty.
     """
 
     length: int = 0
     reason: str = ""
     transient: bool = False
+    shortened: str = ""
 
     def still_holds(self, recorded: Listed, wanted: Listed) -> bool:
         """Whether it is what a preparation of `wanted` would lead to, or better.
@@ -233,7 +235,12 @@ class Account:
             listed, outcomes = [], []
             for video in content["videos"]:
                 outcomes.append(
-                    Outcome(video.pop("length"), video.pop("reason"), video.pop("transient"))
+                    Outcome(
+                        video.pop("length"),
+                        video.pop("reason"),
+                        video.pop("transient"),
+                        video.pop("shortened", ""),  # there was none at first
+                    )
                 )
                 listed.append(Listed(reason=video.pop("file_reason"), **video))
             return cls(

@@ -143,7 +143,7 @@ class Shard:
             if isinstance(result, str):
                 lines.append((video, Outcome(0, str(result), isinstance(result, Lost))))
                 continue
-            lines.append((video, Outcome(length=result.length)))
+            lines.append((video, Outcome(result.length, shortened=result.shortened)))
             yield _serialize(video, result)
 
 
