@@ -137,6 +137,8 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("data.source", "video", "is 'video'; choose one of prepared, videos"),
         ("data.sampling", "uniform", "is 'uniform'; choose one of segments, window"),
         ("data.on_bad_video", "ignore", "is 'ignore'; choose one of fail, skip"),
+        ("data.video_seconds", 0.0, "config.data.video_seconds is 0.0; it must be above 0 and"),
+        ("data.video_seconds", math.inf, "config.data.video_seconds is inf; it must be above 0"),
         ("model.backbone", "resnet101", "choose one of resnet18, resnet34, resnet50"),
         ("model.pretrained", "Imagenet", "it must be imagenet, a path that ends in .pth, .pyth, "),
         ("init_new_classifier", True, "it is for weights from --config.init_from, which is empty"),

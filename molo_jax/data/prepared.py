@@ -119,6 +119,12 @@ class PreparedDataset(ClipSource):
             if not outcome.reason
         )
         self._places = {name: place for place, name in enumerate(good)}
+        self._shortened = {
+            video.name
+            for account in accounts
+            for video, outcome in zip(account.listed, account.outcomes, strict=True)
+            if outcome.shortened
+        }
         ends = itertools.accumulate(account.records for account in accounts)
         self._ends = list(zip(ends, paths, strict=True))
         self._records = ArrayRecordDataSource(instructions)
@@ -187,7 +193,7 @@ class PreparedDataset(ClipSource):
     def _places_of(self, chosen: np.ndarray, stored: np.ndarray, name: str) -> list[int]:
         """Where the chosen frames are among the stored ones; of a thinned video, the nearest."""
         places = np.searchsorted(stored, chosen).clip(max=len(stored) - 1)
-        if self.settings.max_frames:
+        if self.settings.max_frames or name in self._shortened:
             before = (places - 1).clip(min=0)
             nearer = chosen - stored[before] < stored[places] - chosen
             return np.where(nearer, before, places).tolist()

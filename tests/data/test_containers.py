@@ -1,32 +1,269 @@
 import builtins
+import contextlib
 import os
+import random
+from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data import container_parts, containers
+from molo_jax.data.containers import BadVideoError, as_bad_video, check_file, open_container
+from molo_jax.data.decode import read_whole
+from molo_jax.data.facts import open_video
 
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+SHARED_FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 FORMATS = {
     "mp4 with its index at the end": ("a.mp4", {}),
     "mp4 with its index in front": ("a.mp4", {"file_options": {"movflags": "faststart"}}),
-    "mp4 in fragments": ("a.mp4", {"file_options": {"movflags": "frag_keyframe+empty_moov"}}),
+    "mp4 in fragments": ("a.mp4", {"file_options": FRAGMENTS, "stream_options": {"g": "5"}}),
+    "mp4 in fragments that count from their start": (
+        "a.mp4",
+        {"file_options": SHARED_FRAGMENTS, "stream_options": {"g": "5"}},
+    ),
+    "mp4 with sound": ("a.mp4", {"sound": True}),
     "mov": ("a.mov", {}),
     "avi": ("a.avi", {"codec": "mpeg4", "tag": "XVID"}),
     "mkv": ("a.mkv", {}),
     "webm": ("a.webm", {"codec": "libvpx"}),
+    "wmv": ("a.wmv", {"codec": "wmv2"}),
+    "flv": ("a.flv", {}),
+    "ogv": ("a.ogv", {"codec": "libvpx"}),
+    "gif": ("a.gif", {"codec": "gif", "pixels": "rgb8"}),
 }
+# They state no length.
+STREAMS = {
+    "live webm": ("a.webm", {"codec": "libvpx", "file_options": {"live": "1"}}),
+    "transport stream": ("a.ts", {"codec": "mpeg2video"}),
+    "transport stream with time codes": ("a.m2ts", {}),
+    "program stream": ("a.mpg", {"codec": "mpeg1video"}),
+    "vob": ("a.vob", {"codec": "mpeg2video"}),
+}
+VIDEO, FRAMES = 19, 17
+
+
+def make(name: str, write_video, folder: Path) -> Path:
+    file_name, options = (FORMATS | STREAMS)[name]
+    return write_video(folder / file_name, video=VIDEO, frames=FRAMES, **options)
+
+
+def last_needed(content: bytes) -> int:
+    """Where the frames and what they cannot be found without end."""
+    # What follows them: the list of fragments, and places to jump to in AVI, Matroska and ASF.
+    for name in (b"mfra", b"idx1", b"\x1c\x53\xbb\x6b", b"\x90\x08\x00\x33\xb1\xe5\xcf\x11"):
+        if name in content:
+            return content.rindex(name) - 4 * (name == b"mfra")
+    if content.startswith(b"FLV"):
+        return len(content) - 4  # the length of the last part, once more
+    return len(content) - content.startswith(b"GIF")
+
+
+def codes_of(path: Path, read_codes) -> tuple[list[int], list[int]]:
+    """The numbers of all frames and of their video."""
+    _, numbers, kept = read_whole(str(path), lambda length, fps: np.arange(length), lambda f: f)
+    return read_codes(np.stack([kept[number] for number in numbers]))
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_whole_file_passes_and_any_cut_is_found(name, write_video, tmp_path):
-    file_name, options = FORMATS[name]
-    path = write_video(tmp_path / file_name, **options)
+def test_a_whole_file_passes_and_every_cut_before_its_last_needed_byte_is_found(
+    name, write_video, read_codes, tmp_path
+):
+    path = make(name, write_video, tmp_path)
     content = path.read_bytes()
-    check_file(str(path))
-    for kept in (len(content) - 1, len(content) * 3 // 5, len(content) // 3):
+    needed = last_needed(content)
+    for kept in (len(content), needed):
         path.write_bytes(content[:kept])
-        with pytest.raises(BadVideoError, match="truncated") as error:
+        if (name, kept) not in (("mkv", needed), ("webm", needed)):  # more is announced
+            assert codes_of(path, read_codes) == (list(range(FRAMES)), [VIDEO] * FRAMES)
+    for kept in (needed - 1, len(content) * 9 // 10, len(content) // 2):
+        path.write_bytes(content[:kept])
+        with pytest.raises(BadVideoError, match=r"truncated: .* \d+") as error:
             check_file(str(path))
         assert (error.value.path, error.value.exit_code) == (str(path), 1)
+
+
+NOISE = random.Random(0).randbytes(500_000)
+TAILS = {
+    "1 byte": NOISE[:1],
+    "8 bytes": NOISE[:8],
+    "1,300 bytes": NOISE[:1300],
+    "500,000 bytes": NOISE,
+    "zeros": bytes(5000),
+    "a cut-off free box": (90_000).to_bytes(4, "big") + b"free" + bytes(50),
+    "a cut-off uuid box": (90_000).to_bytes(4, "big") + b"uuid" + NOISE[:50],
+}
+
+
+@pytest.mark.parametrize("name", FORMATS | STREAMS)
+def test_bytes_behind_the_last_frame_change_nothing(name, write_video, read_codes, tmp_path):
+    path = make(name, write_video, tmp_path)
+    content = path.read_bytes()
+    for tail in TAILS.values():
+        path.write_bytes(content + tail)
+        assert codes_of(path, read_codes) == (list(range(FRAMES)), [VIDEO] * FRAMES)
+
+
+@pytest.mark.parametrize("name", ["transport stream", "transport stream with time codes", "vob"])
+def test_a_recording_may_end_within_a_packet_and_within_a_picture(
+    name, write_video, read_codes, tmp_path
+):
+    path = make(name, write_video, tmp_path)
+    content = path.read_bytes()
+    for lost in range(1, 400, 19):
+        path.write_bytes(content[:-lost])
+        frames, videos = codes_of(path, read_codes)
+        assert set(videos) == {VIDEO}
+        assert set(range(FRAMES - 4)) <= set(frames) <= set(range(FRAMES))
+        assert frames == sorted(frames)
+
+
+def test_frames_that_an_index_says_to_lie_behind_the_file_are_missing(write_video, tmp_path):
+    path = make("mp4 with its index in front", write_video, tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(BadVideoError) as error:
+        check_file(str(path))
+    reach = f"its frames and sound reach to byte {len(content)}, the file has {len(content) - 1}"
+    assert error.value.reason == f"truncated: {reach}"
+
+
+@pytest.mark.parametrize("cut", ["stsz", "stsc", "stco", "stbl", "trun"])
+def test_an_index_of_nonsense_is_read_within_its_bounds(cut, write_video, tmp_path):
+    path = make("mp4 in fragments" if cut == "trun" else "mov", write_video, tmp_path)
+    content = bytearray(path.read_bytes())
+    place = content.index(cut.encode()) + 4
+    content[place : place + 24] = b"\xff" * 24
+    path.write_bytes(content)
+    with contextlib.suppress(BadVideoError):  # decided in a moment
+        check_file(str(path))
+    with pytest.raises(
+        BadVideoError, match=r"(truncated|damaged|it has no|no decoder|not a video|\d+ frames)"
+    ):
+        codes_of(path, None)
+
+
+# Files that lead elsewhere
+
+LISTS = {
+    "ffconcat": "ffconcat version 1.0\nfile good.mp4\n",
+    "ffconcat of itself": "ffconcat version 1.0\nfile a.mp4\n",
+    "m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:1,\ngood.mp4\n#EXT-X-ENDLIST\n",
+    "mpd": '<?xml version="1.0"?>\n<MPD profiles="urn:mpeg:dash:profile:isoff-live:2011"></MPD>',
+    "sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "a picture": "P3\n1 1\n255\n0 0 0\n",
+    "subtitles": "1\n00:00:01,000 --> 00:00:02,000\nhello\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_other_files_is_no_video(name, write_video, tmp_path):
+    write_video(tmp_path / "good.mp4")
+    for extension in (".mp4", ".ts", ".m3u8", ".gif"):
+        path = tmp_path / f"a{extension}"
+        path.write_text(LISTS[name])
+        with pytest.raises(BadVideoError, match="not a video file") as error:
+            check_file(str(path))
+        assert "\n" not in error.value.reason
+        # Nor where the file was another one when it was checked.
+        with pytest.raises(BadVideoError, match="it cannot be read"), open_video(str(path)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:good.mp4", "subfile,,start,0,end,0,,:good.mp4", "http:good.mp4", "a%03d.gif"]
+)
+def test_a_name_is_never_a_protocol_or_a_pattern(
+    name, write_video, read_codes, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    kind = FORMATS["gif" if name.endswith("gif") else "mp4 with sound"][1]
+    write_video(tmp_path / "good.mp4", video=3)
+    made = write_video(tmp_path / f"b{name[-4:]}", video=VIDEO, frames=FRAMES, **kind)
+    with pytest.raises(BadVideoError, match="cannot be opened: No such file"):
+        check_file(name)
+    made.rename(name)
+    assert codes_of(Path(name), read_codes) == (list(range(FRAMES)), [VIDEO] * FRAMES)
+
+
+def test_only_formats_that_open_no_second_file_are_allowed(write_video, tmp_path):
+    allowed = containers._OPTIONS["format_whitelist"].split(",")
+    assert containers._OPTIONS["protocol_whitelist"] == "file"
+    following = {"concat", "hls", "dash", "sdp", "image2", "applehttp", "lavfi", "vobsub", "rtsp"}
+    assert not following & set(allowed)
+    assert set(allowed) <= {name for f in av.formats_available for name in f.split(",")}
+    with open_container(str(write_video(tmp_path / "a.mp4"))) as container:
+        assert container.format.name.startswith("mov,mp4")
+
+
+# Hostile files
+
+
+def nested(kind: str, depth: int) -> bytes:
+    """A file whose parts lie inside one another."""
+    inner = b""
+    for _ in range(depth):
+        if kind == "avi":
+            inner = chunk(b"LIST", b"rec " + inner)
+        else:
+            inner = element("1f43b675", inner, (len(inner) | 1 << 56).to_bytes(8, "big"))
+    if kind == "avi":
+        return avi(inner)
+    return HEADER + element("18538067", INFO + inner)
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv"])
+def test_parts_inside_one_another_are_followed_to_a_bounded_depth(kind, tmp_path):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(nested(kind, 2))
+    check_file(str(path), walk=True)
+    path.write_bytes(nested(kind, 5000))
+    with pytest.raises(BadVideoError) as error:
+        check_file(str(path), walk=True)
+    assert error.value.reason == "damaged: its parts lie inside one another, more than 8 deep"
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv"])
+def test_parts_are_followed_up_to_a_bounded_number(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(container_parts, "_MOST_PARTS", 50)
+    path = tmp_path / f"a.{kind}"
+    clusters = element("1f43b675", BLOCKS) * 40
+    path.write_bytes(
+        avi(*[FRAME] * 60) if kind == "avi" else HEADER + element("18538067", clusters)
+    )
+    with pytest.raises(BadVideoError, match=r"damaged: it has more than \d+ parts"):
+        check_file(str(path), walk=True)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError(3), IndexError("gone")])
+def test_an_unexpected_exception_is_that_videos_and_named(error):
+    with pytest.raises(BadVideoError) as caught, as_bad_video("dir/a.mp4"):
+        raise error
+    kind = type(error).__name__
+    assert str(caught.value).startswith(
+        f"bad video dir/a.mp4: reading it failed unexpectedly ({kind}"
+    )
+    assert caught.value.__cause__ is error
+    assert not caught.value.transient
+
+
+def test_what_may_go_better_another_time_is_marked(tmp_path):
+    with pytest.raises(BadVideoError) as caught, as_bad_video("a.mp4"):
+        raise MemoryError
+    assert (caught.value.reason, caught.value.transient) == (
+        "there was not enough memory for its frames",
+        True,
+    )
+    with pytest.raises(BadVideoError) as caught:
+        check_file(str(tmp_path / "gone.mp4"))
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_not_taken_for_a_bad_video(exception):
+    with pytest.raises(exception), as_bad_video("a.mp4"):
+        raise exception
 
 
 @pytest.mark.parametrize("name", ["avi", "mkv", "webm"])
@@ -71,12 +308,14 @@ def test_an_avi_may_announce_a_few_bytes_too_many(slack, tmp_path):
     check_file(str(path), walk=True)
 
 
-def test_an_avi_that_announces_more_than_that_or_lost_the_end_of_a_part_is_truncated(tmp_path):
+def test_an_avi_that_lost_the_end_of_its_frames_is_truncated_and_one_that_lost_its_index_is_not(
+    tmp_path,
+):
     path = tmp_path / "a.avi"
-    path.write_bytes(avi(FRAME, FRAME, slack=9))
-    with pytest.raises(BadVideoError, match="truncated"):
-        check_file(str(path))
-    path.write_bytes(avi(FRAME, FRAME)[:-1])
+    for whole in (avi(FRAME, FRAME, slack=900), avi(FRAME, FRAME)[:-1], avi(FRAME, FRAME)[:-33]):
+        path.write_bytes(whole)
+        check_file(str(path), walk=True)
+    path.write_bytes(avi(FRAME, FRAME)[:-41])
     with pytest.raises(BadVideoError, match="truncated"):
         check_file(str(path))
 
@@ -91,7 +330,7 @@ def test_an_avi_in_several_parts_is_followed_through_all_of_them(tmp_path):
     check_file(str(path))
     with pytest.raises(BadVideoError, match="damaged"):
         check_file(str(path), walk=True)
-    path.write_bytes(avi(FRAME) + more[:-20])
+    path.write_bytes(avi(FRAME) + more[:-70])
     with pytest.raises(BadVideoError, match="truncated"):
         check_file(str(path))
 

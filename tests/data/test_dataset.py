@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from molo_jax.data import source
+from molo_jax.data import containers, facts, source
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.decode import BadVideoError
 from molo_jax.data.episodes import ClipRequest
@@ -164,3 +164,61 @@ def test_a_file_that_another_list_names_is_not_taken(open_list, tmp_path):
     (tmp_path / "train_few_shot.txt").write_text("train0//run/2.mp4\n")
     dataset = open_list(lines, ["1.mp4", "run/2.mp4"], on_bad_video="skip")
     assert dataset.bad_videos() == {f"{dataset.root}/sit/2.mp4": "missing"}
+
+
+class Clock:
+    """A clock that goes on by a second each time it is looked at."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def open_train(video_tree, **changes):
+    options = {"on_bad_video": "skip", "how_to_get": "Ask.", "seconds": 12.5} | changes
+    return VideoDataset.open(video_tree / "videos", video_tree / "splits", "train", **options)
+
+
+def test_a_video_that_takes_too_long_is_left_out(video_tree, monkeypatch):
+    dataset, reason = open_train(video_tree), "reading it took longer than 12.5 s"
+    monkeypatch.setattr(containers, "time", Clock())
+    # Its 17 packets alone take 17 seconds, in the first look at it.
+    with pytest.raises(BadVideoError, match=reason) as error:
+        dataset.read_clip(request(0, 0), sampling="segments", resize=32)
+    assert error.value.transient
+    assert dataset.bad_videos() == {str(video_tree / "videos/2_0.mp4"): reason}
+
+
+def test_the_time_of_a_video_is_limited_in_later_readings_too(video_tree, monkeypatch):
+    dataset = open_train(video_tree)
+    dataset.read_clip(request(0, 0), sampling="segments", resize=32)
+    monkeypatch.setattr(containers, "time", Clock())
+    late = ClipRequest(0, 0, np.full(2, 0.99))
+    with pytest.raises(BadVideoError, match=r"took longer than 12\.5 s"):
+        dataset.read_clip(late, sampling="segments", resize=32)
+
+
+def test_without_a_limit_no_clock_is_looked_at(video_tree, monkeypatch):
+    monkeypatch.setattr(containers, "time", None)
+    dataset = open_train(video_tree, seconds=None)
+    assert dataset.read_clip(request(0, 0), sampling="segments", resize=32).shape == (3, 32, 32, 3)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), MemoryError(), ValueError("odd")])
+def test_any_exception_while_a_video_is_read_is_that_videos(error, video_tree, monkeypatch):
+    def fail(*_):
+        raise error
+
+    dataset = open_train(video_tree)
+    monkeypatch.setattr(facts, "_facts", fail)
+    with pytest.raises(BadVideoError, match=r"bad video .*/2_0\.mp4: "):
+        dataset.read_clip(request(0, 0), sampling="segments", resize=32)
+    monkeypatch.undo()
+    dataset.read_clip(request(0, 1), sampling="segments", resize=32)
+    (reason,) = dataset.bad_videos().values()
+    expected = f"reading it failed unexpectedly ({type(error).__name__}: {error})"
+    memory = isinstance(error, MemoryError)
+    assert reason == ("there was not enough memory for its frames" if memory else expected)

@@ -237,8 +237,8 @@ def test_a_folder_that_is_no_data_set_is_refused_with_the_remedy(make, files, me
 
 def test_what_no_list_can_hold_is_left_out_with_its_reason(make):
     root = make(
-        *("run/a.mp4", "run/a.avi", "run/b/a.avi", "run/new\nline.mp4", "c.mp4", "run/d.mpg"),
-        *("sit/é #1 'x'.mp4", "sit/e.mp4/f.jpg", "walk/g.flv"),
+        *("run/a.mp4", "run/a.avi", "run/b/a.avi", "run/new\nline.mp4", "c.mp4", "run/d.rm"),
+        *("sit/é #1 'x'.mp4", "sit/e.mp4/f.jpg", "walk/g.rm"),
     )
     (root / "sit" / "gone.mp4").symlink_to(root / "nothing")
     open(os.path.join(os.fsencode(root), b"sit/\xff.mp4"), "wb").close()

@@ -30,6 +30,43 @@ def test_hidden_files_and_folders_are_no_videos(tmp_path):
     assert listing.folders() == ["b"]
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        *("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "mts", "m2ts", "vob"),
+        *("wmv", "flv", "3gp", "ogv", "gif"),
+    ],
+)
+def test_every_usual_extension_is_that_of_a_video_in_any_case(extension, tmp_path):
+    names = [f"a.{extension}", f"b.{extension.upper()}", f"c.{extension.title()}"]
+    make(tmp_path, *names)
+    listing = Listing.index(tmp_path)
+    assert listing.files() == names
+    assert listing.left_out() == {}
+
+
+def test_everything_that_is_not_taken_is_named_with_its_reason(tmp_path):
+    make(tmp_path, "run/a.mp4", "run/a.txt", "run/b.mp4.part", "run/notes", ".git/c.mp4", ".d.mp4")
+    make(tmp_path, "sit/e.mp4/f.jpg")
+    (tmp_path / "run/g.mp4").symlink_to(tmp_path / "gone")
+    (tmp_path / "run/h.jpg").symlink_to(tmp_path / "gone")
+    (tmp_path / "run/again").symlink_to(tmp_path / "run")
+    listing = Listing.index(tmp_path)
+    assert listing.files() == ["run/a.mp4"]
+    assert listing.left_out() == {
+        ".d.mp4": "its name begins with a dot",
+        ".git/": "its name begins with a dot",
+        "run/a.txt": ".txt is not the extension of a video",
+        "run/again/": f"it cannot be listed: it is the same folder as {tmp_path}/run",
+        "run/b.mp4.part": ".part is not the extension of a video",
+        "run/g.mp4": "a link to nothing",
+        "run/h.jpg": "a link to nothing",
+        "run/notes": "no extension",
+        "sit/e.mp4": "a directory of that name",
+        "sit/e.mp4/f.jpg": ".jpg is not the extension of a video",
+    }
+
+
 def test_what_is_named_like_a_video_and_is_none_has_a_reason(tmp_path):
     make(tmp_path, "a.mp4/frame.jpg", "f.avi")
     (tmp_path / "b.mp4").symlink_to(tmp_path / "gone")

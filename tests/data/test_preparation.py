@@ -5,12 +5,15 @@ import fcntl
 import os
 import shutil
 
+import numpy as np
 import pytest
-from preparing import make_plan, open_prepared, prepare_tree
+from preparing import SIDE, in_this_process, make_plan, open_prepared, prepare_tree
 
-from molo_jax.data import preparation, tfds_builder
+from molo_jax.data import encode, preparation, tfds_builder
+from molo_jax.data.encode import encode_video
+from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.preparation import check, find_videos, prepare
-from molo_jax.data.records import prepared_folder
+from molo_jax.data.records import Settings, prepared_folder
 from molo_jax.data.splits import read_split
 from molo_jax.errors import MoloError
 
@@ -113,3 +116,75 @@ def test_without_beam_the_runner_names_the_extra(video_tree, tmp_path, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "apache_beam.options.pipeline_options", None)
     with pytest.raises(MoloError, match=r"--beam_runner needs Apache Beam: pip install .*\[beam\]"):
         prepare(make_plan(video_tree), tmp_path, beam_runner="DirectRunner")
+
+
+def test_an_exception_in_one_video_stops_neither_the_check_nor_the_preparation(
+    video_tree, tmp_path, monkeypatch
+):
+    def failing_at_one(read):
+        def fail(path, *others):
+            if path.endswith("/3_2.mp4"):
+                raise RecursionError("maximum recursion depth exceeded")
+            return read(path, *others)
+
+        return fail
+
+    reason = "reading it failed unexpectedly (RecursionError: maximum recursion depth exceeded)"
+    plan = make_plan(video_tree)
+    for module, function in ((preparation, "probe"), (encode, "read_whole")):
+        monkeypatch.setattr(module, function, failing_at_one(getattr(module, function)))
+    monkeypatch.setattr(preparation, "in_order", in_this_process)
+    monkeypatch.setattr(tfds_builder, "in_order", in_this_process)
+    for survey in (check(plan), prepare(plan, tmp_path)):
+        assert numbers(survey) == [25, 25, 0, 1, 0, 24]
+        (problem,) = survey.to_json()["problems"]
+        assert (problem["video"], problem["reason"]) == ("3_2", reason)
+
+
+def test_hostile_files_cost_only_themselves(video_tree, tmp_path, monkeypatch):
+    videos = tmp_path / "videos"
+    shutil.copytree(video_tree / "videos", videos)
+    (videos / "2_1.mp4").write_text("ffconcat version 1.0\nfile 2_0.mp4\n")
+    inner = b""
+    for _ in range(5000):
+        length = (len(inner) | 1 << 56).to_bytes(8, "big")
+        inner = b"\x1f\x43\xb6\x75" + length + inner
+    segment = b"\x18\x53\x80\x67" + (len(inner) | 1 << 56).to_bytes(8, "big") + inner
+    (videos / "3_2.mp4").write_bytes(b"\x1a\x45\xdf\xa3\x80" + segment)
+    survey = prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
+    assert numbers(survey) == [25, 25, 0, 2, 0, 23]
+    reasons = {p["video"]: p["reason"] for p in survey.to_json()["problems"]}
+    assert reasons == {
+        "2_1": "not a video file (it begins with b'ffconcat version')",
+        "3_2": "damaged: its parts lie inside one another, more than 8 deep",
+    }
+
+
+def test_only_a_video_that_does_not_fit_is_shortened_and_the_report_says_so(
+    video_tree, write_video, read_codes, tmp_path, monkeypatch
+):
+    videos = tmp_path / "videos"
+    shutil.copytree(video_tree / "videos", videos)
+    write_video(videos / "2_1.mp4", video=1, frames=70)
+    # So 17 of them fit and every fourth of 70, but not every second.
+    settings = Settings.of("folder", resize=SIDE, chroma="444")
+    largest = max(map(len, encode_video(str(videos / "2_1.mp4"), settings).images))
+    monkeypatch.setattr(encode, "_MOST_BYTES", largest * 20)
+    survey = prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
+    assert numbers(survey) == [25, 25, 0, 0, 0, 25]
+    (note,) = survey.to_json()["notes"]
+    assert note["video"] == "2_1"
+    assert note["note"].startswith("18 of 70 frames are stored, evenly spaced: all of them take")
+    dataset = open_prepared(tmp_path / "out")
+    clip = dataset.read_clip(
+        ClipRequest(0, 1, np.array([0.0, 0.5, 0.99, 0.2, 0.7])), sampling="segments", resize=SIDE
+    )
+    # Frames 0, 21, 41, 44, 65 are asked for, and every fourth is there; of two the earlier.
+    assert read_codes(clip) == ([0, 20, 40, 44, 64], [1] * 5)
+    whole = dataset.read_clip(
+        ClipRequest(0, 2, np.array([0.0, 0.5, 0.99, 0.2, 0.7])), sampling="segments", resize=SIDE
+    )
+    assert read_codes(whole) == ([0, 4, 8, 9, 14], [2] * 5)
+    # It is known and named in a second run too, which decodes nothing.
+    again = prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=videos)
+    assert again.to_json()["notes"] == survey.to_json()["notes"]
