@@ -57,7 +57,10 @@ _NUM_FRAMES = flags.DEFINE_integer(
     "num_frames", 8, "Frames of a clip: for --keep=window and for what is too short.", lower_bound=2
 )
 _MAX_FRAMES = flags.DEFINE_integer(
-    "max_frames", 0, "At most so many frames of a video, evenly spaced; 0: no limit.", lower_bound=0
+    "max_frames",
+    0,
+    "At most so many frames of a video, evenly spaced; 0: as many as fit into 512 MiB.",
+    lower_bound=0,
 )
 _EPISODE = {
     "n_way": flags.DEFINE_integer("n_way", 5, "Classes of an episode.", lower_bound=2),

@@ -48,9 +48,24 @@ def flash_defect(file: BinaryIO, size: int) -> str:
 
 
 def ogg_defect(file: BinaryIO, size: int) -> str:
-    """Says whether the last page of an Ogg file of `size` bytes is cut off, else returns ""."""
+    """Says whether a page of an Ogg file of `size` bytes is cut off or lost, else returns ""."""
     offset, end = _last_page(file, size)
-    return _cut("page", offset, end, size) if end > size else ""
+    if end > size:
+        return _cut("page", offset, end, size)
+    if _page_follows(file, end):
+        return f"damaged: at byte {end} there is no page where its container has one"
+    return ""
+
+
+def _page_follows(file: BinaryIO, offset: int) -> bool:
+    """Whether there is the beginning of a page anywhere behind a place."""
+    file.seek(offset)
+    rest = b""
+    while block := file.read(1 << 20):
+        if b"OggS" in rest + block:
+            return True
+        rest = block[-3:]
+    return False
 
 
 class OggPages(io.RawIOBase):

@@ -36,7 +36,8 @@ class Settings:
         chroma: "420" or "444", see `images.encode_jpeg`.
         keep: "all" frames, or those that a "window" of `num_frames` can show (Kinetics-100).
         num_frames: frames of a clip with "window", otherwise 0.
-        max_frames: at most so many frames of a video, evenly spaced; 0 for no limit.
+        max_frames: at most so many frames of a video, evenly spaced; 0 for as many as fit into a
+            record, see `encode.encode_video`.
     """
 
     dataset: str
