@@ -175,6 +175,24 @@ def test_a_jump_that_fails_is_made_up_for_by_reading_in_order(
     assert opened == [trouble]
 
 
+@pytest.mark.parametrize("kind", ["a list of files", "VP8 in Ogg"])
+def test_decord_opens_no_file_that_became_one_of_another_kind(
+    kind, write_video, file_of_kind, tmp_path, monkeypatch
+):
+    path = write_video(tmp_path / "a.mp4", frames=60, stream_options={"g": "10"})
+    _, facts = decode_clip(str(path), choose(0), 32)
+    opened = []
+    monkeypatch.setattr(decode.decord, "VideoReader", lambda *a, **_: opened.append(a))
+    (tmp_path / "good.mp4").write_bytes(path.read_bytes())
+    if kind == "a list of files":
+        path.write_text("ffconcat version 1.0\nfile good.mp4\n")
+    else:
+        path.write_bytes(Path(file_of_kind(kind)[0]).read_bytes())
+    with pytest.raises(BadVideoError, match=r"not a video file|it has 40 frames now, and had 60"):
+        decode_clip(str(path), choose(55, 52), 32, facts)
+    assert opened == []
+
+
 # Names and titles
 
 
