@@ -17,6 +17,15 @@ from _episodes import ACCUMULATION, CLASSES, COEFFICIENTS, LEARNING_RATE, random
 from _workers import peak_resident_bytes, processor
 from flax import nnx
 
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.state import count_parameters, create_model, create_state
+from molo_jax.engine.step import (
+    chunked,
+    episodes_sharding,
+    make_mesh,
+    make_train_step,
+    replicated,
+)
 from molo_jax.model import (
     Episode,
     LossWeights,
@@ -25,15 +34,6 @@ from molo_jax.model import (
     loss_terms,
     torch_weights,
     total_loss,
-)
-from molo_jax.training.optimizer import make_optimizer
-from molo_jax.training.state import count_parameters, create_model, create_state
-from molo_jax.training.step import (
-    chunked,
-    episodes_sharding,
-    make_mesh,
-    make_train_step,
-    replicated,
 )
 
 _MATMUL_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32"}

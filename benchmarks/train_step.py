@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _options(arguments: list[str] | None) -> dict[str, Any]:
     # Not above: the workers import this module too, and PyTorch's is to do without JAX.
-    from molo_jax.model.resnet import BACKBONES, STRIDE
+    from molo_jax.backbones.resnet import BACKBONES, STRIDE
 
     parser = _Parser(
         description=__doc__,

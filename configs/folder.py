@@ -30,9 +30,9 @@ def get_config() -> ConfigDict:
     config.model.pretrained = IMAGENET
 
     # As in the official settings of HMDB51, the smallest benchmark.
-    config.loss.classification = 0.4
-    config.loss.contrast = 0.05
-    config.loss.reconstruction = 0.05
+    config.method.classification = 0.4
+    config.method.contrast = 0.05
+    config.method.reconstruction = 0.2
     config.train.steps = 500
     config.train.eval_every = 100
     config.optimizer.schedule = "official"

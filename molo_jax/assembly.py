@@ -21,37 +21,19 @@ from molo_jax.data.episodes import EpisodeSampler
 from molo_jax.data.prepared import PreparedDataset
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
+from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
+from molo_jax.engine.step import Batch, make_mesh
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.model import Episode, LossWeights, MoLoConfig
-from molo_jax.training.schedule import Schedule, cosine_schedule, official_schedule
-from molo_jax.training.step import Batch, make_mesh
+from molo_jax.methods.base import Episode
+from molo_jax.methods.settings import Settings, own_fields, settings_class
 
 
-def model_config(config: ConfigDict, num_classes: int) -> MoLoConfig:
-    """Returns the network's configuration; `num_classes` counts the training classes."""
-    model = config.model
-    return MoLoConfig(
-        num_classes=num_classes,
-        backbone=model.backbone,
-        positional_a=model.positional_a,
-        positional_b=model.positional_b,
-        motion_weight=model.motion_weight,
-        single_direction=model.single_direction,
-        dropout_position=model.dropout_position,
-        dropout_attention=model.dropout_attention,
-        dropout_feedforward=model.dropout_feedforward,
-    )
-
-
-def loss_weights(config: ConfigDict) -> LossWeights:
-    """Returns the weights of the loss terms."""
-    loss = config.loss
-    return LossWeights(
-        classification=loss.classification,
-        contrast=loss.contrast,
-        reconstruction=loss.reconstruction,
-        accumulation=loss.accumulation,
-    )
+def method_settings(config: ConfigDict, num_classes: int) -> Settings:
+    """Returns the settings of the method; `num_classes` counts the training classes."""
+    section = config.method
+    known = settings_class(section.name)
+    own = {name: section[name] for name in own_fields(known)}
+    return known(num_classes=num_classes, backbone=config.model.backbone, **own)
 
 
 def schedule(config: ConfigDict) -> Schedule:
@@ -65,7 +47,7 @@ def schedule(config: ConfigDict) -> Schedule:
         steps_iter=optimizer.steps_iter,
         boundaries=tuple(optimizer.boundaries),
         factors=tuple(optimizer.factors),
-        accumulation=config.loss.accumulation,
+        accumulation=optimizer.accumulation,
     )
 
 

@@ -12,12 +12,17 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from molo_jax.backbones import BACKBONES, backbone_info
 from molo_jax.errors import UsageError
+from molo_jax.methods.settings import (
+    DEFAULT_METHOD,
+    Settings,
+    own_fields,
+    settings_class,
+)
 
-MAX_POSITIONS = 20
 IMAGENET = "imagenet"
 WEIGHT_FILES = (".pth", ".pyth", ".safetensors")
-BACKBONES = ("resnet18", "resnet34", "resnet50")
 SAMPLINGS = ("segments", "window")
 BAD_VIDEO_POLICIES = ("fail", "skip")
 DATA_SOURCES = ("prepared", "videos")
@@ -28,8 +33,15 @@ REFUSE = "refuse"
 ON_TRAINED_CLASSES = (REFUSE, "warn")
 
 
-def base_config() -> ConfigDict:
-    """Returns the locked configuration that every `configs/*.py` starts from."""
+def base_config(method: str = DEFAULT_METHOD) -> ConfigDict:
+    """Returns the locked configuration that every `configs/*.py` starts from.
+
+    Args:
+        method: name of the method, whose settings are in the section `method`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
     config = ConfigDict(
         {
             # Every random choice is a function of this number: weights, episodes, frames,
@@ -44,7 +56,7 @@ def base_config() -> ConfigDict:
             "init_new_classifier": False,
             "dataset": _dataset(),
             "model": _model(),
-            "loss": _loss(),
+            "method": _method(method),
             "data": _data(),
             "augment": _augment(),
             "train": _train(),
@@ -72,31 +84,23 @@ def _model() -> dict:
         # torchvision checkpoint, imagenet (downloads torchvision's IMAGENET1K_V1 weights), or
         # nothing (random weights).
         "pretrained": "",
-        # Positional encoding: tokens * sqrt(width / positional_a) + positional_b * encoding.
-        "positional_a": 10.0,
-        "positional_b": 1.0,
-        # Weight of the motion distance beside the appearance distance.
-        "motion_weight": 0.3,
-        # Only the query-to-support half of the bidirectional distance.
-        "single_direction": False,
-        # Dropout rates after the positional encoding, the attention and in the feed-forward.
-        "dropout_position": 0.1,
-        "dropout_attention": 0.2,
-        "dropout_feedforward": 0.05,
     }
 
 
-def _loss() -> dict:
+def _method(name: str) -> dict:
     return {
-        # Weights of the auxiliary classifier, the long-short contrast and the reconstruction.
-        "classification": 0.8,
-        "contrast": 0.05,
-        "reconstruction": 0.1,
-        # Episodes that the official code accumulates on a GPU before an update. Quirk kept: it
-        # multiplies the reconstruction weight and counts the iterations of its schedule. How
-        # many episodes an update really averages is train.episodes_per_step.
-        "accumulation": 4,
+        # The method, which is chosen behind the name of the configuration file
+        # (--config=configs/synthetic.py:NAME), for every method has settings of its own.
+        "name": name,
+        **{field: each.default for field, each in own_fields(_known(name)).items()},
     }
+
+
+def _known(method: str) -> type[Settings]:
+    try:
+        return settings_class(method)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _data() -> dict:
@@ -182,6 +186,10 @@ def _optimizer() -> dict:
         "factors": (1.0, 0.1, 0.01),
         # cosine only: optimizer steps over which the rate rises from 0 to base_lr.
         "warmup_steps": 0,
+        # official only: iterations that are one optimizer step. The official code counts iterations
+        # of one episode on each GPU, and accumulates so many before an update. How many episodes
+        # an update really averages is train.episodes_per_step.
+        "accumulation": 4,
         # L2, added to the gradient (not decoupled as in AdamW).
         "weight_decay": 1e-3,
         # Adam: decay rates of its two moments, and what is added to the root of the second.
@@ -239,6 +247,7 @@ def validate(config: ConfigDict) -> None:
         UsageError: naming the first wrong value and what it should be.
     """
     _check_choices(config)
+    _check_method(config)
     _check_weights(config)
     _check_numbers(config)
     _check_finite(config)
@@ -256,7 +265,7 @@ def _require(good: bool, name: str, value: object, expected: str) -> None:
 
 def _check_choices(config: ConfigDict) -> None:
     for name, choices in {
-        "model.backbone": BACKBONES,
+        "model.backbone": tuple(BACKBONES),
         "data.source": DATA_SOURCES,
         "data.sampling": SAMPLINGS,
         "data.on_bad_video": BAD_VIDEO_POLICIES,
@@ -272,6 +281,31 @@ def _check_choices(config: ConfigDict) -> None:
         _require(control in CONTROLS, "eval.controls", config.eval.controls, expected)
 
 
+def _check_method(config: ConfigDict) -> None:
+    """Checks the settings of the method, whose limits stand beside them."""
+    known = _known(config.method.name)
+    fields = own_fields(known)
+    if config.method.keys() - {"name"} != fields.keys():
+        raise UsageError(
+            f"config.method.name is {config.method.name!r}, and the section config.method has the"
+            " settings of another method; choose the method behind the name of the file,"
+            f" --config=FILE:{config.method.name}"
+        )
+    for field, each in fields.items():
+        name, value, limits = f"method.{field}", config.method[field], each.metadata
+        if "choices" in limits:
+            choices = limits["choices"]
+            _require(value in choices, name, value, f"choose one of {', '.join(choices)}")
+        if "at_least" in limits and "below" not in limits:
+            least = limits["at_least"]
+            _require(value >= least, name, value, f"it must be at least {least}")
+        if "above" in limits:
+            _require(_SMALLEST <= value <= _FLOAT32, name, value, _ABOVE_ZERO_EXPECTED)
+        if "below" in limits:
+            good = limits["at_least"] <= value <= _BELOW_ONE_LIMIT
+            _require(good, name, value, _BELOW_ONE_EXPECTED)
+
+
 def _check_weights(config: ConfigDict) -> None:
     pretrained = config.model.pretrained
     good = pretrained in ("", IMAGENET) or pretrained.lower().endswith(WEIGHT_FILES)
@@ -284,13 +318,7 @@ def _check_weights(config: ConfigDict) -> None:
 
 _AT_LEAST = {
     "seed": 0,
-    "loss.accumulation": 1,
-    "loss.classification": 0,
-    "loss.contrast": 0,
-    "loss.reconstruction": 0,
-    "model.motion_weight": 0,
-    "model.positional_b": 0,
-    "data.num_frames": 2,
+    "data.num_frames": 1,
     "data.workers": 0,
     "data.prefetch": 1,
     "train.n_way": 2,
@@ -306,6 +334,7 @@ _AT_LEAST = {
     "optimizer.warmup_start_lr": 0,
     "optimizer.warmup_steps": 0,
     "optimizer.steps_iter": 1,
+    "optimizer.accumulation": 1,
     "optimizer.weight_decay": 0,
     "eval.n_way": 2,
     "eval.n_query": 1,
@@ -314,7 +343,7 @@ _AT_LEAST = {
     "eval.episode_batch": 1,
     "eval.cache_mib": 1,
 }
-_ABOVE_ZERO = ("data.timeout", "model.positional_a", "optimizer.base_lr", "optimizer.eps")
+_ABOVE_ZERO = ("data.timeout", "optimizer.base_lr", "optimizer.eps")
 _FRACTIONS = (
     "augment.flip",
     "augment.grey",
@@ -323,9 +352,6 @@ _FRACTIONS = (
     "augment.saturation",
 )
 _BELOW_ONE = (
-    "model.dropout_position",
-    "model.dropout_attention",
-    "model.dropout_feedforward",
     "optimizer.b1",
     "optimizer.b2",
 )
@@ -338,6 +364,8 @@ _FLOAT32 = 3.4e38
 _SMALLEST = 1.2e-38
 # The largest number below 1 that 32 bits hold.
 _BELOW_ONE_LIMIT = 1 - 2**-24
+_BELOW_ONE_EXPECTED = "it must be at least 0 and below 1, also in 32 bits (at most 0.99999994)"
+_ABOVE_ZERO_EXPECTED = "it must be above 0 and finite, and at least 1.2e-38, or 32 bits make it 0"
 _PIXELS = "a larger square of pixels does not fit a network on any device"
 _CLIPS = "no data set has so many for each episode"
 _PRECISE = "its 95 % interval is below 0.05 % then"
@@ -378,7 +406,7 @@ def _check_most(config: ConfigDict) -> None:
 
 def _check_products(config: ConfigDict) -> None:
     """Checks numbers that the training counts to, each of them in 32 bits."""
-    train, iterations = config.train, config.loss.accumulation
+    train, iterations = config.train, config.optimizer.accumulation
     most = _INT32 // train.episodes_per_step
     expected = (
         f"with train.episodes_per_step={train.episodes_per_step} it must be at most {most:,}:"
@@ -388,7 +416,7 @@ def _check_products(config: ConfigDict) -> None:
     # The progress of the official schedule counts twice.
     most = _INT32 // (2 * iterations)
     expected = (
-        f"with loss.accumulation={iterations} it must be at most {most:,}: the schedule counts the"
+        f"with optimizer.accumulation={iterations} it must be at most {most:,}: the schedule counts the"
         " iterations in 32 bits"
     )
     _require(train.steps <= most, "train.steps", train.steps, expected)
@@ -430,15 +458,13 @@ def _check_numbers(config: ConfigDict) -> None:
         _require(value >= least, name, value, f"it must be at least {least}")
     for name in _ABOVE_ZERO:
         value = value_of(config, name)
-        expected = "it must be above 0 and finite, and at least 1.2e-38, or 32 bits make it 0"
-        _require(_SMALLEST <= value <= _FLOAT32, name, value, expected)
+        _require(_SMALLEST <= value <= _FLOAT32, name, value, _ABOVE_ZERO_EXPECTED)
     for name in _FRACTIONS:
         value = value_of(config, name)
         _require(0 <= value <= 1, name, value, "it must be between 0 and 1")
     for name in _BELOW_ONE:
         value = value_of(config, name)
-        expected = "it must be at least 0 and below 1, also in 32 bits (at most 0.99999994)"
-        _require(0 <= value <= _BELOW_ONE_LIMIT, name, value, expected)
+        _require(0 <= value <= _BELOW_ONE_LIMIT, name, value, _BELOW_ONE_EXPECTED)
     hue = config.augment.hue
     _require(0 <= hue <= 0.5, "augment.hue", hue, "it must be between 0 and 0.5")
     shots = config.eval.shots
@@ -450,22 +476,22 @@ def _check_numbers(config: ConfigDict) -> None:
 
 def _check_clip(config: ConfigDict) -> None:
     crop, resize, frames = config.data.crop, config.data.resize, config.data.num_frames
-    below, above = crop // 32 * 32, crop // 32 * 32 + 32
+    stride = backbone_info(config.model.backbone).stride
+    below, above = crop // stride * stride, crop // stride * stride + stride
     nearest = f"{below} or {above}" if below else f"{above}"
     _require(
-        crop > 0 and crop % 32 == 0,
+        crop > 0 and crop % stride == 0,
         "data.crop",
         crop,
-        f"it must be divisible by 32, the stride of the backbone; for example {nearest}",
+        f"it must be divisible by {stride}, the stride of the backbone; for example {nearest}",
     )
     _require(resize >= crop, "data.resize", resize, f"it must be at least data.crop, {crop}")
-    _require(
-        frames + 1 <= MAX_POSITIONS,
-        "data.num_frames",
-        frames,
-        f"at most {MAX_POSITIONS - 1} fit: the class token and the frames share"
-        f" {MAX_POSITIONS} positions",
-    )
+    known = _known(config.method.name)
+    least, most = known.least_frames, known.most_frames
+    expected = f"{known.title} needs at least {least}"
+    _require(frames >= least, "data.num_frames", frames, expected)
+    expected = f"{known.title} takes at most {most}, for which it has positions"
+    _require(most is None or frames <= most, "data.num_frames", frames, expected)
 
 
 def _check_schedule(config: ConfigDict) -> None:

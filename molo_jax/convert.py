@@ -22,9 +22,10 @@ from ml_collections import ConfigDict
 from molo_jax import cli, files
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.methods.settings import DEFAULT_METHOD
 
 if TYPE_CHECKING:
-    from molo_jax.initial import Weights
+    from molo_jax.weights.networks import Weights
 
 _LAYOUT = flags.DEFINE_enum(
     "layout",
@@ -36,8 +37,8 @@ _LAYOUT = flags.DEFINE_enum(
 _OWN_DATASETS = ("folder", "synthetic")
 _DATASETS = (*_OWN_DATASETS, "ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
 # Sections of the configuration that an evaluation depends on, and keys of them that it does not.
-_EVALUATED = ("model", "data", "eval")
-_ELSEWHERE = ("model.pretrained", "data.workers", "data.prefetch")
+_EVALUATED = ("model", "method", "data", "eval")
+_ELSEWHERE = ("method.name", "model.pretrained", "data.workers", "data.prefetch")
 
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST if it exists.")
 
@@ -67,7 +68,7 @@ def convert(
         MoloError: when the source cannot be read or is no MoLo network, or the destination exists.
     """
     # These import JAX, for which a mistake in the arguments should not have to wait.
-    from molo_jax import torch_files
+    from molo_jax.weights import torch_files
 
     to_torch = torch_files.is_torch_path(destination)
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
@@ -78,7 +79,7 @@ def convert(
     if to_torch:
         torch_files.check_installed(destination)
 
-    from molo_jax.initial import load_weights
+    from molo_jax.weights.networks import load_weights
 
     weights = load_weights(source)
     destination.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -145,19 +146,17 @@ def _check_replaceable(folder: Path) -> None:
 
 def _import(weights: "Weights", destination: Path) -> str:
     """Writes a molo_jax checkpoint beside its place, then moves it there."""
-    from molo_jax.initial import abstract_network, filled
-    from molo_jax.model import MoLoConfig
-    from molo_jax.training.checkpoint import Checkpoints
+    from molo_jax.engine.checkpoint import Checkpoints
+    from molo_jax.weights.networks import abstract_network, filled
 
-    network = MoLoConfig(num_classes=weights.num_classes, backbone=weights.backbone)
-    _, params, batch_stats = abstract_network(network)
+    _, params, batch_stats = abstract_network(weights.settings)
     model = {
         "params": filled(params, weights.variables),
         "batch_stats": filled(batch_stats, weights.variables),
     }
     meta = {"config": {}} | dict(weights.meta)
     meta |= {
-        "architecture": dict(weights.architecture),
+        "architecture": weights.settings.to_json(),
         "step": weights.step,
         "source": Path(weights.source).name,
         "epoch": weights.file.epoch,
@@ -177,38 +176,37 @@ def _import(weights: "Weights", destination: Path) -> str:
 
 def _export(weights: "Weights", destination: Path, layout: str) -> str:
     """Writes a PyTorch file."""
-    from molo_jax import torch_files, torch_meta
-    from molo_jax.initial import fixed_buffers
-    from molo_jax.model.torch_weights import export_tensors
+    from molo_jax.weights import torch_files, torch_meta
+    from molo_jax.weights.networks import fixed_buffers
+    from molo_jax.weights.torch_map import export_tensors
 
-    tensors = export_tensors(weights.variables, fixed_buffers(weights.backbone))
+    tensors = export_tensors(weights.variables, fixed_buffers(weights.settings))
     # What the official file said that this checkpoint was once converted from, or else what this
     # checkpoint says of its training.
     epoch = weights.meta.get("epoch") or 0
     cfg = weights.meta.get("official_cfg") or torch_meta.to_cfg(weights.meta)
     torch_files.write(destination, tensors, layout=layout, epoch=epoch, cfg=cfg)
     # JSON's quotes, as the shell's are around it.
-    backbone, path = json.dumps(weights.backbone), json.dumps(str(destination))
+    backbone, path = json.dumps(weights.settings.backbone), json.dumps(str(destination))
     program = (
         "from molo_torch_ref import MoLo, load_official;"
-        f" model = MoLo(num_classes={weights.num_classes}, backbone={backbone});"
+        f" model = MoLo(num_classes={weights.settings.num_classes}, backbone={backbone});"
         f" load_official(model, {path})"
     )
     bare = layout == torch_files.BARE or destination.suffix.lower() == torch_files.SAFETENSORS
     kind = "bare names" if bare else "the official dictionary"
     left = ["optimizer state"] if (Path(weights.source) / "optimizer").is_dir() else []
-    written = f"{destination}, {kind}, {len(tensors)} tensors with pe.pe"
+    written = f"{destination}, {kind}, {len(tensors)} tensors"
     return _summary(weights, left, written, f"python -c {shlex.quote(program)}")
 
 
 def _ignored(weights: "Weights") -> list[str]:
-    from molo_jax.model.torch_weights import FIXED
+    from molo_jax.weights.networks import fixed_buffers
 
-    ignored = list(weights.file.ignored)
-    fixed = f"{weights.prefix}{FIXED}"
-    if fixed in weights.file.tensors:
-        ignored.append(f"{fixed} (fixed, and as the network computes it)")
-    return ignored
+    names = [f"{weights.prefix}{name}" for name in fixed_buffers(weights.settings)]
+    fixed = [name for name in names if name in weights.file.tensors]
+    found = [f"{name} (fixed, and as the network computes it)" for name in fixed]
+    return [*weights.file.ignored, *found]
 
 
 def _summary(weights: "Weights", ignored: Sequence[str], written: str, command: str) -> str:
@@ -216,8 +214,9 @@ def _summary(weights: "Weights", ignored: Sequence[str], written: str, command: 
     trained = sum(value.size for path, value in values if path[-1] not in _STATISTICS)
     rows = {
         "source": f"{weights.source}, {_kind(weights)}",
-        "backbone": weights.backbone,
-        "classes": str(weights.num_classes),
+        "method": weights.settings.title,
+        "backbone": weights.settings.backbone,
+        "classes": str(weights.settings.num_classes),
         "trained": _training(weights),
         "tensors": f"{len(weights.variables)} with {trained:,} parameters",
         "widened": _widened(weights),
@@ -249,14 +248,15 @@ def _evaluation(weights: "Weights", destination: Path) -> str:
     stored = weights.meta.get("config", {})
     if name not in _OWN_DATASETS:
         name += "_1shot" if stored.get("eval", {}).get("shots") == [1] else "_5shot"
-    file = Path("configs") / f"{name}.py"
-    overrides = [("model.backbone", weights.backbone)]
+    file, method = Path("configs") / f"{name}.py", weights.settings.method
+    behind = "" if method == DEFAULT_METHOD else f":{method}"
+    overrides = [("model.backbone", weights.settings.backbone)]
     if _dataset(weights):
-        standard = load_config(str(file)) if file.is_file() else base_config()
+        standard = load_config(f"{file}{behind}") if file.is_file() else base_config(method)
         overrides = _differences(stored, standard)
     overrides.append(("init_from", str(destination)))
     arguments = " ".join(f"--config.{key}={shlex.quote(str(value))}" for key, value in overrides)
-    return f"python -m molo_jax.main --mode=eval --config={file} {arguments}"
+    return f"python -m molo_jax.main --mode=eval --config={file}{behind} {arguments}"
 
 
 def _differences(stored: Mapping[str, Any], config: ConfigDict) -> list[tuple[str, Any]]:

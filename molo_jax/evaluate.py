@@ -19,30 +19,31 @@ from molo_jax.data.augment import eval_views
 from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.data.source import ClipSource
-from molo_jax.errors import MoloError
-from molo_jax.initial import (
-    BEST,
-    LATEST,
-    abstract_network,
-    check_backbone,
-    filled,
-    load_weights,
-    read_meta,
-)
-from molo_jax.model import Tokens
-from molo_jax.model.resnet import feature_width
-from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
-from molo_jax.results import Comparison, class_keys, write_result
-from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
-from molo_jax.training.evaluation import Score, TokenStore, evaluate_episodes
-from molo_jax.training.feed import prefetched
-from molo_jax.training.state import create_model
-from molo_jax.training.step import (
+from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
+from molo_jax.engine.feed import prefetched
+from molo_jax.engine.state import create_model
+from molo_jax.engine.step import (
     clips_sharding,
     make_embed,
     make_match,
     make_mesh,
     replicated,
+)
+from molo_jax.errors import MoloError
+from molo_jax.methods.base import Features
+from molo_jax.methods.settings import Settings
+from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
+from molo_jax.results import Comparison, class_keys, write_result
+from molo_jax.weights.networks import (
+    BEST,
+    LATEST,
+    abstract_network,
+    check_kind,
+    check_same_network,
+    filled,
+    load_weights,
+    read_meta,
 )
 
 # The rows of the table; the trained network has no suffix in the names of its files.
@@ -58,6 +59,7 @@ _TITLES = {
 class Network:
     """A network with its weights, and where they are from."""
 
+    settings: Settings
     graphdef: nnx.GraphDef
     params: nnx.State
     batch_stats: nnx.State
@@ -119,8 +121,9 @@ class Evaluator:
         """
         weights = params, batch_stats
         with Progress(title, "clips") as bar:
-            store = TokenStore(
-                lambda clips: self.embed(*weights, clips, static=static, bar=bar), self._capacity()
+            store = FeatureStore(
+                lambda clips: self.embed(*weights, clips, static=static, bar=bar),
+                self._capacity(*weights),
             )
             return {
                 shot: self._score(weights, store, shot, episodes, title) for shot in self.samplers
@@ -134,11 +137,11 @@ class Evaluator:
         *,
         static: bool = False,
         bar: Progress | None = None,
-    ) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
+    ) -> Iterator[tuple[np.ndarray, Features]]:
         """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
 
         Yields:
-            The positions of the clips in `requests`, and their appearance and motion tokens.
+            The positions of the clips in `requests`, and their features.
         """
         data = self._config.data
         batches = clip_batches(
@@ -160,22 +163,21 @@ class Evaluator:
             bar.reset(len(requests))
         with contextlib.closing(batches):
             for positions, ok, pixels in prefetched(batches, place):
-                tokens = self._embed(params, batch_stats, pixels)
-                appearance, motion = np.asarray(tokens.appearance), np.asarray(tokens.motion)
-                yield positions[ok], (appearance[ok], motion[ok])
+                features = jax.device_get(self._embed(params, batch_stats, pixels))
+                yield positions[ok], jax.tree.map(lambda x, ok=ok: x[ok], features)
                 if bar is not None:
                     bar.update(int((positions >= 0).sum()))
 
     def match(
-        self, params: nnx.State, batch_stats: nnx.State, tokens: Tokens, *episodes: np.ndarray
+        self, params: nnx.State, batch_stats: nnx.State, features: Features, *episodes: np.ndarray
     ) -> jax.Array:
-        """Returns the match logits of episodes given by positions in `tokens`."""
-        return self._match(params, batch_stats, tokens, *episodes)
+        """Returns the logits of episodes given by positions in `features`."""
+        return self._match(params, batch_stats, features, *episodes)
 
     def _score(
         self,
         weights: tuple[nnx.State, nnx.State],
-        store: TokenStore,
+        store: FeatureStore,
         shot: int,
         episodes: int,
         title: str,
@@ -191,10 +193,14 @@ class Evaluator:
                 advance=bar.update,
             )
 
-    def _capacity(self) -> int:
-        frames, width = self._config.data.num_frames, feature_width(self._config.model.backbone)
-        clip_bytes = (2 * frames + 1) * width * np.dtype(np.float32).itemsize
-        return max(1, self._config.eval.cache_mib * 2**20 // clip_bytes)
+    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
+        """Returns how many clips' features fit into the memory that they may take."""
+        data, clips = self._config.data, self._mesh.size
+        shape = (clips, data.num_frames, data.resize, data.resize, 3)
+        pixels = jax.ShapeDtypeStruct(shape, np.uint8)
+        features = jax.eval_shape(self._embed, params, batch_stats, pixels)
+        total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
+        return max(1, self._config.eval.cache_mib * 2**20 * clips // total)
 
 
 def load_network(
@@ -240,36 +246,35 @@ def _newest(workdir: Path) -> tuple[Path, int]:
 
 
 def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
-    weights = load_weights(config.init_from)
-    check_backbone(weights, config.model.backbone)
-    wanted = assembly.model_config(config, weights.num_classes)
+    weights = load_weights(config.init_from, config.method.name)
+    wanted = assembly.method_settings(config, weights.settings.num_classes)
+    check_kind(weights.source, weights.settings, wanted)
     graphdef, *abstract = abstract_network(wanted)
     states = [filled(state, weights.variables) for state in abstract]
     params, batch_stats = jax.device_put(states, replicated(mesh))
     logging.info("the network is that of %s", weights.source)
     origin = Provenance.of_meta(weights.meta)
-    return Network(graphdef, params, batch_stats, weights.source, weights.step, origin)
+    return Network(wanted, graphdef, params, batch_stats, weights.source, weights.step, origin)
 
 
 def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Network:
     where = checkpoints.describe(step)
     meta = checkpoints.meta(step)
     stored = meta["architecture"]
-    wanted = assembly.model_config(config, stored["num_classes"])
-    check_architecture(where, stored, wanted)
+    wanted = assembly.method_settings(config, stored["num_classes"])
+    check_same_network(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
     model = checkpoints.restore(step, {"model": target}, replicated(mesh))["model"]
     origin = Provenance.of_meta(meta)
-    return Network(graphdef, model["params"], model["batch_stats"], where, step, origin)
+    return Network(wanted, graphdef, model["params"], model["batch_stats"], where, step, origin)
 
 
-def untrained(config: ConfigDict, num_classes: int, mesh: Mesh) -> Network:
+def untrained(config: ConfigDict, settings: Settings, mesh: Mesh) -> Network:
     """Returns the network with random weights."""
-    model = assembly.model_config(config, num_classes)
-    graphdef, *weights = create_model(model, config.seed)
+    graphdef, *weights = create_model(settings, config.seed)
     params, batch_stats = jax.device_put(weights, replicated(mesh))
-    return Network(graphdef, params, batch_stats, checkpoint="none", step=0)
+    return Network(settings, graphdef, params, batch_stats, checkpoint="none", step=0)
 
 
 def check_data(config: ConfigDict, workdir: Path, trains: bool) -> None:
@@ -328,7 +333,7 @@ def evaluate(
     for variant in (TRAINED, *config.eval.controls):
         shown, compared = network, comparison
         if variant == UNTRAINED:
-            shown = untrained(config, _num_classes(network), mesh)
+            shown = untrained(config, network.settings, mesh)
             compared = _compare(config, dataset, shown)
         logging.info("evaluating on the %s split: %s", config.eval.split, _TITLES[variant])
         scores = evaluator.scores(
@@ -351,12 +356,9 @@ def evaluate(
 
 
 def _compare(config: ConfigDict, dataset: ClipSource, network: Network) -> Comparison:
-    model = architecture(assembly.model_config(config, _num_classes(network)))
-    return Comparison.of(config, dataset, network.checkpoint, network.origin, model)
-
-
-def _num_classes(network: Network) -> int:
-    return network.params["classification_layer"]["bias"].shape[0]
+    return Comparison.of(
+        config, dataset, network.checkpoint, network.origin, network.settings.to_json()
+    )
 
 
 def _file_name(config: ConfigDict, variant: str, shot: int) -> str:
@@ -376,6 +378,7 @@ def _record(
     names = class_keys(dataset.split)
     return {
         "dataset": config.dataset.name,
+        "method": network.settings.method,
         "split": config.eval.split,
         "variant": variant,
         "accuracy": result.accuracy,

@@ -79,9 +79,9 @@ def _about_weights() -> list[str]:
     config = _config()
     if config is None or config.model.pretrained != IMAGENET:
         return []
-    from molo_jax import pretrained, torch_files
+    from molo_jax.weights import imagenet, torch_files
 
-    address, path = pretrained.imagenet_place(config.model.backbone)
+    address, path = imagenet.imagenet_place(config.model.backbone)
     lines = []
     if not path.exists():
         lines = [

@@ -80,18 +80,18 @@ def preset_config(name: str, *, shots: int) -> ConfigDict:
 
     config.model.backbone = "resnet50"
     config.model.pretrained = IMAGENET
-    config.model.positional_a, config.model.positional_b = preset.position
 
-    config.loss.classification = preset.classification
-    config.loss.contrast = preset.contrast
-    config.loss.reconstruction = preset.reconstruction
-    config.loss.accumulation = _ACCUMULATION
+    config.method.positional_a, config.method.positional_b = preset.position
+    config.method.classification = preset.classification
+    config.method.contrast = preset.contrast
+    config.method.reconstruction = _ACCUMULATION * preset.reconstruction
 
     config.train.n_way, config.train.n_shot, config.train.n_query = 5, 1, 6
     config.train.episodes_per_step = 16
     config.train.steps = preset.iterations // _ACCUMULATION
 
     config.optimizer.schedule = "official"
+    config.optimizer.accumulation = _ACCUMULATION
     config.optimizer.base_lr = preset.base_lr
     config.optimizer.warmup_start_lr = preset.warmup_start_lr
     config.optimizer.steps_iter = preset.steps_iter

@@ -26,11 +26,12 @@ _EXAMPLES = 8
 _DATA_KEYS = ("num_frames", "sampling", "resize", "crop")
 # Parts of the architecture that evaluation does not use, or that cannot differ in it.
 _NOT_SEEN = (
+    "method",
     "backbone",
     "num_classes",
-    "dropout_position",
-    "dropout_attention",
-    "dropout_feedforward",
+    "classification",
+    "contrast",
+    "reconstruction",
 )
 
 
@@ -202,9 +203,13 @@ def _seen_of_old(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[str, Any]:
-    model = {key: value for key, value in architecture.items() if key not in _NOT_SEEN}
+    method = {
+        key: value
+        for key, value in architecture.items()
+        if key not in _NOT_SEEN and not key.startswith("dropout_")
+    }
     return {f"data.{key}": data[key] for key in _DATA_KEYS if key in data} | {
-        f"model.{key}": value for key, value in model.items()
+        f"method.{key}": value for key, value in method.items()
     }
 
 
@@ -216,7 +221,7 @@ def settings_seen(
     Args:
         config: the configuration.
         dataset: the videos.
-        architecture: the network's configuration (`training.checkpoint.architecture`).
+        architecture: the network's configuration (`Settings.to_json`).
 
     Returns:
         JSON values by the dotted key of the configuration; `pixels` says what the frames went

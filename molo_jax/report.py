@@ -1,7 +1,7 @@
 """The picture of a run, `summary.png`: its curves, and one test episode with its predictions."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,13 @@ from ml_collections import ConfigDict
 from molo_jax import assembly
 from molo_jax.data.episodes import ClipRequest, ResolvedEpisode
 from molo_jax.data.source import ClipSource
+from molo_jax.engine.evaluation import FeatureStore
+from molo_jax.engine.metrics import read_metrics
+from molo_jax.engine.step import make_mesh
 from molo_jax.evaluate import Evaluator, load_network
 from molo_jax.files import written
-from molo_jax.model import TERMS
-from molo_jax.training.evaluation import TokenStore
-from molo_jax.training.metrics import read_metrics
-from molo_jax.training.step import make_mesh
+from molo_jax.methods.settings import settings_class
 
-# The terms of the loss as the legend names them.
-_TERM_TITLES = {
-    "match": "match: distance of query and support",
-    "classification": "auxiliary classifier",
-    "s2q": "support→query contrast (s2q)",
-    "q2s": "query→support contrast (q2s)",
-    "s2q_motion": "support→query contrast, motion (s2q_motion)",
-    "q2s_motion": "query→support contrast, motion (q2s_motion)",
-    "reconstruction": "reconstruction of frame differences",
-}
 # Up to so many points of a curve each is marked; a single one would be invisible without.
 _MARKED_POINTS = 20
 _RIGHT, _WRONG, _MUTED = "#1a7f37", "#c62828", "#57606a"
@@ -59,10 +49,12 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
         MoloError: it cannot be written, or there is nothing to draw.
     """
     rows = example_episode(config, workdir)
+    method = settings_class(config.method.name)
     figure = draw_summary(
         read_metrics(workdir),
         rows,
-        title=f"{config.dataset.name}: MoLo, {config.model.backbone}",
+        title=f"{config.dataset.name}: {method.title}, {config.model.backbone}",
+        terms=method.losses,
         episode_title=(
             f"One {config.eval.n_way}-way {config.eval.shots[0]}-shot episode of the"
             f" {config.eval.split} split"
@@ -92,7 +84,7 @@ def example_episode(config: ConfigDict, workdir: Path) -> list[ExampleRow]:
     n_way, shot = config.eval.n_way, config.eval.shots[0]
     evaluator = Evaluator(config, dataset, network.graphdef, mesh, n_way=n_way, shots=(shot,))
     weights = network.params, network.batch_stats
-    store = TokenStore(lambda clips: evaluator.embed(*weights, clips), capacity=10**6)
+    store = FeatureStore(lambda clips: evaluator.embed(*weights, clips), capacity=10**6)
     sampler = evaluator.samplers[shot]
     episode = sampler.resolve(sampler(0), dataset.is_bad)
     while not store.ensure((*episode.support, *episode.query)):
@@ -140,6 +132,7 @@ def draw_summary(
     rows: Sequence[ExampleRow],
     *,
     title: str,
+    terms: Mapping[str, str],
     episode_title: str,
     chance: float,
 ) -> Figure:
@@ -149,6 +142,7 @@ def draw_summary(
         metrics: lines of metrics.jsonl.
         rows: the classes of the episode.
         title: name of the run.
+        terms: name of each term of the loss in the metrics, and in the legend.
         episode_title: what the episode is.
         chance: accuracy of guessing.
     """
@@ -160,20 +154,22 @@ def draw_summary(
     figure.suptitle(title, fontsize=14, fontweight="bold")
     above, below = figure.subfigures(2, 1, height_ratios=[curves_height, height - curves_height])
     losses, accuracy = above.subplots(1, 2)
-    _draw_losses(losses, [line for line in metrics if line["kind"] == "train"])
+    _draw_losses(losses, [line for line in metrics if line["kind"] == "train"], terms)
     _draw_accuracy(accuracy, metrics, chance)
     _draw_episode(below, rows, episode_title)
     return figure
 
 
-def _draw_losses(axes: Axes, lines: Sequence[dict[str, Any]]) -> None:
+def _draw_losses(axes: Axes, lines: Sequence[dict[str, Any]], terms: Mapping[str, str]) -> None:
     steps = [line["step"] for line in lines]
-    for term in ("loss", *TERMS):
+    # A method may leave terms out, by its settings.
+    shown = [term for term in terms if all(term in line for line in lines)]
+    for term in ("loss", *shown):
         values = [line[term] for line in lines]
         width, color = (2.4, "black") if term == "loss" else (1.3, None)
-        label = "loss: weighted sum of all terms" if term == "loss" else _TERM_TITLES[term]
+        label = "loss: weighted sum of all terms" if term == "loss" else terms[term]
         axes.plot(steps, values, label=label, linewidth=width, color=color, **_marker(steps))
-    positive = [line[term] for line in lines for term in TERMS if line[term] > 0]
+    positive = [line[term] for line in lines for term in shown if line[term] > 0]
     if positive and max(positive) > 30 * min(positive):
         axes.set_yscale("log")
     axes.set_title("Loss and its unweighted terms, training")

@@ -19,10 +19,21 @@ from tqdm import tqdm
 from molo_jax import assembly
 from molo_jax.config import base_config, config_keys
 from molo_jax.data.pipeline import episode_batches
+from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.evaluation import Score
+from molo_jax.engine.feed import place_episodes, prefetched
+from molo_jax.engine.metrics import (
+    MetricLog,
+    Stopwatch,
+    check_finite,
+    format_metrics,
+    mean_metrics,
+)
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.state import TrainState, count_parameters, create_model, create_state
+from molo_jax.engine.step import make_train_step, replicated
 from molo_jax.errors import MoloError
 from molo_jax.evaluate import Evaluator
-from molo_jax.initial import BEST, LATEST, read_meta, starting_weights
-from molo_jax.model import TERMS
 from molo_jax.provenance import (
     ListRecord,
     Provenance,
@@ -34,30 +45,15 @@ from molo_jax.provenance import (
     validation_settings,
 )
 from molo_jax.stopping import StopSignals
-from molo_jax.training.checkpoint import Checkpoints, architecture, check_architecture
-from molo_jax.training.evaluation import Score
-from molo_jax.training.feed import place_episodes, prefetched
-from molo_jax.training.metrics import (
-    MetricLog,
-    Stopwatch,
-    check_finite,
-    format_metrics,
-    mean_metrics,
+from molo_jax.weights.networks import (
+    BEST,
+    LATEST,
+    check_same_network,
+    read_meta,
+    starting_weights,
 )
-from molo_jax.training.optimizer import make_optimizer
-from molo_jax.training.state import TrainState, count_parameters, create_model, create_state
-from molo_jax.training.step import make_train_step, replicated
 
-# What a log line says, and what of it fits beside a progress bar.
-_LOGGED = (
-    "loss",
-    *TERMS,
-    "accuracy",
-    "class_accuracy",
-    "grad_norm",
-    "learning_rate",
-    "episodes_per_second",
-)
+# What of a log line fits beside a progress bar.
 _BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
 
 
@@ -92,7 +88,7 @@ class Trainer:
         self._mesh = assembly.train_mesh(config)
         self._dataset = assembly.open_split(config, "train")
         self._sampler = assembly.train_sampler(config, self._dataset)
-        self._model = assembly.model_config(config, len(self._dataset.split.classes))
+        self._settings = assembly.method_settings(config, len(self._dataset.split.classes))
         self._lists = {"train": ListRecord.of(config.dataset.name, self._dataset.split)}
         self._origin = Provenance()
         self._schedule = assembly.schedule(config)
@@ -103,7 +99,7 @@ class Trainer:
             b2=config.optimizer.b2,
             eps=config.optimizer.eps,
         )
-        graphdef, params, batch_stats = create_model(self._model, config.seed)
+        graphdef, params, batch_stats = create_model(self._settings, config.seed)
         self._state = create_state(params, batch_stats, optimizer)
         self._validator = self._make_validator(graphdef) if config.train.eval_every else None
         self._step_function = make_train_step(
@@ -111,7 +107,6 @@ class Trainer:
             optimizer,
             preprocess=assembly.train_preprocess(config),
             episode_key=assembly.train_key(config),
-            weights=assembly.loss_weights(config),
             n_way=config.train.n_way,
             mesh=self._mesh,
         )
@@ -142,8 +137,9 @@ class Trainer:
         """Trains until the last step."""
         train, steps = self._config.train, self._config.train.steps
         logging.info(
-            "training %s with %s parameters from step %d to %d on %d device(s)",
-            self._model.backbone,
+            "training %s, %s, with %s parameters from step %d to %d on %d device(s)",
+            self._settings.title,
+            self._settings.backbone,
             f"{count_parameters(self._state.params):,}",
             self.step,
             steps,
@@ -196,7 +192,7 @@ class Trainer:
                 meta = checkpoints.meta(step)
                 where = checkpoints.describe(step)
                 _refuse_converted(where, meta)
-                check_architecture(where, meta["architecture"], self._model)
+                check_same_network(where, meta["architecture"], self._settings)
         self._discard_newer_best()
         step = self._best.latest_step()
         if step is not None:
@@ -227,7 +223,7 @@ class Trainer:
             self._origin = self._origin_now(Provenance())
         state = self._state
         params, batch_stats = starting_weights(
-            self._config, self._model, state.params, state.batch_stats
+            self._config, self._settings, state.params, state.batch_stats
         )
         # The optimizer's moments are zeros, whatever the weights are.
         state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
@@ -261,7 +257,7 @@ class Trainer:
         return before.followed_by(self._lists["train"], self._lists.get("val"), self._seen())
 
     def _seen(self) -> dict[str, Any]:
-        return settings_seen(self._config, self._dataset, architecture(self._model))
+        return settings_seen(self._config, self._dataset, self._settings.to_json())
 
     def _validation(self) -> dict[str, Any]:
         return validation_settings(self._config, self._seen(), self._lists["val"])
@@ -388,8 +384,15 @@ class Trainer:
         values["learning_rate"] = float(self._schedule(jnp.int32(self.step - 1)))
         values["episodes_per_second"] = self._watch.rate()
         self._log.write(self.step, "train", values)
-        shown = _LOGGED if self._bar.disable else _BESIDE_BAR
+        shown = self._ordered(values) if self._bar.disable else _BESIDE_BAR
         self._say({name: values[name] for name in shown}, is_step=True)
+
+    def _ordered(self, values: dict[str, float]) -> list[str]:
+        """Returns the names of all numbers: the loss, its terms, what else there is."""
+        first, last = ("loss", *self._settings.losses, "accuracy"), ("learning_rate",)
+        last = ("grad_norm", *last, "episodes_per_second")
+        between = [name for name in values if name not in (*first, *last)]
+        return [name for name in (*first, *between, *last) if name in values]
 
     def _validate(self) -> None:
         """Evaluates on the val split, and keeps the weights if they are the best so far.
@@ -421,7 +424,7 @@ class Trainer:
 
     def _meta(self) -> dict[str, Any]:
         return {
-            "architecture": architecture(self._model),
+            "architecture": self._settings.to_json(),
             "step": self.step,
             "config": self._config.to_dict(),
             **self._origin.to_meta(),

@@ -112,8 +112,8 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple["Case", "Tensors"]]:
     settings = {"way": options.way, "seed": options.seed}
     settings |= {"size": options.size, "frames": options.frames}
     if options.checkpoint:
-        from molo_jax.initial import load_weights
-        from molo_jax.model.torch_weights import export_tensors
+        from molo_jax.weights.networks import load_weights
+        from molo_jax.weights.torch_map import export_tensors
 
         weights = load_weights(options.checkpoint)
         case = Case(backbone=weights.backbone, num_classes=weights.num_classes, **settings)

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.state import create_state
+from molo_jax.engine.step import chunked, make_mesh, make_train_step, replicated
+from molo_jax.methods.base import Stages
 from molo_jax.model import (
     Episode,
     LossWeights,
@@ -18,10 +22,6 @@ from molo_jax.model import (
     torch_weights,
     total_loss,
 )
-from molo_jax.model.structures import Stages
-from molo_jax.training.optimizer import make_optimizer
-from molo_jax.training.state import create_state
-from molo_jax.training.step import chunked, make_mesh, make_train_step, replicated
 from parity_tests.case import Arrays, Case, Tensors
 from parity_tests.recording import LOSSES, Recording
 

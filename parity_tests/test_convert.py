@@ -16,9 +16,9 @@ from flax import nnx
 from molo_jax import evaluate, torch_files
 from molo_jax.config import base_config
 from molo_jax.convert import convert
-from molo_jax.initial import abstract_network, fixed_buffers
+from molo_jax.engine.step import make_mesh
 from molo_jax.model import MoLoConfig, torch_weights
-from molo_jax.training.step import make_mesh
+from molo_jax.weights.networks import abstract_network, fixed_buffers
 from molo_torch_ref import MoLo, load_official
 from parity_tests.golden import recipe
 from parity_tests.tolerances import GOLDEN

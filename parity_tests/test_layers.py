@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import molo_torch_ref.matching
+from molo_jax.methods.base import MoLoConfig
 from molo_jax.model import MoLo, Tokens, matching
-from molo_jax.model.structures import MoLoConfig
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL
 from parity_tests.recording import STAGES, compare, relative_error

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from molo_jax.training.schedule import official_schedule
+from molo_jax.engine.schedule import official_schedule
 from molo_torch_ref import Schedule, learning_rate
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import UPDATE, Case

@@ -18,7 +18,7 @@ from molo_jax.data.augment import eval_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import clip_batches, episode_batches
-from molo_jax.training.evaluation import clip_key
+from molo_jax.engine.evaluation import clip_key
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "synthetic.py"
 _CLIPS = 16

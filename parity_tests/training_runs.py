@@ -17,11 +17,11 @@ from torch import nn
 
 import molo_torch_ref as reference
 from molo_jax import assembly
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.state import create_model, create_state
+from molo_jax.engine.step import chunked, make_embed, make_match, make_mesh, make_train_step
 from molo_jax.model import TERMS, Episode
-from molo_jax.model.torch_weights import export_tensors, import_tensors
-from molo_jax.training.optimizer import make_optimizer
-from molo_jax.training.state import create_model, create_state
-from molo_jax.training.step import chunked, make_embed, make_match, make_mesh, make_train_step
+from molo_jax.weights.torch_map import export_tensors, import_tensors
 from molo_torch_ref.matching import match_stream
 from parity_tests.training_checks import JAX, JAX_DOUBLE, TORCH, TORCH_DOUBLE
 from parity_tests.training_data import TestEpisodes

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 from flax import nnx
 
-from molo_jax.initial import abstract_network, fixed_buffers
 from molo_jax.model import MoLoConfig, torch_weights
+from molo_jax.weights.networks import abstract_network, fixed_buffers
 
 
 @functools.cache

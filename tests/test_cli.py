@@ -232,7 +232,7 @@ FILL = """
     from pathlib import Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     place = Path({place!r})
-    from molo_jax.training.{module} import {name}
+    from molo_jax.engine.{module} import {name}
 """
 FILL_CHECKPOINT = """
     import jax, jax.numpy as jnp

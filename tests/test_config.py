@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from molo_jax import torch_files
 from molo_jax.config import (
     BACKBONES,
     MAX_POSITIONS,
@@ -18,6 +17,7 @@ from molo_jax.config import (
 )
 from molo_jax.errors import UsageError
 from molo_jax.model import resnet, temporal, torch_weights
+from molo_jax.weights import torch_files
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))

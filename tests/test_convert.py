@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from made_weights import official_tensors, torchvision_tensors, variables
 
-from molo_jax import torch_files, torch_meta
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
+from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.initial import abstract_network, filled, load_weights
 from molo_jax.model import MoLoConfig
-from molo_jax.training.checkpoint import Checkpoints
+from molo_jax.weights import torch_files, torch_meta
+from molo_jax.weights.networks import abstract_network, filled, load_weights
 
 ROOT = Path(__file__).parents[1]
 CFG = "NUM_GPUS: 4\n"

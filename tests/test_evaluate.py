@@ -3,11 +3,11 @@ import pytest
 
 from molo_jax import assembly, evaluate
 from molo_jax.config import base_config
+from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.evaluation import Score
 from molo_jax.errors import MoloError
 from molo_jax.provenance import ListRecord, Overlap, Provenance
 from molo_jax.results import Comparison
-from molo_jax.training.checkpoint import Checkpoints
-from molo_jax.training.evaluation import Score
 
 
 def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_shots():

@@ -11,20 +11,20 @@ PACKAGE = Path(__file__).parents[1] / "molo_jax"
 NO_TENSORFLOW = (
     "molo_jax.config",
     "molo_jax.convert",
-    "molo_jax.initial",
+    "molo_jax.weights.networks",
     "molo_jax.model",
-    "molo_jax.model.torch_weights",
-    "molo_jax.training.checkpoint",
-    "molo_jax.training.evaluation",
-    "molo_jax.training.metrics",
-    "molo_jax.training.schedule",
-    "molo_jax.training.step",
+    "molo_jax.weights.torch_map",
+    "molo_jax.engine.checkpoint",
+    "molo_jax.engine.evaluation",
+    "molo_jax.engine.metrics",
+    "molo_jax.engine.schedule",
+    "molo_jax.engine.step",
     "molo_jax.data.augment",
     "molo_jax.data.decode",
     "molo_jax.data.episodes",
     "molo_jax.data.splits",
     "molo_jax.data.synthetic",
-    "molo_jax.torch_files",
+    "molo_jax.weights.torch_files",
 )
 
 
@@ -56,10 +56,10 @@ def offenders(folder, forbidden, allowed=()):
     [
         (
             "model",
-            ("molo_jax.data", "molo_jax.training", "molo_jax.config", "absl", "ml_collections"),
+            ("molo_jax.data", "molo_jax.engine", "molo_jax.config", "absl", "ml_collections"),
         ),
         ("training", ("molo_jax.data", "molo_jax.config", "tensorflow", "ml_collections")),
-        ("data", ("molo_jax.model", "molo_jax.training", "molo_jax.config", "flax")),
+        ("data", ("molo_jax.model", "molo_jax.engine", "molo_jax.config", "flax")),
     ],
 )
 def test_imports_go_downwards_only(folder, forbidden):
@@ -68,7 +68,9 @@ def test_imports_go_downwards_only(folder, forbidden):
 
 def test_one_file_knows_pytorch_and_only_when_it_is_needed():
     assert offenders(".", ("torch", "safetensors"), allowed=("torch_files.py",)) == []
-    program = "import sys, molo_jax.convert, molo_jax.initial; print('torch' in sys.modules)"
+    program = (
+        "import sys, molo_jax.convert, molo_jax.weights.networks; print('torch' in sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -76,7 +78,7 @@ def test_one_file_knows_pytorch_and_only_when_it_is_needed():
 
 
 def test_the_files_of_a_training_are_looked_for_before_anything_slow_is_imported():
-    program = "import sys, molo_jax.pretrained, molo_jax.main;"
+    program = "import sys, molo_jax.weights.imagenet, molo_jax.main;"
     program += " print({'jax', 'tensorflow', 'torch', 'flax'} & sys.modules.keys())"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

@@ -18,9 +18,9 @@ from matplotlib.image import imread
 from molo_jax import assembly, evaluate
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
+from molo_jax.engine.metrics import read_metrics
+from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
-from molo_jax.training.metrics import read_metrics
-from molo_jax.training.step import make_mesh
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"

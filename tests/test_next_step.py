@@ -8,7 +8,7 @@ from absl.testing import flagsaver
 
 from molo_jax import prepare  # noqa: F401  (defines the flags)
 from molo_jax.next_step import next_step
-from molo_jax.pretrained import imagenet_place
+from molo_jax.weights.imagenet import imagenet_place
 
 ROOT = Path(__file__).parents[1]
 ALL = ("train", "val", "test")
@@ -70,7 +70,7 @@ def test_three_ways_are_named_where_the_weights_are_not_in_the_cache(say, datase
 
 
 def test_nothing_is_said_of_weights_that_are_there_or_not_used(say, monkeypatch):
-    monkeypatch.setattr("molo_jax.torch_files.check_installed", lambda path: None)
+    monkeypatch.setattr("molo_jax.weights.torch_files.check_installed", lambda path: None)
     path = imagenet_place("resnet50")[1]
     assert len(say()) == 5
     path.parent.mkdir(parents=True)

@@ -15,11 +15,11 @@ from flax import nnx
 
 from molo_jax import train
 from molo_jax.config import base_config
+from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.evaluation import Score
+from molo_jax.engine.metrics import read_metrics
 from molo_jax.errors import MoloError
 from molo_jax.model import TERMS
-from molo_jax.training.checkpoint import Checkpoints
-from molo_jax.training.evaluation import Score
-from molo_jax.training.metrics import read_metrics
 
 
 class StandIn:

@@ -1,0 +1,304 @@
+"""Checkpoints on disk, by orbax: written as a whole or not at all, read back bit for bit.
+
+A checkpoint `<folder>/<step>` holds three items: `model` (parameters and batch-normalization
+statistics), `optimizer` (optimizer state and step; absent where training cannot go on from it) and
+`meta` (JSON). Trees are stored as nested plain dictionaries named by their paths.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from molo_jax.errors import MoloError
+from molo_jax.files import failure, write_json
+
+# How tensorstore quotes the operating system.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+_ITEMS = ("model", "optimizer")
+
+
+class Checkpoints:
+    """The checkpoints of one folder; the latest few are kept.
+
+    Use as a context manager: leaving it waits until everything is on disk.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
+        """Opens `folder`, which need not exist.
+
+        Args:
+            folder: where the checkpoints are.
+            keep: how many are kept; older ones are removed after a newer one is complete.
+            read_only: neither creates the folder nor removes anything.
+        """
+        self.folder = folder.absolute()
+        # The newest complete checkpoint; for a reader in another thread than the one that saves.
+        self.saved_step: int | None = None
+        self._manager, self._read_only = None, read_only
+        if read_only and not self.folder.is_dir():
+            return
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+        )
+        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
+        handlers["meta"] = ocp.JsonCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self.saved_step = self._manager.latest_step()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # After an error orbax may raise it once more, in other words.
+        with contextlib.suppress(*([Exception] if kind else [])):
+            self.close()
+
+    def close(self) -> None:
+        """Waits until everything is on disk. Leaving without it would lose the last checkpoint.
+
+        A folder that is empty is removed.
+        """
+        if self._manager is None:
+            return
+        manager, self._manager = self._manager, None
+        try:
+            manager.wait_until_finished()
+            manager.close()
+        finally:
+            if not self._read_only:
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint."""
+        return None if self._manager is None else self._manager.latest_step()
+
+    def save(
+        self, step: int, *, meta: Mapping[str, Any], model: Any, optimizer: Any | None = None
+    ) -> None:
+        """Saves the checkpoint of `step` and returns when it is on disk.
+
+        A checkpoint of the same step stays as it is: training is deterministic, so it is the same.
+
+        Args:
+            step: finished optimizer steps.
+            meta: what `restore` checks and `evaluate` reports; JSON types only.
+            model: tree of parameters and statistics.
+            optimizer: tree of what else training needs in order to go on.
+
+        Raises:
+            MoloError: when there is no room, or the folder cannot be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._check_space(model, optimizer)
+        items = {"model": ocp.args.StandardSave(to_plain(model))}
+        if optimizer is not None:
+            items["optimizer"] = ocp.args.StandardSave(to_plain(optimizer))
+        items["meta"] = ocp.args.JsonSave(dict(meta))
+        try:
+            saved = self._manager.save(step, args=ocp.args.Composite(**items))
+            self._manager.wait_until_finished()
+        # orbax and tensorstore raise a dozen types for a folder that cannot be written.
+        except Exception as error:
+            self._remove_unfinished(step)
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} cannot be saved: {_reason(error)}"
+            ) from error
+        if not saved:
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} was not saved: {self.folder} holds a later"
+                " one; remove it or use another --workdir"
+            )
+        self.saved_step = step
+
+    def _remove_unfinished(self, step: int) -> None:
+        for folder in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def delete(self, step: int) -> None:
+        """Removes the checkpoint of `step`."""
+        self._manager.delete(step)
+
+    def _check_space(self, *trees: Any) -> None:
+        """Stops before a disk that is too full, on which orbax would fail in the background.
+
+        Raises:
+            MoloError: naming how much room a checkpoint takes and how much there is.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise MoloError(
+                f"a checkpoint in {self.folder} takes up to {needed / 2**20:.0f} MiB, and"
+                f" {free / 2**20:.0f} MiB are free; make room, then run the same command again"
+            )
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Reads the JSON that was saved with the checkpoint of `step`.
+
+        Raises:
+            MoloError: when it cannot be read.
+        """
+        arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._read(step, lambda: self._manager.restore(step, args=arguments).meta)
+
+    def replace_meta(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Replaces the JSON of the checkpoint of `step`; the rest of it stays as it is.
+
+        Raises:
+            OSError: when the file cannot be written; the old one is there then.
+        """
+        # The file of orbax's JsonCheckpointHandler.
+        write_json(self.folder / str(step) / "meta" / "metadata", meta, indent=None)
+
+    def restore(self, step: int, targets: Mapping[str, Any], sharding: Sharding) -> dict[str, Any]:
+        """Reads items of the checkpoint of `step`.
+
+        Args:
+            step: which checkpoint.
+            targets: for `model` and, where wanted, `optimizer` a tree of arrays of the expected
+                structure and shapes; their values do not matter.
+            sharding: where the arrays shall be.
+
+        Returns:
+            Trees like the targets, with the stored values.
+
+        Raises:
+            MoloError: when tensors are missing, left over, of another shape or not finite, or the
+                files cannot be read.
+        """
+        if "optimizer" in targets and not (self.folder / str(step) / "optimizer").is_dir():
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} has no optimizer state; training cannot go"
+                " on from it"
+            )
+        abstract = {item: to_plain(_abstract(tree, sharding)) for item, tree in targets.items()}
+        stored = self._read(step, lambda: {item: self._tree(step, item) for item in abstract})
+        for item, expected in abstract.items():
+            self._check_shapes(step, expected, stored[item])
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
+        restored = self._read(
+            step, lambda: self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        )
+        for item, tree in restored.items():
+            self._check_finite(step, item, tree)
+        return {item: from_plain(targets[item], restored[item]) for item in targets}
+
+    def describe(self, step: int) -> str:
+        """Returns the checkpoint's path."""
+        return str(self.folder / str(step))
+
+    def _read(self, step: int, read: Any) -> Any:
+        try:
+            return read()
+        # orbax and tensorstore raise a dozen types for files that are gone, cut off or altered.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} cannot be read"
+                f" ({type(error).__name__}: {reason}); remove this folder to go on from an"
+                " earlier one or from the start"
+            ) from error
+
+    def _tree(self, step: int, item: str) -> Any:
+        """Reads names and shapes of the stored tensors, without the tensors."""
+        return self._manager.item_metadata(step)[item].tree
+
+    def _check_finite(self, step: int, item: str, tree: Any) -> None:
+        leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
+        broken = ["/".join(_names(path)) for path, leaf in leaves if not _is_finite(leaf)]
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} is of no use: its {item} holds values that"
+                f" are not finite (NaN or infinity), in {broken[0]}{more}; remove this folder to go"
+                " on from an earlier one or from the start"
+            )
+
+    def _check_shapes(self, step: int, expected: Any, stored: Any) -> None:
+        wanted, found = _shapes(expected), _shapes(stored)
+        problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+        problems += [f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]
+        problems += [
+            f"{name} has shape {found[name]}, expected {wanted[name]}"
+            for name in sorted(wanted.keys() & found.keys())
+            if wanted[name] != found[name]
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} does not fit this network:"
+                f" {'; '.join(problems[:3])}{more}"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Returns what the operating system said, which tensorstore wraps in many lines, or line 1."""
+    found = _OS_ERROR.search(str(error))
+    if found:
+        return failure(OSError(int(found[1]), os.strerror(int(found[1]))))
+    if isinstance(error, OSError):
+        return failure(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _is_finite(leaf: Any) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(leaf).all())
+
+
+def to_plain(tree: Any) -> dict[str, Any]:
+    """Turns any tree into nested dictionaries named by the paths of its leaves."""
+    nested: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        *parents, name = _names(path)
+        here = nested
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[name] = leaf
+    return nested
+
+
+def from_plain(target: Any, plain: Mapping[str, Any]) -> Any:
+    """Undoes `to_plain`: returns a tree of the structure of `target` with the leaves of `plain`."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(target)
+    leaves = []
+    for path, _ in paths:
+        leaf = plain
+        for name in _names(path):
+            leaf = leaf[name]
+        leaves.append(leaf)
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _names(path: tuple) -> list[str]:
+    """Names a leaf; the array inside an nnx variable carries the variable's name."""
+    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    is_variable = len(names) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
+    return names[:-1] if is_variable else names
+
+
+def _abstract(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(jax.tree_util.keystr((key,), simple=True) for key in path): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

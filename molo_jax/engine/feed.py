@@ -1,0 +1,57 @@
+"""Batches on their way to the devices, one step ahead of the computation."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import jax
+from jax.sharding import Mesh
+
+from molo_jax.engine.step import Batch, chunked, episodes_sharding
+from molo_jax.errors import MoloError
+
+Made, Placed = TypeVar("Made"), TypeVar("Placed")
+
+
+def place_episodes(batch: Batch, mesh: Mesh, microbatch: int) -> Batch:
+    """Cuts this host's episodes of a batch into chunks and starts their transfer to its devices.
+
+    Args:
+        batch: arrays (e, ...), this host's contiguous share of the global batch.
+        mesh: the devices of all hosts.
+        microbatch: episodes that a device processes at once.
+
+    Returns:
+        Arrays (chunks, e / chunks over all hosts, ...), spread over the mesh by the second axis.
+
+    Raises:
+        ValueError: the chunks do not come out even.
+    """
+    sharding = episodes_sharding(mesh)
+    chunks = chunked(batch, microbatch * mesh.local_mesh.size)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in chunks.items()
+    }
+
+
+def prefetched(
+    batches: Iterable[Made], place: Callable[[Made], Placed], ahead: int = 1
+) -> Iterator[Placed]:
+    """Yields `place(batch)` of every batch, which is called `ahead` batches before it is used.
+
+    Transfers run while the devices compute. Memory: `ahead` + 1 batches on the devices. An error
+    of `batches` is raised behind the batches before it.
+    """
+    waiting: collections.deque[Placed] = collections.deque()
+    failure = None
+    try:
+        for batch in batches:
+            waiting.append(place(batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+    except MoloError as error:
+        failure = error
+    yield from waiting
+    if failure:
+        raise failure

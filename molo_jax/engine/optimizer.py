@@ -1,0 +1,43 @@
+"""Adam with coupled L2 weight decay, as the official training uses it.
+
+Reference: Kingma and Ba, Adam, ICLR 2015; PyTorch's ``torch.optim.Adam(weight_decay=...)`` adds the
+decay to the gradient before the moments are taken (not AdamW).
+"""
+
+from collections.abc import Callable
+
+import optax
+from flax import nnx
+
+from molo_jax.weights.torch_map import decays
+
+
+def make_optimizer(
+    schedule: Callable,
+    *,
+    weight_decay: float = 1e-3,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Builds the optimizer.
+
+    Args:
+        schedule: learning rate as a function of the number of finished optimizer steps.
+        weight_decay: L2 coefficient, added as ``weight_decay * parameter`` to the gradient of every
+            parameter that decays.
+        b1: decay rate of the first moment.
+        b2: decay rate of the second moment.
+        eps: added to the root of the second moment.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def decay_mask(params: nnx.State) -> nnx.State:
+    """For every parameter, whether weight decay acts on it."""
+    flat = {path: value.replace(decays(path)) for path, value in nnx.to_flat_state(params)}
+    return nnx.from_flat_state(flat)

@@ -1,0 +1,203 @@
+"""The interface of a few-shot method, and the structures that it takes and returns.
+
+Letters: v videos, s support, q query, n way, t frame, h w space, c channel, d feature, k training
+classes.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from molo_jax.backbones import backbone_info
+from molo_jax.methods.settings import Settings
+
+# What a method keeps of clips: any pytree whose leaves have the clips as their leading axis.
+Features = Any
+
+
+def pytree(cls):
+    """Makes a frozen dataclass whose fields are all pytree children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
+class Sets:
+    """The same quantity of the support set and of the query set."""
+
+    support: Any
+    query: Any
+
+
+@pytree
+class Episode:
+    """One few-shot task with its pixels.
+
+    Attributes:
+        support, query: normalized clips.
+        support_labels, query_labels: class within the episode, ``0 .. n_way - 1``.
+        support_classes, query_classes: index of the training class, for an auxiliary classifier.
+    """
+
+    support: Float[Array, "s t h w 3"]
+    query: Float[Array, "q t h w 3"]
+    support_labels: Int[Array, "s"]
+    query_labels: Int[Array, "q"]
+    support_classes: Int[Array, "s"]
+    query_classes: Int[Array, "q"]
+
+    @property
+    def classes(self) -> Int[Array, "v"]:
+        """Training classes of all clips, those of the support set first."""
+        return jnp.concatenate([self.support_classes, self.query_classes])
+
+
+@pytree
+class Training:
+    """What a method computes of an episode that it learns from.
+
+    Attributes:
+        logits: scores of the classes for every query; the largest is the prediction.
+        losses: the terms of the loss by name, unweighted; scalars.
+        metrics: further scalars that are reported, such as the accuracy of an auxiliary classifier.
+        stages: intermediate values by name, for comparisons; a compiled program drops them.
+    """
+
+    logits: Float[Array, "q n"]
+    losses: dict[str, Float[Array, ""]]
+    metrics: dict[str, Float[Array, ""]]
+    stages: dict[str, Any]
+
+
+class Method(nnx.Module, abc.ABC):
+    """A network that learns from episodes and scores queries by their support clips.
+
+    Parameters are float32. A method fits any number of classes, shots and queries.
+
+    Args:
+        settings: everything that fixes its computation.
+        rngs: source of the random weights.
+    """
+
+    def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
+        self.settings = settings
+
+    @abc.abstractmethod
+    def embed(self, clips: Float[Array, "v t h w 3"]) -> Features:
+        """Computes what the method keeps of clips, with running statistics, without dropout.
+
+        A clip's features do not depend on the other clips, so they are computed once and matched
+        in any number of episodes.
+
+        Raises:
+            ValueError: if the shape is not that of clips.
+        """
+
+    @abc.abstractmethod
+    def match(
+        self, support: Features, query: Features, support_labels: Int[Array, "s"], *, n_way: int
+    ) -> Float[Array, "q n"]:
+        """Scores queries, outside training.
+
+        Args:
+            support, query: their features.
+            support_labels: class of each support clip, ``0 .. n_way - 1``, each at least once;
+                classes may have different numbers of shots.
+            n_way: number of classes.
+        """
+
+    @abc.abstractmethod
+    def train_episode(
+        self, episode: Episode, *, n_way: int, rngs: nnx.Rngs | None = None
+    ) -> Training:
+        """Computes the losses of an episode with batch statistics and dropout.
+
+        Args:
+            episode: the clips and their classes.
+            n_way: number of classes.
+            rngs: source of dropout masks (stream ``dropout``), needed if a rate is not 0.
+
+        Raises:
+            ValueError: if the clips' shapes are not those of a clip, or the two sets' differ.
+        """
+
+    @classmethod
+    def fixed_buffers(cls, settings: Settings) -> dict[str, np.ndarray]:
+        """Returns what official checkpoints hold beside the weights, by its names there."""
+        return {}
+
+    def loss_weights(self) -> Mapping[str, float]:
+        """Returns the weight of each term of the loss; a term that is not named has weight 1."""
+        return {}
+
+    def total_loss(self, losses: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+        """Weighs the terms of one episode; a step minimizes the mean of this over its episodes."""
+        weights = self.loss_weights()
+        return sum(value * weights.get(name, 1.0) for name, value in losses.items())
+
+
+def join_sets(episode: Episode, settings: Settings) -> tuple[Array, tuple[int, int]]:
+    """Returns the clips of both sets in one array, support first, and the sizes of the sets.
+
+    Raises:
+        ValueError: if the clips' shapes are not those of a clip, or the two sets' differ.
+    """
+    support, query = episode.support, episode.query
+    check_clips(support, settings, "support")
+    check_clips(query, settings, "query")
+    if support.shape[1:] != query.shape[1:]:
+        raise ValueError(
+            f"support clips are {support.shape[1:]}, query clips {query.shape[1:]} "
+            "(frames, height, width, channels); both sets need the same"
+        )
+    return jnp.concatenate([support, query]), (support.shape[0], query.shape[0])
+
+
+def split_sets(tree: Any, sizes: tuple[int, int]) -> Sets:
+    """Undoes `join_sets` for every leaf of a tree."""
+    support, query = sizes
+    return Sets(
+        support=jax.tree.map(lambda x: x[:support], tree),
+        query=jax.tree.map(lambda x: x[support : support + query], tree),
+    )
+
+
+def check_clips(clips: Array, settings: Settings, which: str = "embedded") -> None:
+    """Checks the shape of clips.
+
+    Raises:
+        ValueError: naming the shape and what a method with these settings takes.
+    """
+    shape, stride = clips.shape, backbone_info(settings.backbone).stride
+    if len(shape) != 5 or shape[-1] != 3:
+        raise ValueError(
+            f"{which} clips have shape {shape}; expected (videos, frames, height, width, 3)"
+        )
+    least, most = settings.least_frames, settings.most_frames
+    if shape[1] < least or (most is not None and shape[1] > most):
+        limit = f" and at most {most}" if most is not None else ""
+        raise ValueError(
+            f"{which} clips have {shape[1]} frames; {settings.title} needs at least {least}{limit}"
+        )
+    if shape[2] % stride or shape[3] % stride or 0 in shape:
+        raise ValueError(
+            f"{which} clips are {shape[2]}x{shape[3]} pixels; both sides must be positive "
+            f"multiples of {stride}"
+        )
+
+
+def cross_entropy(logits: Float[Array, "v k"], labels: Int[Array, "v"]) -> Float[Array, ""]:
+    """Mean cross-entropy of softmax scores against integer labels, in nats."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def accuracy(logits: Float[Array, "v k"], labels: Int[Array, "v"]) -> Float[Array, ""]:
+    """Fraction of rows whose largest score is that of their label."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

@@ -1,0 +1,79 @@
+"""Temporal encoders: self-attention and feed-forward.
+
+Reference: Wang et al., MoLo, CVPR 2023, "Long-short contrastive objective".
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from molo_jax.nn.layers import layer_norm, linear
+
+_HEADS = 8
+# Width of the feed-forward layer, whatever the feature width is.
+_HIDDEN = 2048
+
+
+class Attention(nnx.Module):
+    """Self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``."""
+
+    def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
+        self.norm = layer_norm(width, rngs=rngs)
+        self.to_qkv = linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.to_out = linear(width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
+        qkv = self.to_qkv(self.norm(x))
+        query, key, value = rearrange(qkv, "v l (three g d) -> three v g l d", three=3, g=_HEADS)
+        # Not jax.nn.dot_product_attention, which takes the softmax in float32 whatever it is given.
+        products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
+        y = jnp.einsum("vgij,vgjd->vgid", jax.nn.softmax(products, axis=-1), value)
+        y = self.to_out(rearrange(y, "v g l d -> v l (g d)"))
+        return x + self.dropout(y, deterministic=not train, rngs=rngs)
+
+
+class FeedForward(nnx.Module):
+    """``Drop(Linear(Drop(GELU(Linear(x)))))`` with the exact GELU, without its residual.
+
+    Quirk kept: no layer normalization before it, and a hidden width that does not follow the
+    feature width.
+    """
+
+    def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
+        self.linear1 = linear(width, _HIDDEN, rngs=rngs)
+        self.linear2 = linear(_HIDDEN, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
+        drop = {"deterministic": not train, "rngs": rngs}
+        hidden = self.dropout(jax.nn.gelu(self.linear1(x), approximate=False), **drop)
+        return self.dropout(self.linear2(hidden), **drop)
+
+
+class TemporalEncoder(nnx.Module):
+    """One transformer layer over the tokens of a clip; its ReLU is applied by the caller."""
+
+    def __init__(
+        self, width: int, *, dropout_attention: float, dropout_feedforward: float, rngs: nnx.Rngs
+    ):
+        self.attention = Attention(width, dropout=dropout_attention, rngs=rngs)
+        self.feedforward = FeedForward(width, dropout=dropout_feedforward, rngs=rngs)
+
+    def __call__(
+        self, tokens: Float[Array, "v l d"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> dict[str, Float[Array, "v l d"]]:
+        """Encodes tokens.
+
+        Returns:
+            ``attention`` (with residual), ``feedforward`` (without) and their sum, ``encoded``.
+        """
+        attended = self.attention(tokens, train=train, rngs=rngs)
+        forwarded = self.feedforward(attended, train=train, rngs=rngs)
+        return {
+            "attention": attended,
+            "feedforward": forwarded,
+            "encoded": attended + forwarded,
+        }

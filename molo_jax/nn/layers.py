@@ -1,0 +1,151 @@
+"""Layers with PyTorch's semantics: convolution, batch normalization over sets, linear maps."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from molo_jax.nn import ops
+
+# Fraction of a running statistic that one update replaces (PyTorch's ``momentum``).
+BATCH_NORM_MOMENTUM = 0.1
+_BATCH_NORM_EPSILON = 1e-5
+_LAYER_NORM_EPSILON = 1e-5
+
+
+def torch_uniform(fan_in: int) -> nnx.Initializer:
+    """PyTorch's default for kernels and biases: uniform within ``1 / sqrt(fan_in)`` of zero."""
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init
+
+
+def he_fan_out(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """He et al.'s normal initialization by fan-out, as in torchvision's ResNet."""
+    fan_out = math.prod(shape[:-2]) * shape[-1]
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2.0 / fan_out)
+
+
+class Conv2d(nnx.Module):
+    """2-D convolution with explicit symmetric padding; ``kernel`` is ``(h, w, c_in, c_out)``."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        use_bias: bool = False,
+        kernel_init: nnx.Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        fan_in = size * size * in_features
+        init = kernel_init or torch_uniform(fan_in)
+        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_features, features)))
+        self.bias = (
+            nnx.Param(torch_uniform(fan_in)(rngs.params(), (features,))) if use_bias else None
+        )
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
+        y = ops.conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias[...]
+
+
+class TemporalConv3d(nnx.Module):
+    """3-D convolution 3x3x3 over the frames of each clip, zero padding 1 on time, height and width.
+
+    The ``kernel`` is ``(3, 3, 3, c_in, c_out)``, time first. Computed as one 2-D convolution that
+    gives the contribution of a frame to its predecessor, itself and its successor, followed by a
+    sum over shifted frames: the sums are those of the 3-D convolution.
+    """
+
+    def __init__(self, in_features: int, features: int, *, rngs: nnx.Rngs):
+        init = torch_uniform(27 * in_features)
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, 3, in_features, features)))
+        self.bias = nnx.Param(init(rngs.params(), (features,)))
+
+    def __call__(self, x: Float[Array, "v t h w c"]) -> Float[Array, "v t h w f"]:
+        kernel = self.kernel[...]
+        taps = jnp.concatenate([kernel[0], kernel[1], kernel[2]], axis=-1)
+        videos, frames = x.shape[:2]
+        y = ops.conv2d(x.reshape(videos * frames, *x.shape[2:]), taps, padding=1)
+        y = y.reshape(videos, frames, *y.shape[1:])
+        to_next, to_same, to_previous = jnp.split(y, 3, axis=-1)
+        pad = ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))
+        from_previous = jnp.pad(to_next[:, :-1], pad)
+        from_next = jnp.pad(to_previous[:, 1:], [edge[::-1] for edge in pad])
+        return from_previous + to_same + from_next + self.bias[...]
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalization whose batch can be several sets, each with its own statistics.
+
+    In training, every set is normalized by its own mean and *biased* variance, and the running
+    statistics take one update for each set in order, with the *unbiased* variance:
+    ``new = 0.9 old + 0.1 batch``. Otherwise the running statistics normalize.
+    """
+
+    def __init__(self, features: int):
+        self.scale = nnx.Param(jnp.ones((features,)))
+        self.bias = nnx.Param(jnp.zeros((features,)))
+        self.mean = nnx.BatchStat(jnp.zeros((features,)))
+        self.var = nnx.BatchStat(jnp.ones((features,)))
+        self.num_batches_tracked = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, set_sizes: tuple[int, ...], train: bool
+    ) -> Float[Array, "n h w c"]:
+        """Normalizes maps.
+
+        Args:
+            x: the maps of all sets, one set after the other.
+            set_sizes: number of maps of each set.
+            train: whether to use and track the statistics of the sets.
+        """
+        if not train:
+            return self._affine(x, self.mean[...], self.var[...])
+        starts = [sum(set_sizes[:i]) for i in range(len(set_sizes))]
+        parts = [x[start : start + size] for start, size in zip(starts, set_sizes, strict=True)]
+        return jnp.concatenate([self._normalize_and_track(part) for part in parts])
+
+    def _normalize_and_track(self, x: Array) -> Array:
+        mean = jnp.mean(x, axis=(0, 1, 2))
+        var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+        count = x.shape[0] * x.shape[1] * x.shape[2]
+        unbiased = var * (count / max(count - 1, 1))
+        self._track(self.mean, mean)
+        self._track(self.var, unbiased)
+        self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
+        return self._affine(x, mean, var)
+
+    def _track(self, running: nnx.BatchStat, batch: Array) -> None:
+        old = (1.0 - BATCH_NORM_MOMENTUM) * running.get_value()
+        # `running[...] = …` asks a traced array for its sharding, whose refusal costs a search
+        # through the whole program: half of the time that a training step takes to trace.
+        running.set_value(old + BATCH_NORM_MOMENTUM * jax.lax.stop_gradient(batch))
+
+    def _affine(self, x: Array, mean: Array, var: Array) -> Array:
+        scale = self.scale[...] * jax.lax.rsqrt(var + _BATCH_NORM_EPSILON)
+        return (x - mean) * scale + self.bias[...]
+
+
+def linear(in_features: int, features: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map with PyTorch's default initialization."""
+    init = torch_uniform(in_features)
+    return nnx.Linear(
+        in_features, features, use_bias=use_bias, kernel_init=init, bias_init=init, rngs=rngs
+    )
+
+
+def layer_norm(features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer normalization with PyTorch's epsilon and a two-pass variance."""
+    return nnx.LayerNorm(features, epsilon=_LAYER_NORM_EPSILON, use_fast_variance=False, rngs=rngs)

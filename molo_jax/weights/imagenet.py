@@ -1,0 +1,70 @@
+"""The files that a training begins with, had before anything slow is imported or opened."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from molo_jax import downloads
+from molo_jax.backbones import backbone_info
+from molo_jax.config import IMAGENET, WEIGHT_FILES
+from molo_jax.errors import MoloError
+from molo_jax.files import check_file
+
+# The folders of checkpoints in a work folder: the newest, and the best on the val split.
+LATEST, BEST = "checkpoints", "best"
+
+# The folder of torchvision's IMAGENET1K_V1 files.
+_IMAGENET_URL = "https://download.pytorch.org/models/"
+
+
+def check_sources(config: ConfigDict, workdir: Path, *, trains: bool) -> None:
+    """Checks that the files are there from which the weights of a run come; downloads ImageNet's.
+
+    To be called before JAX and TensorFlow are imported and the data are opened: that takes a minute
+    or more, after which nobody wants to hear that a file is missing.
+
+    Args:
+        config: `init_from` and `model.pretrained`.
+        workdir: a training that has a checkpoint there begins with no other weights.
+        trains: whether the run trains, and does not only evaluate.
+
+    Raises:
+        MoloError: when a file is absent, or cannot be downloaded.
+    """
+    if trains and any(entry.name.isdigit() for entry in (workdir / LATEST).glob("*")):
+        return
+    if config.init_from:
+        path = Path(config.init_from)
+        if path.suffix.lower() in WEIGHT_FILES:
+            check_file(path, "a PyTorch file")
+        elif not path.exists():
+            raise MoloError(f"--config.init_from={path} does not exist")
+    elif trains and config.model.pretrained == IMAGENET:
+        imagenet_file(config.model.backbone)
+    elif trains and config.model.pretrained:
+        check_file(Path(config.model.pretrained), "a PyTorch file")
+
+
+def imagenet_file(backbone: str) -> Path:
+    """Returns torchvision's `IMAGENET1K_V1` file from the cache; downloads it the first time.
+
+    The cache is `$XDG_CACHE_HOME/molo_jax`, or `~/.cache/molo_jax`.
+
+    Raises:
+        MoloError: when it cannot be downloaded (with the address and where to put the file), or
+            is not the file that it should be.
+    """
+    address, path = imagenet_place(backbone)
+    return downloads.fetch(
+        address,
+        path,
+        backbone_info(backbone).weights_digest,
+        otherwise="give its place with --config.model.pretrained=PATH, or begin with random"
+        " weights: --config.model.pretrained=",
+    )
+
+
+def imagenet_place(backbone: str) -> tuple[str, Path]:
+    """Returns the address of torchvision's `IMAGENET1K_V1` file, and its place in the cache."""
+    name = backbone_info(backbone).weights_file
+    return _IMAGENET_URL + name, downloads.cache_folder() / name
