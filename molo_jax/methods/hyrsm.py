@@ -29,15 +29,15 @@ _PRECISION = lax.Precision.HIGHEST
 
 @pytree
 class Encoded:
-    """What is kept of clips.
+    """What is kept of clips, or of one clip.
 
     Attributes:
         means: mean over frames of the encoded frame tokens.
         mapped: the encoded frame tokens' part in the new frame tokens.
     """
 
-    means: Float[Array, "v d"]
-    mapped: Float[Array, "v t d"]
+    means: Float[Array, "*v d"]
+    mapped: Float[Array, "*v t d"]
 
 
 class JoiningMap(nnx.Module):

@@ -36,16 +36,16 @@ _PRECISION = lax.Precision.HIGHEST
 class Projections:
     """What every frame adds to the key and to the value of a tuple at each of its places."""
 
-    keys: Float[Array, "v t place c"]
-    values: Float[Array, "v t place c"]
+    keys: Float[Array, "*v t place c"]
+    values: Float[Array, "*v t place c"]
 
 
 @pytree
 class Tuples:
-    """Normalized keys and values of all ordered tuples of frames."""
+    """Normalized keys and values of all ordered tuples of frames, of clips or of one clip."""
 
-    keys: Float[Array, "v u c"]
-    values: Float[Array, "v u c"]
+    keys: Float[Array, "*v u c"]
+    values: Float[Array, "*v u c"]
 
 
 class CrossTransformer(nnx.Module):
