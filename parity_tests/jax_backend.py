@@ -11,17 +11,10 @@ from flax import nnx
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_state
 from molo_jax.engine.step import chunked, make_mesh, make_train_step, replicated
-from molo_jax.methods.base import Stages
-from molo_jax.model import (
-    Episode,
-    LossWeights,
-    MoLo,
-    MoLoConfig,
-    MoLoOutput,
-    loss_terms,
-    torch_weights,
-    total_loss,
-)
+from molo_jax.methods.base import Episode, Stages
+from molo_jax.methods.molo import MoLo, MoLoOutput
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import torch_map
 from parity_tests.case import Arrays, Case, Tensors
 from parity_tests.recording import LOSSES, Recording
 
@@ -178,21 +171,21 @@ def steps(
 
 def spared(case: Case) -> set[str]:
     """Returns the official names of the parameters without weight decay."""
-    config = MoLoConfig(**case.network())
+    config = MoLoSettings(**case.network())
     abstract = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
-    return {torch_weights.official_name(path) for path in paths if not torch_weights.decays(path)}
+    return {torch_map.official_name(path) for path in paths if not torch_map.decays(path)}
 
 
 def make_network(
     case: Case, tensors: Tensors, *, double: bool = False
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Builds the network with the given weights: structure, parameters, statistics."""
-    config = MoLoConfig(**case.network())
+    config = MoLoSettings(**case.network())
     abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
     graphdef, params, stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
     flat = dict(nnx.to_flat_state(params)) | dict(nnx.to_flat_state(stats))
-    imported = torch_weights.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
+    imported = torch_map.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
 
     def filled(state):
         return nnx.from_flat_state(
@@ -290,6 +283,6 @@ def _official_layout(module: str, array: np.ndarray) -> np.ndarray:
 
 def _by_name(state: nnx.State) -> dict[str, np.ndarray]:
     return {
-        torch_weights.official_name(path): torch_weights.to_official(path, np.asarray(value[...]))
+        torch_map.official_name(path): torch_map.to_official(path, np.asarray(value[...]))
         for path, value in nnx.to_flat_state(state)
     }

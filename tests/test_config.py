@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from molo_jax.backbones import resnet
 from molo_jax.config import (
     BACKBONES,
     MAX_POSITIONS,
@@ -16,8 +17,7 @@ from molo_jax.config import (
     value_of,
 )
 from molo_jax.errors import UsageError
-from molo_jax.model import resnet, temporal, torch_weights
-from molo_jax.weights import torch_files
+from molo_jax.weights import torch_files, torch_map
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob("configs/*.py"))
@@ -101,7 +101,7 @@ def test_a_benchmark_has_the_values_of_the_papers_setting(name, shots):
     assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
     assert (model.backbone, model.pretrained, config.init_from) == ("resnet50", "imagenet", "")
     assert (config.data.num_frames, config.data.crop, config.data.resize) == (8, 224, 256)
-    assert (config.data.split_dir, config.loss.accumulation) == ("", 4)
+    assert (config.data.split_dir, config.optimizer.accumulation) == ("", 4)
 
 
 @pytest.mark.parametrize("shots", [1, 5])
@@ -119,8 +119,8 @@ def test_a_benchmarks_docstring_has_its_accuracy_and_its_command(name, shots):
 
 
 def test_the_limits_of_the_configuration_are_those_of_the_network():
-    assert MAX_POSITIONS == temporal.MAX_POSITIONS
-    assert BACKBONES == resnet.BACKBONES == torch_weights.BACKBONES
+    assert MAX_POSITIONS == attention.MAX_POSITIONS
+    assert BACKBONES == resnet.BACKBONES == torch_map.BACKBONES
     assert WEIGHT_FILES == torch_files.SUFFIXES
     for backbone in BACKBONES:
         assert resnet.feature_width(backbone) in (512, 2048)
@@ -141,8 +141,8 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("model.backbone", "resnet101", "choose one of resnet18, resnet34, resnet50"),
         ("model.pretrained", "Imagenet", "it must be imagenet, a path that ends in .pth, .pyth, "),
         ("init_new_classifier", True, "it is for weights from --config.init_from, which is empty"),
-        ("model.positional_a", 0.0, "config.model.positional_a is 0.0; it must be above 0"),
-        ("model.dropout_attention", 1.0, "it must be at least 0 and below 1"),
+        ("method.positional_a", 0.0, "config.method.positional_a is 0.0; it must be above 0"),
+        ("method.dropout_attention", 1.0, "it must be at least 0 and below 1"),
         ("augment.flip", 1.5, "config.augment.flip is 1.5; it must be between 0 and 1"),
         ("augment.hue", 0.6, "config.augment.hue is 0.6; it must be between 0 and 0.5"),
         ("train.n_query", 0, "config.train.n_query is 0; it must be at least 1"),
@@ -172,14 +172,14 @@ def test_the_limits_of_the_configuration_are_those_of_the_network():
         ("train.val_episodes", 10**9, "it must be 2 to 10,000,000: its 95 % interval is below"),
         ("train.log_every", 2**31, "it must be 1 to 2,147,483,647: it is kept in 32 bits"),
         ("loss.accumulation", 2**20, "with loss.accumulation=1048576 it must be at most 1,023"),
-        ("loss.contrast", math.inf, "config.loss.contrast is inf; it must be finite"),
+        ("loss.contrast", math.inf, "config.method.contrast is inf; it must be finite"),
         (
             "loss.classification",
             1e39,
             "classification is 1e\\+39; it must be finite, and below",
         ),
-        ("model.motion_weight", math.nan, "motion_weight is nan; it must be at least 0"),
-        ("model.positional_a", 1e-40, "it must be above 0 and finite, and at least 1.2e-38"),
+        ("method.motion_weight", math.nan, "motion_weight is nan; it must be at least 0"),
+        ("method.positional_a", 1e-40, "it must be above 0 and finite, and at least 1.2e-38"),
         ("data.resize", 10**6, "resize is 1000000; it must be at most 4,096: a larger square"),
         ("data.workers", 10**6, "workers is 1000000; it must be 0 to 1,024: each is a thread"),
         ("data.prefetch", 10**9, "it must be 1 to 1,024: each batch takes memory"),

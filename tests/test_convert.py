@@ -16,7 +16,7 @@ from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.model import MoLoConfig
+from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_files, torch_meta
 from molo_jax.weights.networks import abstract_network, filled, load_weights
 
@@ -242,7 +242,7 @@ def test_an_imagenet_file_is_refused_with_the_key_that_takes_it(tmp_path):
 
 def test_a_network_with_weights_that_are_not_finite_is_not_exported(converted, tmp_path):
     broken = dict(variables()) | {("outc", "bias"): np.float32([1, np.nan, 2])}
-    states = abstract_network(MoLoConfig(num_classes=7, backbone="resnet18"))[1:]
+    states = abstract_network(MoLoSettings(num_classes=7, backbone="resnet18"))[1:]
     model = dict(zip(("params", "batch_stats"), (filled(s, broken) for s in states), strict=True))
     meta = {"architecture": {"backbone": "resnet18", "num_classes": 7}, "config": {}}
     with Checkpoints(tmp_path / "broken") as checkpoints:
@@ -361,7 +361,7 @@ def trained(folder, **values):
         "config": json.loads(json.dumps(config.to_dict())),
         "classes": ["run", "jump"],
     }
-    states = abstract_network(MoLoConfig(num_classes=7, backbone="resnet18"))[1:]
+    states = abstract_network(MoLoSettings(num_classes=7, backbone="resnet18"))[1:]
     filled_states = (filled(state, variables()) for state in states)
     model = dict(zip(("params", "batch_stats"), filled_states, strict=True))
     with Checkpoints(folder) as checkpoints:
