@@ -56,7 +56,7 @@ def assert_same(mine, theirs):
 def test_a_converted_checkpoint_holds_the_official_tensors_in_our_layout(converted):
     folder, _ = converted
     weights = load_weights(folder)
-    assert (weights.backbone, weights.num_classes, weights.step) == ("resnet18", 7, 0)
+    assert (weights.settings, weights.step) == (MoLoSettings(7, "resnet18"), 0)
     tensors = official_tensors()
     kernel = weights.variables[("backbone", "layer2", 0, "downsample", "conv", "kernel")]
     official = tensors["backbone.5.0.downsample.0.weight"]
@@ -73,7 +73,7 @@ def test_a_converted_checkpoint_says_where_it_is_from(converted):
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.meta(0)
     assert meta == {
-        "architecture": {"backbone": "resnet18", "num_classes": 7},
+        "architecture": MoLoSettings(7, "resnet18").to_json(),
         "step": 0,
         "config": {},
         "source": "checkpoint_epoch_00010.pyth",
@@ -93,6 +93,7 @@ def test_the_summary_says_what_was_found_ignored_and_written_and_what_comes_next
     )
     assert summary.splitlines() == [
         f"source    {official}, model_state, names with the prefix head., epoch 10",
+        "method    MoLo",
         "backbone  resnet18",
         "classes   7",
         f"tensors   170 with {parameters:,} parameters",
@@ -118,7 +119,7 @@ def test_a_round_trip_gives_the_same_bits_names_and_order(
     # A .safetensors file orders by size.
     assert_same({key: found[key] for key in tensors} if "safe" in name else found, tensors)
     assert (file.epoch, file.cfg) == ((10, CFG) if prefix else (None, ""))
-    assert "171 tensors with pe.pe" in summary
+    assert "171 tensors" in summary
     program = re.search(r"^next +python -c '(.*)'$", summary, re.MULTILINE)[1]
     compile(program, "next", "exec")
     again = load_weights(tmp_path / name).variables
@@ -164,7 +165,7 @@ def test_half_precision_is_widened_and_said_so(tmp_path):
 def test_the_backbone_is_recognized(tmp_path):
     torch_files.write(tmp_path / "x.safetensors", official_tensors("resnet34", 3))
     weights = load_weights(tmp_path / "x.safetensors")
-    assert (weights.backbone, weights.num_classes) == ("resnet34", 3)
+    assert weights.settings == MoLoSettings(3, "resnet34")
     assert len(weights.variables) == len(official_tensors("resnet34", 3)) - 1
 
 
@@ -212,7 +213,7 @@ FAULTS = {
     ),
     "another network": (
         lambda t: [t.pop(name) for name in list(t) if name.startswith("backbone.")],
-        r"it holds no MoLo network: none of its \d+ tensors is called backbone",
+        r"it holds no network of a method: none of its \d+ tensors is called backbone",
     ),
 }
 
@@ -281,7 +282,7 @@ def test_what_exists_is_replaced_only_on_demand_and_only_by_its_like(official, c
     with pytest.raises(MoloError, match=r"x\.pth exists"):
         convert(folder, tmp_path / "x.pth")
     convert(folder, tmp_path / "x.pth", overwrite=True)
-    assert load_weights(tmp_path / "x.pth").num_classes == 7
+    assert load_weights(tmp_path / "x.pth").settings.num_classes == 7
     with pytest.raises(MoloError, match=r"x\.pth/z cannot be made: .*x\.pth is a file, no folder"):
         convert(official, tmp_path / "x.pth" / "z")
     (tmp_path / "y.pth").mkdir()
@@ -356,7 +357,7 @@ def trained(folder, **values):
     config.model.backbone = "resnet18"
     config.update_from_flattened_dict({"data.prepared": "my data/prepared"} | values)
     meta = {
-        "architecture": {"backbone": "resnet18", "num_classes": 7, "positional_a": 10.0},
+        "architecture": MoLoSettings(7, "resnet18", positional_a=50.0).to_json(),
         "step": 12,
         "config": json.loads(json.dumps(config.to_dict())),
         "classes": ["run", "jump"],
@@ -389,7 +390,7 @@ def test_a_checkpoint_keeps_its_step_and_its_data_through_a_pytorch_file(tmp_pat
     assert dict(weights.meta) == expected
     # The file itself is as good a source.
     weights = load_weights(tmp_path / "x.pyth")
-    assert (weights.step, weights.architecture) == (12, meta["architecture"])
+    assert (weights.step, weights.settings.to_json()) == (12, meta["architecture"])
     again = convert(tmp_path / "back", tmp_path / "again.pyth")
     assert "trained   12 steps on folder\n" in again
     assert (
@@ -461,7 +462,7 @@ def test_the_command_prints_the_summary_and_ends_with_0(converted, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert f"source    {folder}/0, a checkpoint of molo_jax, step 0" in result.stdout
-    assert "written   x.safetensors, bare names, 171 tensors with pe.pe" in result.stdout
+    assert "written   x.safetensors, bare names, 171 tensors" in result.stdout
     header = (tmp_path / "x.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
     assert json.loads(header[8 : 8 + length])["__metadata__"] == {"format": "pt"}
