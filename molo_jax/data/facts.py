@@ -4,7 +4,6 @@ import bisect
 import contextlib
 import dataclasses
 import fractions
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import av
 
-from molo_jax.data.containers import OPEN_OPTIONS, BadVideoError, check_file
+from molo_jax.data.containers import BadVideoError, check_file, open_container
 
 # What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
 # formats of pixels that it converts to RGB as PyAV does.
@@ -256,11 +255,7 @@ def _is_start(packet: bytes, units: _Units, width: int) -> bool:
 def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a file and finds its video stream; errors of FFmpeg become BadVideoError."""
     try:
-        # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before; and
-        # titles in old AVI files are in any encoding.
-        with av.open(
-            os.path.abspath(path), options=OPEN_OPTIONS, metadata_errors="replace"
-        ) as container:
+        with open_container(path) as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise BadVideoError(path, "it has no video stream (audio only?)")
