@@ -16,7 +16,7 @@ import av
 import decord
 import numpy as np
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.containers import STREAMS, BadVideoError, check_file
 from molo_jax.data.facts import (
     PROVEN,
     VideoFacts,
@@ -69,6 +69,18 @@ class LengthError(BadVideoError):
         self.facts = dataclasses.replace(facts, length=length, jumps_are_right=False)
 
 
+class _ChoiceError(Exception):
+    """A mistake of the program in the choice of frames, which is no fault of the video.
+
+    Attributes:
+        error: what it raised.
+    """
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
 @contextlib.contextmanager
 def one_video(path: str) -> Iterator[None]:
     """Makes whatever goes wrong while one video is read a BadVideoError of that video.
@@ -80,6 +92,8 @@ def one_video(path: str) -> Iterator[None]:
         yield
     except MoloError:
         raise
+    except _ChoiceError as mistake:
+        raise mistake.error from None
     except MemoryError:
         raise BadVideoError(path, "there was not enough memory for its frames") from None
     except Exception as error:
@@ -175,9 +189,10 @@ def read_whole(
 def _choose(path: str, choose: ChooseFrames, facts: VideoFacts) -> np.ndarray:
     try:
         return choose(facts.length, facts.fps)
-    # Any other error of the choice is a mistake of the program, and no fault of the video.
     except FrameRateError as error:
         raise BadVideoError(path, str(error)) from None
+    except Exception as error:
+        raise _ChoiceError(error) from error
 
 
 def probe(path: str) -> Glance:
@@ -289,21 +304,44 @@ class _Reading:
 def _decoded(
     path: str, container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a stream, all of them whole."""
+    """The frames of a stream, all of them whole.
+
+    A recording without a stated length may end within a picture, which is left out.
+    """
     missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
+    may_end_anywhere, torn = container_name(container) in STREAMS, []
     try:
         for packet in container.demux(stream):
+            if packet.size and torn:
+                raise damage
             missing += packet.size > 0 and not packet.is_discard
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise damage
+            for frame in _frames_of(packet, torn):
                 missing -= 1
                 yield frame
+            if torn and not may_end_anywhere:
+                raise damage
     except av.error.FFmpegError:
         raise damage from None
     # Every packet of AV1 shows a frame, and its decoder passes over what it does not understand.
     if missing > 0 and stream.codec.canonical_name == "av1":
         raise damage
+
+
+def _frames_of(packet: av.Packet, torn: list[int | None]) -> list[av.VideoFrame]:
+    """The whole frames that come out of the decoder with a packet.
+
+    Args:
+        packet: the next one.
+        torn: the times of the pictures that are not whole; further ones are added.
+    """
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:
+        # A decoder may give out later what it made of such a packet, with nothing to tell it by.
+        torn.append(packet.pts)
+        return []
+    torn.extend(frame.pts for frame in frames if frame.is_corrupt)
+    return [frame for frame in frames if frame.pts not in torn] if torn else frames
 
 
 def _read_chosen(
