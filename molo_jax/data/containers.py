@@ -6,8 +6,10 @@ was cut off can be told from its header, and a hole in it by walking from part t
 """
 
 import contextlib
+import math
 import os
 import stat
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -46,23 +48,59 @@ class BadVideoError(MoloError):
         self.reason = reason
 
 
+class Deadline:
+    """When the reading of a video has to be over.
+
+    It is looked at between packets and between frames, and by FFmpeg while it searches in a file.
+    Not interrupted are one packet while it is decoded, a jump of decord, and a file system that
+    does not answer.
+
+    Args:
+        seconds: from now on.
+    """
+
+    def __init__(self, seconds: float = math.inf):
+        self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds that are left, at least a thousandth; None if there is no limit."""
+        return None if self._end == math.inf else max(self._end - time.monotonic(), 1e-3)
+
+    def check(self, path: str) -> None:
+        """Checks that there is time left for the reading of a file.
+
+        Raises:
+            BadVideoError: there is none.
+        """
+        if time.monotonic() > self._end:
+            raise BadVideoError(path, f"reading it takes longer than {self._seconds:g} s")
+
+
+UNLIMITED = Deadline()
+
+
 @contextlib.contextmanager
-def open_container(path: str) -> Iterator[av.container.InputContainer]:
+def open_container(
+    path: str, deadline: Deadline = UNLIMITED
+) -> Iterator[av.container.InputContainer]:
     """Opens a file as one of the known containers; FFmpeg opens no other file on its behalf.
 
     Raises:
         av.error.FFmpegError: it is none of them, or damaged.
-        BadVideoError: the file system refuses.
+        BadVideoError: the file system refuses, or the time is up.
     """
-    with (
-        _ffmpeg_source(path) as source,
-        av.open(
-            source,
-            options=_OPEN_OPTIONS,
-            metadata_errors="replace",  # titles in old AVI files are in any encoding
-        ) as container,
-    ):
-        yield container
+    with _ffmpeg_source(path) as source:
+        try:
+            with av.open(
+                source,
+                options=_OPEN_OPTIONS,
+                metadata_errors="replace",  # titles in old AVI files are in any encoding
+                timeout=deadline.left(),
+            ) as container:
+                yield container
+        except av.error.ExitError:  # FFmpeg was interrupted
+            deadline.check(path)
+            raise
 
 
 @contextlib.contextmanager

@@ -88,6 +88,7 @@ TAILS = {
     "1,300 bytes": NOISE[:1300],
     "500,000 bytes": NOISE,
     "zeros": bytes(5000),
+    "many zeros": bytes(200_000),
     "a cut-off free box": (90_000).to_bytes(4, "big") + b"free" + bytes(50),
     "a cut-off uuid box": (90_000).to_bytes(4, "big") + b"uuid" + NOISE[:50],
 }

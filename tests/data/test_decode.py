@@ -478,11 +478,3 @@ def test_any_error_while_a_video_is_read_is_one_of_that_video(
     monkeypatch.setattr(decode, "check_file", fail)
     assert probe_or_reason(path) == reason
     assert encode_or_reason(path, Settings.of("x")) == reason
-
-
-def test_reading_ends_when_the_time_is_up(write_video, tmp_path, monkeypatch):
-    path = str(write_video(tmp_path / "a.mp4"))
-    _, facts = decode_clip(path, choose(0, 16), 32, seconds=60)
-    for known in (None, facts):
-        with pytest.raises(BadVideoError, match=r"reading it takes longer than 0 s"):
-            decode_clip(path, choose(0, 16), 32, known, seconds=0)

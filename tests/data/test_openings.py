@@ -1,13 +1,21 @@
-"""Which files FFmpeg opens, whatever they are called."""
+"""Which files are opened, whatever they are called, and for how long they are read."""
+
+import os
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from molo_jax.data import containers
-from molo_jax.data.containers import BadVideoError, check_file, open_container
-from molo_jax.data.decode import read_whole
-from molo_jax.data.facts import open_video
+from molo_jax.data import containers, decode
+from molo_jax.data.containers import BadVideoError, Deadline, check_file, open_container
+from molo_jax.data.decode import decode_clip, read_whole
+from molo_jax.data.facts import open_video, packets_of
+
+
+def only(*frames: int):
+    return lambda length, fps: np.array(frames)
+
 
 LISTS = {
     "ffconcat": "ffconcat version 1.0\nfile good.mp4\n",
@@ -70,3 +78,63 @@ def test_a_file_that_is_gone_when_it_is_opened_is_named_with_the_reason(tmp_path
     with pytest.raises(BadVideoError) as error, open_video(path):
         pass
     assert str(error.value) == f"bad video {path}: cannot be opened: No such file or directory"
+
+
+@pytest.mark.parametrize("kind", ["a list of files", "VP8 in Ogg"])
+def test_decord_opens_no_file_that_became_one_of_another_kind(
+    kind, write_video, file_of_kind, tmp_path, monkeypatch
+):
+    path = write_video(tmp_path / "a.mp4", frames=60, stream_options={"g": "10"})
+    _, facts = decode_clip(str(path), only(0), 32)
+    opened = []
+    monkeypatch.setattr(decode.decord, "VideoReader", lambda *a, **_: opened.append(a))
+    (tmp_path / "good.mp4").write_bytes(path.read_bytes())
+    if kind == "a list of files":
+        path.write_text("ffconcat version 1.0\nfile good.mp4\n")
+    else:
+        path.write_bytes(Path(file_of_kind(kind)[0]).read_bytes())
+    with pytest.raises(BadVideoError, match=r"not a video file|it has 40 frames now, and had 60"):
+        decode_clip(str(path), only(55, 52), 32, facts)
+    assert opened == []
+
+
+# Time
+
+
+def test_reading_ends_when_the_time_is_up(write_video, tmp_path):
+    path = str(write_video(tmp_path / "a.mp4"))
+    _, facts = decode_clip(path, only(0, 16), 32, seconds=60)
+    for known in (None, facts):
+        with pytest.raises(BadVideoError) as error:
+            decode_clip(path, only(0, 16), 32, known, seconds=0)
+        assert error.value.reason == "reading it takes longer than 0 s"
+
+
+def test_ffmpeg_is_interrupted_while_it_searches(write_video, tmp_path):
+    path = write_video(tmp_path / "a.mpg", codec="mpeg2video")
+    os.truncate(path, 1 << 30)
+    # Nobody but FFmpeg looks at the time.
+    with (
+        pytest.raises(BadVideoError, match=r"a\.mpg: reading it takes longer than 0\.02 s"),
+        open_container(str(path), Deadline(0.02)) as container,
+    ):
+        for _ in container.demux():
+            pass
+
+
+def test_the_time_is_looked_at_while_there_are_no_packets(write_video, tmp_path):
+    path = str(write_video(tmp_path / "a.ts", codec="mpeg2video"))
+    os.truncate(path, 1 << 30)
+    deadline = Deadline(0.02)
+    with (
+        pytest.raises(BadVideoError, match=r"a\.ts: reading it takes longer than 0\.02 s"),
+        open_video(path, deadline) as (container, stream),
+    ):
+        for _ in packets_of(path, container, stream, deadline):
+            pass
+
+
+def test_an_interrupt_of_ffmpeg_before_its_time_is_no_end_of_the_time(write_video, tmp_path):
+    path = str(write_video(tmp_path / "a.mp4"))
+    with pytest.raises(av.error.ExitError), open_container(path, Deadline(60)):
+        raise av.error.ExitError(1, "Immediate exit requested")
