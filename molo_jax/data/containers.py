@@ -30,9 +30,6 @@ _OPEN_OPTIONS = {
     "protocol_whitelist": "file",
 }
 
-# How the reason begins where the file system refuses; another time it may not.
-CANNOT_OPEN = "cannot be opened"
-
 
 class BadVideoError(MoloError):
     """A video file that cannot be used.
@@ -40,12 +37,15 @@ class BadVideoError(MoloError):
     Attributes:
         path: the file.
         reason: what is wrong with it.
+        transient: whether another try may do better: the file system refused, there was not
+            enough memory, or it took too long.
     """
 
-    def __init__(self, path: str, reason: str):
+    def __init__(self, path: str, reason: str, *, transient: bool = False):
         super().__init__(f"bad video {path}: {reason}")
         self.path = path
         self.reason = reason
+        self.transient = transient
 
 
 class Deadline:
@@ -73,7 +73,8 @@ class Deadline:
             BadVideoError: there is none.
         """
         if time.monotonic() > self._end:
-            raise BadVideoError(path, f"reading it takes longer than {self._seconds:g} s")
+            reason = f"reading it takes longer than {self._seconds:g} s"
+            raise BadVideoError(path, reason, transient=True)
 
 
 UNLIMITED = Deadline()
@@ -114,11 +115,15 @@ def _ffmpeg_source(path: str) -> Iterator[str | container_pages.OggPages]:
     yield os.path.abspath(path)
 
 
+def _refusal(path: str, error: OSError) -> BadVideoError:
+    return BadVideoError(path, f"cannot be opened: {error.strerror}", transient=True)
+
+
 def _open_file(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise BadVideoError(path, f"{CANNOT_OPEN}: {error.strerror}") from None
+        raise _refusal(path, error) from None
 
 
 def identify(head: bytes) -> str:
@@ -168,7 +173,7 @@ def check_file(path: str, *, walk: bool = False) -> str:
             head = file.read(16)
             reason = _defect(path, file, size, head, walk)
     except OSError as error:
-        raise BadVideoError(path, f"{CANNOT_OPEN}: {error.strerror}") from None
+        raise _refusal(path, error) from None
     if reason:
         raise BadVideoError(path, reason)
     return identify(head)

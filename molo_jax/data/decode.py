@@ -101,7 +101,8 @@ def one_video(path: str) -> Iterator[None]:
     except _ChoiceError as mistake:
         raise mistake.error from None
     except MemoryError:
-        raise BadVideoError(path, "there was not enough memory for its frames") from None
+        reason = "there was not enough memory for its frames"
+        raise BadVideoError(path, reason, transient=True) from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BadVideoError(

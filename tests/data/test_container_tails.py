@@ -153,3 +153,28 @@ def test_an_index_of_nonsense_is_read_within_its_bounds(cut, write_video, tmp_pa
         BadVideoError, match=r"(truncated|damaged|it has no|no decoder|not a video|\d+ frames)"
     ):
         codes_of(path, None)
+
+
+@pytest.mark.parametrize("length", [2**56 - 2, 2**48, 100])
+def test_an_element_that_is_larger_than_the_file_is_cut_off(length, write_video, tmp_path):
+    path = make("mkv", write_video, tmp_path)
+    content = path.read_bytes()
+    large = (length | 1 << 56).to_bytes(8, "big")
+    for start in (content[:4], content[: content.index(b"\x18\x53\x80\x67") + 4]):
+        path.write_bytes(start + large + bytes(40))
+        size, end = len(start) + 48, len(start) + 8 + length
+        with pytest.raises(BadVideoError) as error:
+            check_file(str(path))
+        reason = f"truncated: the header announces {end} bytes, the file has {size}"
+        assert (error.value.reason, error.value.transient) == (reason, False)
+
+
+def test_an_avi_that_is_announced_to_be_larger_is_read_to_the_end_of_its_frames(
+    write_video, read_codes, tmp_path
+):
+    path = make("avi", write_video, tmp_path)
+    content = bytearray(path.read_bytes())
+    for announced in (len(content), len(content) + 5000, 2**31, 2**32 - 1):
+        content[4:8] = announced.to_bytes(4, "little")
+        path.write_bytes(content)
+        assert codes_of(path, read_codes) == (list(range(FRAMES)), [VIDEO] * FRAMES)

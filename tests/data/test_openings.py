@@ -7,10 +7,12 @@ import av
 import numpy as np
 import pytest
 
-from molo_jax.data import containers, decode
+from molo_jax.data import containers, decode, encode
 from molo_jax.data.containers import BadVideoError, Deadline, check_file, open_container
 from molo_jax.data.decode import decode_clip, read_whole
 from molo_jax.data.facts import open_video, packets_of
+from molo_jax.data.processes import Lost
+from molo_jax.data.records import Settings
 
 
 def only(*frames: int):
@@ -138,3 +140,37 @@ def test_an_interrupt_of_ffmpeg_before_its_time_is_no_end_of_the_time(write_vide
     path = str(write_video(tmp_path / "a.mp4"))
     with pytest.raises(av.error.ExitError), open_container(path, Deadline(60)):
         raise av.error.ExitError(1, "Immediate exit requested")
+
+
+# Another try
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (MemoryError(), True),
+        (KeyError("stream"), False),
+        (BadVideoError("a.mp4", "damaged"), False),
+    ],
+)
+def test_what_may_go_better_another_time_is_marked_and_lost(error, transient, monkeypatch):
+    def fail(*_):
+        raise error
+
+    with pytest.raises(BadVideoError) as caught, decode.one_video("a.mp4"):
+        fail()
+    assert caught.value.transient == transient
+    monkeypatch.setattr(encode, "read_whole", fail)
+    result = encode.encode_or_reason("a.mp4", Settings.of("x"))
+    assert (result, isinstance(result, Lost)) == (caught.value.reason, transient)
+
+
+def test_a_file_that_cannot_be_opened_and_one_that_takes_too_long_may_go_better(
+    write_video, tmp_path
+):
+    gone, slow = str(tmp_path / "gone.mp4"), str(write_video(tmp_path / "a.mp4"))
+    for path, seconds in ((gone, 60), (slow, 0)):
+        with pytest.raises(BadVideoError) as error:
+            decode_clip(path, only(0), 32, seconds=seconds)
+        assert error.value.transient
+    assert isinstance(encode.encode_or_reason(gone, Settings.of("x")), Lost)
