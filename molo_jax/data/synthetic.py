@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from molo_jax.data.processes import follow_parent
+from molo_jax.data.processes import follow_parent, undisturbed
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import parse_json
 
@@ -342,7 +342,9 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     )
     with progress, pool:
         try:
-            for _ in pool.map(functools.partial(_make, videos), jobs, chunksize=8):
+            make = functools.partial(_make, videos)
+            # Hands over all jobs, which starts the processes.
+            for _ in undisturbed(lambda: pool.map(make, jobs, chunksize=8)):
                 progress.update()
         finally:
             pool.shutdown(cancel_futures=True)
