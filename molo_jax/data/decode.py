@@ -106,7 +106,7 @@ def decode_clip(
     Args:
         path: the video file.
         choose: gives the frame numbers for a length and frame rate; its FrameRateError means that
-            the video does not allow a choice.
+            the video does not allow a choice. Any other error of `choose` is passed on unchanged.
         resize: side of the square in pixels.
         facts: what an earlier call returned for this file.
         seconds: time limit, which is looked at after each packet and each frame.
@@ -123,12 +123,13 @@ def decode_clip(
     def square(frame: np.ndarray) -> np.ndarray:
         return resize_frames(frame[None], resize)[0]
 
-    with one_video(path):
-        if facts is None:
-            facts, numbers, kept = read_whole(path, choose, square, in_time)
-        else:
+    if facts is None:
+        facts, numbers, kept = read_whole(path, choose, square, in_time)
+    else:
+        with one_video(path):
             check_file(path)
-            numbers = _choose(path, choose, facts)
+        numbers = _choose(path, choose, facts)
+        with one_video(path):
             frames = _read_chosen(path, facts, sorted(set(numbers.tolist())), in_time)
             kept = {number: square(frame) for number, frame in frames}
     return np.stack([kept[number] for number in numbers.tolist()]), facts
@@ -159,11 +160,13 @@ def read_whole(
     Raises:
         BadVideoError: as for `decode_clip`.
     """
-    facts = scan(path, in_time)
+    with one_video(path):
+        facts = scan(path, in_time)
     for _ in range(2):
         numbers = _choose(path, choose, facts)
-        reading = _Reading(path, in_time)
-        kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
+        with one_video(path):
+            reading = _Reading(path, in_time)
+            kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
         if reading.count == facts.length:
             sure = facts.jumps_are_right and reading.plain
             return dataclasses.replace(facts, jumps_are_right=sure), numbers, kept

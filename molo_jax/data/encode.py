@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from molo_jax.data.containers import CANNOT_OPEN, BadVideoError
-from molo_jax.data.decode import one_video, read_whole
+from molo_jax.data.decode import read_whole
 from molo_jax.data.images import encode_jpeg, resize_frames
 from molo_jax.data.processes import Lost
 from molo_jax.data.records import MOST_RECORD_BYTES, Settings
@@ -47,8 +47,7 @@ def encode_video(path: str, settings: Settings) -> EncodedVideo:
 def encode_or_reason(path: str, settings: Settings) -> EncodedVideo | str:
     """The same, with the reason where the video cannot be used; `Lost` if it may be, later."""
     try:
-        with one_video(path):
-            return encode_video(path, settings)
+        return encode_video(path, settings)
     except BadVideoError as error:
         again = error.reason.startswith(CANNOT_OPEN) or isinstance(error.__context__, MemoryError)
         return Lost(error.reason) if again else error.reason
