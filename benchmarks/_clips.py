@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from molo_jax.data.processes import cores, follow_parent, undisturbed
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, write_json
 
 # Goes up when what is drawn changes, so that older files are not taken for the same.
@@ -147,11 +147,12 @@ def _claim(folder: Path, made: dict[str, Any]) -> None:
         return
     try:
         found = parse_json(note.read_bytes())
+        said = shortened(str(found))
     except ValueError:
-        found = "unknown settings"
+        found, said = None, "unknown settings"
     if found != made:
         raise MoloError(
-            f"{folder} holds videos made with {found}, asked for is {made}; remove the folder, or"
+            f"{folder} holds videos made with {said}, asked for is {made}; remove the folder, or"
             " choose another with --clips"
         )
 
