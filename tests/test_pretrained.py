@@ -76,14 +76,21 @@ def test_an_absent_file_and_a_pipe_as_pretrained_are_named(config, tmp_path):
         pretrained.check_sources(config, tmp_path, trains=True)
 
 
+# A failed command ends its process at once: nothing behind `cli.run` would be executed.
 PROGRAM = """
 import sys
 from molo_jax import cli, main, pretrained
 pretrained._IMAGENET_URL = "http://127.0.0.1:9/"
-try:
-    cli.run(main.main)
-finally:
+end_process = cli.end_process
+
+
+def say_and_end(code):
     print(sorted({"jax", "tensorflow"} & sys.modules.keys()))
+    end_process(code)
+
+
+cli.end_process = say_and_end
+cli.run(main.main)
 """
 
 

@@ -406,9 +406,10 @@ def test_a_mistake_of_the_program_in_the_choice_is_no_fault_of_the_video(write_v
     def mistake(length, fps):
         return np.concatenate([])
 
-    with pytest.raises(ValueError, match="need at least one array") as raised:
-        decode_clip(str(path), mistake, 32)
-    assert not isinstance(raised.value, BadVideoError)
+    for facts in (None, scan(str(path))):
+        with pytest.raises(ValueError, match="need at least one array") as raised:
+            decode_clip(str(path), mistake, 32, facts)
+        assert not isinstance(raised.value, BadVideoError)
 
 
 # Resources
@@ -471,7 +472,7 @@ def test_any_error_while_a_video_is_read_is_one_of_that_video(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(decode, "_choose", fail)
+    monkeypatch.setattr(decode, "_Reading", fail)
     with pytest.raises(BadVideoError) as found:
         decode_clip(path, choose(0), 32)
     assert (found.value.path, found.value.reason) == (path, reason)
