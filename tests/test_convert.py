@@ -19,6 +19,7 @@ from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_files, torch_meta
 from molo_jax.weights.networks import abstract_network, filled, load_weights
+from molo_jax.workdir import work_folder
 
 ROOT = Path(__file__).parents[1]
 CFG = "NUM_GPUS: 4\n"
@@ -477,3 +478,18 @@ def test_the_command_says_in_one_line_that_a_file_is_damaged(official, tmp_path)
     message = "error: x.pyth is cut off, damaged, holds code, or was not written by torch.save\n"
     assert result.stderr == message
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_of_a_running_training_are_read_but_not_replaced(converted, official, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(converted[0], run / "checkpoints")
+    before = sorted(run.rglob("*"))
+    with work_folder(run, for_training=True):
+        for name in ("checkpoints", "best"):
+            message = rf"a training is at work in {run} \(process {os.getpid()}\); .* another DST$"
+            with pytest.raises(MoloError, match=message):
+                convert(official, run / name, overwrite=True)
+        convert(run, tmp_path / "x.pth")
+    assert sorted(run.rglob("*")) == before
+    convert(official, run / "checkpoints", overwrite=True)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints"]

@@ -79,6 +79,7 @@ def test_an_absent_file_and_a_pipe_as_pretrained_are_named(config, tmp_path):
         imagenet.check_sources(config, tmp_path, trains=True)
 
 
+# A failed command ends its process at once: nothing behind `cli.run` would be executed.
 PROGRAM = """
 import sys
 from molo_jax import cli, main
