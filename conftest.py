@@ -3,19 +3,15 @@
 import contextlib
 import ctypes
 import gc
-import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
-# A test that leaves more behind is cleaned up after at once, and not only after its file.
-_MUCH_BYTES = 10**9
 # Worker (or an empty string) -> its peak memory after each file, in bytes.
 _PEAKS: dict[str, dict[str, int]] = {}
 
@@ -24,15 +20,6 @@ def peak_bytes() -> int:
     """Returns the most resident memory that this process has had."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def resident_bytes() -> int:
-    """Returns the resident memory of this process, where the system says it."""
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back_memory() -> None:
@@ -50,11 +37,11 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-@pytest.fixture(autouse=True)
-def _memory_of_a_test() -> Iterator[None]:
+@pytest.fixture
+def memory_of_a_test() -> Iterator[None]:
+    """For files whose tests need gigabytes one after the other."""
     yield
-    if resident_bytes() > _MUCH_BYTES:
-        give_back_memory()
+    give_back_memory()
 
 
 @pytest.fixture(scope="module", autouse=True)

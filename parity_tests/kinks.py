@@ -72,9 +72,11 @@ class Gradients:
             return total, (recorded, watch.kinks)
 
         # Programs that run on small arrays are not worth optimizing.
-        self._run = jax_backend.compiled(
+        self._function = jax_backend.compiled(
             jax.value_and_grad(compute, has_aux=True), quick=case.size <= 64
         )
+        # Of each kind of call. Kept here, where no clearing of JAX's caches removes them.
+        self._programs: dict[bool, jax.stages.Compiled] = {}
 
     def __call__(
         self, episode: Arrays, given: Sequence[np.ndarray] | None = None
@@ -86,8 +88,11 @@ class Gradients:
             given: decisions to take instead of one's own: `taken` of each kink.
         """
         with jax_backend.precision(self._double):
-            arrays = jax_backend.to_jax(episode, self._double)
-            (_, (recorded, found)), grads = jax.device_get(self._run(*self._network, arrays, given))
+            arguments = (*self._network, jax_backend.to_jax(episode, self._double), given)
+            own = given is None
+            if own not in self._programs:
+                self._programs[own] = self._function.lower(*arguments).compile()
+            (_, (recorded, found)), grads = jax.device_get(self._programs[own](*arguments))
         recording = jax_backend.to_recording(recorded, with_statistics=True)
         recording["gradients"] = jax_backend.by_name(grads)
         return recording, [
@@ -145,25 +150,29 @@ class _Watch:
         return sum(sums)
 
     def _minimum(self, distances):
-        own = jnp.argmin(distances, axis=3)
-        taken = own if self._given is None else next(self._given)
-        ascending = jnp.sort(distances, axis=3)
-        smallest, second = ascending[..., 0], ascending[..., 1]
+        order = jnp.moveaxis(jnp.argsort(distances, axis=3)[..., :2], 3, 0).astype(jnp.int32)
+        smallest, second = (
+            jnp.take_along_axis(distances, frame[..., None], axis=3)[..., 0] for frame in order
+        )
+        taken = order[0] if self._given is None else next(self._given)
         chosen = jnp.take_along_axis(distances, taken[..., None], axis=3)[..., 0]
-        order = jnp.stack([own, jnp.argsort(distances, axis=3)[..., 1]])
-        self._note(MINIMUM, taken, taken != own, jax.lax.stop_gradient(chosen - smallest))
-        self.kinks[-1] |= {"order": order, "gaps": second - smallest}
+        self._note(MINIMUM, taken, taken != order[0], chosen - smallest)
+        self.kinks[-1] |= {"order": order, "gaps": jax.lax.stop_gradient(second - smallest)}
         return chosen
 
     def _decide(self, kind, own, distance, values):
-        """Notes how far from zero `distance` is where another decision than its own is taken."""
-        taken = own if self._given is None else next(self._given)
+        """Returns the decision to take; `distance` is how far from zero its own one is."""
+        if self._given is None:
+            # Whatever else would be noted is zero: memory for nothing.
+            self.kinds.append(kind)
+            self.kinks.append({"taken": own, "flips": np.int32(0), "margin": np.float32(0)})
+            return own
+        taken = next(self._given)
         scale = jnp.sqrt(jnp.mean(jnp.square(values)))
-        margin = jax.lax.stop_gradient(jnp.abs(distance) / scale)
-        self._note(kind, taken, taken != own, margin)
+        self._note(kind, taken, taken != own, jnp.abs(distance) / scale)
         return taken
 
     def _note(self, kind, taken, flips, margin):
         self.kinds.append(kind)
-        worst = jnp.max(jnp.where(flips, margin, 0))
+        worst = jax.lax.stop_gradient(jnp.max(jnp.where(flips, margin, 0)))
         self.kinks.append({"taken": taken, "flips": jnp.sum(flips), "margin": worst})

@@ -62,13 +62,16 @@ def decide(file: GoldenFile, ours: Recording) -> Verdict:
         return Verdict(False, f"float64 is outside its bounds too: {said}")
     if _explains(file, exact, ours):
         return Verdict(False, "float32 is near float64, but too far from what was recorded")
+    # Of a whole file each of these is some gigabytes: one at a time.
+    del exact
     for forced, found in _tried(file):
         if _explains(file, forced, ours):
-            flipped = [kink for kink in found if kink.flips]
-            far = [kink for kink in flipped if kink.margin > near_tie(kink.kind, backbone)]
-            if far:
-                return Verdict(False, f"float32 decides otherwise where it is clear: {_text(far)}")
+            if any(kink.margin > near_tie(kink.kind, backbone) for kink in found):
+                return Verdict(
+                    False, f"float32 decides otherwise where it is clear: {_text(found)}"
+                )
             return Verdict(True, f"{_text(found)}; decided in float64: equal (worst: {said})")
+        del forced, found
     return Verdict(False, "float64 is inside its bounds, and no near tie explains float32")
 
 
@@ -83,26 +86,30 @@ def _tried(file: GoldenFile) -> Iterator[tuple[Recording, list[Kink]]]:
     """Computes in float64 with the decisions of float32, then with each side of the near ties."""
     case = file.case
     weights, episode = case.weights(), case.episode()
-    _, single = kinks.Gradients(case, weights)(episode)
+    decisions = [kink.taken for kink in kinks.Gradients(case, weights)(episode)[1]]
     run = kinks.Gradients(case, weights, double=True)
-    decisions = [kink.taken for kink in single]
-    forced, found = run(episode, decisions)
-    yield forced, found
-    places = sorted(_near_minima(found, near_tie(MINIMUM, case.backbone)))[:_MOST_TRIED]
+    first = run(episode, decisions)
+    # The places and the two nearest frames there, without the rest of this computation.
+    places = sorted(_near_minima(first[1], near_tie(MINIMUM, case.backbone)))[:_MOST_TRIED]
+    yield first
+    del first
     for sides in itertools.product((0, 1), repeat=len(places)):
         tried = [np.array(taken) for taken in decisions]
-        for side, (_, number, place) in zip(sides, places, strict=True):
-            tried[number][place] = found[number].order[side][place]
-        if places and any(map(lambda a, b: (a != b).any(), tried, decisions)):
+        for side, (_, number, place, frames) in zip(sides, places, strict=True):
+            tried[number][place] = frames[side]
+        if any((a != b).any() for a, b in zip(tried, decisions, strict=True)):
             yield run(episode, tried)
 
 
-def _near_minima(found: Sequence[Kink], most: float) -> Iterator[tuple[float, int, tuple]]:
-    """Yields gap, number of the kink, and place of the minima that float32 may confuse."""
+def _near_minima(
+    found: Sequence[Kink], most: float
+) -> Iterator[tuple[float, int, tuple[int, ...], tuple[int, ...]]]:
+    """Yields the minima that float32 may confuse: gap, number of the kink, place, two frames."""
     for number, kink in enumerate(found):
         if kink.kind == MINIMUM:
-            for place in map(tuple, np.argwhere(kink.gaps <= most)):
-                yield float(kink.gaps[place]), number, place
+            for place in map(tuple, np.argwhere(kink.gaps <= most).tolist()):
+                frames = tuple(int(order[place]) for order in kink.order)
+                yield float(kink.gaps[place]), number, place, frames
 
 
 def _text(found: Sequence[Kink]) -> str:
@@ -126,15 +133,11 @@ def _minimum(minima: Sequence[Kink]) -> str:
     """Names the flipped minimum with the largest margin."""
     number = max(range(len(minima)), key=lambda n: minima[n].margin)
     kink = minima[number]
-    (stream, over), (query, way, frame) = MINIMA[number], _flipped(kink)
-    own, taken = kink.order[0][query, way, frame], kink.taken[query, way, frame]
+    flipped = map(tuple, np.argwhere(kink.taken != kink.order[0]))
+    query, way, frame = place = max(flipped, key=lambda place: kink.gaps[place])
+    stream, over = MINIMA[number]
     other = "query" if over == "support" else "support"
     return (
-        f"{stream}, query {query}, class {way}: of the {over}'s frames {own} is nearest to the"
-        f" {other}'s frame {frame}, float32 takes {taken}"
+        f"{stream}, query {query}, class {way}: of the {over}'s frames {kink.order[0][place]} is"
+        f" nearest to the {other}'s frame {frame}, float32 takes {kink.taken[place]}"
     )
-
-
-def _flipped(kink: Kink) -> tuple[int, ...]:
-    places = np.argwhere(kink.taken != kink.order[0])
-    return max(map(tuple, places), key=lambda place: kink.gaps[place])
