@@ -26,18 +26,11 @@ from molo_jax.engine.step import (
     make_train_step,
     replicated,
 )
-from molo_jax.model import (
-    Episode,
-    LossWeights,
-    MoLo,
-    MoLoConfig,
-    loss_terms,
-    torch_weights,
-    total_loss,
-)
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.structures import Episode
+from molo_jax.weights import torch_map
 
 _MATMUL_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32"}
-_WEIGHTS = LossWeights(**COEFFICIENTS, accumulation=ACCUMULATION)
 
 
 class Benchmark:
@@ -46,7 +39,12 @@ class Benchmark:
     def __init__(self, options: dict[str, Any]):
         jax.config.update("jax_default_matmul_precision", _MATMUL_PRECISION[options["precision"]])
         self._options = options
-        self._config = MoLoConfig(num_classes=CLASSES, backbone=options["backbone"])
+        coefficients = dict(COEFFICIENTS)
+        # The official code multiplies the weight of the reconstruction by its accumulation.
+        coefficients["reconstruction"] *= ACCUMULATION
+        self._config = MoLoSettings(
+            num_classes=CLASSES, backbone=options["backbone"], **coefficients
+        )
         self._graphdef, self._params, self._stats = create_model(self._config, seed=0)
         self._arrays = random_episodes(options)
         self._runs: dict[str, Callable[[], None]] = {}
@@ -65,20 +63,19 @@ class Benchmark:
         """The initial weights and statistics with official names."""
         states = jax.device_get((self._params, self._stats))
         flat = {path: v[...] for state in states for path, v in nnx.to_flat_state(state)}
-        return torch_weights.export_tensors(flat)
+        return torch_map.export_tensors(flat)
 
     def losses(self) -> dict[str, float]:
         """Loss terms and total of the first episode in training mode, without dropout."""
         none = {f"dropout_{site}": 0.0 for site in ("position", "attention", "feedforward")}
         config = dataclasses.replace(self._config, **none)
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))))
+        graphdef = nnx.graphdef(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
 
         @jax.jit
         def compute(params, stats, episode):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            output = _apply(model, episode, self._options["way"], train=True)
-            terms = loss_terms(output, episode)
-            return terms | {"total": total_loss(terms, _WEIGHTS)}
+            terms = model.train_episode(episode, n_way=self._options["way"]).losses
+            return terms | {"total": model.total_loss(terms)}
 
         losses = compute(self._params, self._stats, self._episode(0))
         return {name: float(value) for name, value in losses.items()}
@@ -114,8 +111,8 @@ class Benchmark:
         @jax.jit
         def forward(params, stats, episode):
             model = nnx.merge(self._graphdef, params, stats, copy=True)
-            output = _apply(model, episode, way, train=False, reconstruct=False)
-            return output.logits.match, output.class_logits
+            output = model(episode, n_way=way, train=False, reconstruct=False)
+            return output.scores.match, output.class_logits
 
         return forward
 
@@ -138,7 +135,6 @@ class Benchmark:
                 **{name: x for name, x in arrays.items() if name != "index"}
             ),
             episode_key=lambda index: jax.random.fold_in(jax.random.key(0), index),
-            weights=_WEIGHTS,
             n_way=self._options["way"],
             mesh=mesh,
         )
@@ -155,7 +151,3 @@ class Benchmark:
             jax.block_until_ready(state)
 
         return train
-
-
-def _apply(model: MoLo, episode: Episode, way: int, **mode: bool):
-    return model(episode.support, episode.query, episode.support_labels, n_way=way, **mode)

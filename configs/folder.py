@@ -15,11 +15,12 @@ val, 6 in test. The first command says what is lacking before it decodes anythin
 
 from ml_collections import ConfigDict
 
-from molo_jax.config import IMAGENET, base_config
+from molo_jax.config import IMAGENET, base_config, with_settings
+from molo_jax.methods.settings import DEFAULT_METHOD
 
 
-def get_config() -> ConfigDict:
-    config = base_config()
+def get_config(method: str = DEFAULT_METHOD) -> ConfigDict:
+    config = base_config(method)
 
     config.dataset.name = "folder"
     config.data.source, config.data.prepared = "prepared", "data/prepared"
@@ -30,9 +31,7 @@ def get_config() -> ConfigDict:
     config.model.pretrained = IMAGENET
 
     # As in the official settings of HMDB51, the smallest benchmark.
-    config.method.classification = 0.4
-    config.method.contrast = 0.05
-    config.method.reconstruction = 0.2
+    with_settings(config, classification=0.4, contrast=0.05, reconstruction=0.2)
     config.train.steps = 500
     config.train.eval_every = 100
     config.optimizer.schedule = "official"

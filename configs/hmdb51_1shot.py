@@ -13,8 +13,9 @@ first of them once for both numbers of shots:
 
 from ml_collections import ConfigDict
 
+from molo_jax.methods.settings import DEFAULT_METHOD
 from molo_jax.presets import preset_config
 
 
-def get_config() -> ConfigDict:
-    return preset_config("hmdb51", shots=1)
+def get_config(method: str = DEFAULT_METHOD) -> ConfigDict:
+    return preset_config("hmdb51", method, shots=1)

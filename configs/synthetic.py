@@ -10,11 +10,12 @@ Command, after `python -m molo_jax.prepare --dataset=synthetic --out=runs/demo/d
 
 from ml_collections import ConfigDict
 
-from molo_jax.config import base_config
+from molo_jax.config import base_config, with_settings
+from molo_jax.methods.settings import DEFAULT_METHOD
 
 
-def get_config() -> ConfigDict:
-    config = base_config()
+def get_config(method: str = DEFAULT_METHOD) -> ConfigDict:
+    config = base_config(method)
     config.seed = 0
 
     config.dataset.name = "synthetic"
@@ -30,18 +31,23 @@ def get_config() -> ConfigDict:
     config.data.on_bad_video = "fail"
 
     config.model.backbone = "resnet18"
-    # A = width: tokens enter the encoder unscaled, which trains faster from random weights.
-    config.method.positional_a = 512.0
-    # The network underfits in the few minutes it has.
-    config.method.dropout_position = 0.0
-    config.method.dropout_attention = 0.0
-    config.method.dropout_feedforward = 0.0
-
-    config.method.classification = 1.0
-    config.method.contrast = 0.05
-    # Decoding the change of every pixel teaches the backbone where things are: with 0.4 the
-    # accuracy takes a third more episodes to leave chance.
-    config.method.reconstruction = 16.0
+    # Of these a method takes the ones that it has.
+    with_settings(
+        config,
+        # A = width: tokens enter the encoder unscaled, which trains faster from random weights.
+        positional_a=512.0,
+        # The network underfits in the few minutes it has.
+        dropout_position=0.0,
+        dropout_attention=0.0,
+        dropout_feedforward=0.0,
+        dropout_relation=0.0,
+        dropout_relation_weights=0.0,
+        classification=1.0,
+        contrast=0.05,
+        # Decoding the change of every pixel teaches the backbone where things are: with 0.4 the
+        # accuracy takes a third more episodes to leave chance.
+        reconstruction=16.0,
+    )
 
     # A flip would turn a movement to the left into one to the right, which is another class.
     config.augment.flip = 0.0

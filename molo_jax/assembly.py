@@ -24,8 +24,8 @@ from molo_jax.data.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.step import Batch, make_mesh
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.methods.base import Episode
 from molo_jax.methods.settings import Settings, own_fields, settings_class
+from molo_jax.methods.structures import Episode
 
 
 def method_settings(config: ConfigDict, num_classes: int) -> Settings:

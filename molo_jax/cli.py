@@ -40,7 +40,8 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         _CONFIG_FLAG,
         None,
-        "Configuration file; change values with --config.KEY=VALUE. --list_keys lists the keys.",
+        "Configuration file, and behind a colon a method (FILE:hyrsm; without it MoLo); change"
+        " values with --config.KEY=VALUE. --list_keys lists the keys.",
     )
 
 
@@ -223,13 +224,19 @@ def _closest_key(wrong: str, known: Sequence[str]) -> str:
 def load_config(path: str) -> ConfigDict:
     """Loads the configuration that `get_config()` of the file at `path` returns.
 
+    Args:
+        path: the file; what stands behind a colon (`FILE:METHOD`) is the function's argument.
+
     Raises:
         UsageError: when the file is absent, fails, or returns no configuration.
     """
+    path, *argument = path.split(":", 1)
     if not Path(path).is_file():
         raise UsageError(f"configuration file {path!r} does not exist; see the folder configs/")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        config = runpy.run_path(path)["get_config"](*argument)
+    except UsageError:
+        raise
     # Whatever the file's own code raises is a mistake in that file.
     except Exception as error:
         reason = _without_other_fields(error)

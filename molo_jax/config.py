@@ -27,6 +27,7 @@ SAMPLINGS = ("segments", "window")
 BAD_VIDEO_POLICIES = ("fail", "skip")
 DATA_SOURCES = ("prepared", "videos")
 FRAME_DRAWS = ("episode", "video")
+OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("official", "cosine")
 CONTROLS = ("untrained", "static")
 REFUSE = "refuse"
@@ -94,6 +95,13 @@ def _method(name: str) -> dict:
         "name": name,
         **{field: each.default for field, each in own_fields(_known(name)).items()},
     }
+
+
+def with_settings(config: ConfigDict, **values: object) -> None:
+    """Sets those of the given settings that the method has; the others are another method's."""
+    for name, value in values.items():
+        if name in config.method:
+            config.method[name] = value
 
 
 def _known(method: str) -> type[Settings]:
@@ -173,6 +181,8 @@ def _train() -> dict:
 
 def _optimizer() -> dict:
     return {
+        # adam, or sgd (without momentum).
+        "name": "adam",
         # official: linear warm-up, then factors at boundaries, in units of steps_iter.
         # cosine: linear warm-up over warmup_steps, then half a cosine down to 0.
         "schedule": "official",
@@ -269,6 +279,7 @@ def _check_choices(config: ConfigDict) -> None:
         "data.source": DATA_SOURCES,
         "data.sampling": SAMPLINGS,
         "data.on_bad_video": BAD_VIDEO_POLICIES,
+        "optimizer.name": OPTIMIZERS,
         "optimizer.schedule": SCHEDULES,
         "eval.frame_draw": FRAME_DRAWS,
         "eval.on_trained_classes": ON_TRAINED_CLASSES,
@@ -285,7 +296,7 @@ def _check_method(config: ConfigDict) -> None:
     """Checks the settings of the method, whose limits stand beside them."""
     known = _known(config.method.name)
     fields = own_fields(known)
-    if config.method.keys() - {"name"} != fields.keys():
+    if set(config.method) - {"name"} != fields.keys():
         raise UsageError(
             f"config.method.name is {config.method.name!r}, and the section config.method has the"
             " settings of another method; choose the method behind the name of the file,"
@@ -416,8 +427,8 @@ def _check_products(config: ConfigDict) -> None:
     # The progress of the official schedule counts twice.
     most = _INT32 // (2 * iterations)
     expected = (
-        f"with optimizer.accumulation={iterations} it must be at most {most:,}: the schedule counts the"
-        " iterations in 32 bits"
+        f"with optimizer.accumulation={iterations} it must be at most {most:,}: the schedule counts"
+        " the iterations in 32 bits"
     )
     _require(train.steps <= most, "train.steps", train.steps, expected)
     optimizer = config.optimizer

@@ -31,8 +31,8 @@ from molo_jax.engine.step import (
     replicated,
 )
 from molo_jax.errors import MoloError
-from molo_jax.methods.base import Features
 from molo_jax.methods.settings import Settings
+from molo_jax.methods.structures import Features
 from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
 from molo_jax.results import Comparison, class_keys, write_result
 from molo_jax.weights.networks import (

@@ -94,6 +94,7 @@ class Trainer:
         self._schedule = assembly.schedule(config)
         optimizer = make_optimizer(
             self._schedule,
+            name=config.optimizer.name,
             weight_decay=config.optimizer.weight_decay,
             b1=config.optimizer.b1,
             b2=config.optimizer.b2,

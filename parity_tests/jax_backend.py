@@ -11,17 +11,10 @@ from flax import nnx
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_state
 from molo_jax.engine.step import chunked, make_mesh, make_train_step, replicated
-from molo_jax.methods.base import Stages
-from molo_jax.model import (
-    Episode,
-    LossWeights,
-    MoLo,
-    MoLoConfig,
-    MoLoOutput,
-    loss_terms,
-    torch_weights,
-    total_loss,
-)
+from molo_jax.methods.base import Episode, Stages
+from molo_jax.methods.molo import MoLo, MoLoOutput
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import torch_map
 from parity_tests.case import Arrays, Case, Tensors
 from parity_tests.recording import LOSSES, Recording
 
@@ -84,15 +77,13 @@ def forwards(
     Arguments as for :func:`forward`.
     """
     with precision(double):
-        networks = [make_network(case, tensors, double=double) for case in cases]
         computations = [
-            functools.partial(_compute, graphdef, case, train=train)
-            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+            functools.partial(run_episode, _structure(case)[0], case, train=train) for case in cases
         ]
-        run = _jit(lambda *arguments: [compute(*arguments) for compute in computations], quick)
-        _, params, stats = networks[0]
+        run = compiled(lambda *arguments: [compute(*arguments) for compute in computations], quick)
+        _, params, stats = make_network(cases[0], tensors, double=double)
         results = jax.device_get(run(params, stats, to_jax(episode, double)))
-    return [_recording(recorded, with_statistics=train) for _, recorded in results]
+    return [to_recording(recorded, with_statistics=train) for _, recorded in results]
 
 
 def gradients(
@@ -115,22 +106,20 @@ def gradients_and_forwards(
     Arguments as for :func:`forwards`.
     """
     with precision(double):
-        networks = [make_network(case, tensors, double=double) for case in cases]
         first, *others = (
-            functools.partial(_compute, graphdef, case, train=True)
-            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+            functools.partial(run_episode, _structure(case)[0], case, train=True) for case in cases
         )
 
         def compute(*arguments):
             total, recorded = first(*arguments)
             return total, (recorded, [other(*arguments)[1] for other in others])
 
-        run = _jit(jax.value_and_grad(compute, has_aux=True), quick)
-        _, params, stats = networks[0]
+        run = compiled(jax.value_and_grad(compute, has_aux=True), quick)
+        _, params, stats = make_network(cases[0], tensors, double=double)
         (_, results), grads = jax.device_get(run(params, stats, to_jax(episode, double)))
     recorded, others = results
-    with_gradients = _recording(recorded, with_statistics=True) | {"gradients": _by_name(grads)}
-    return [with_gradients, *(_recording(other, with_statistics=True) for other in others)]
+    with_gradients = to_recording(recorded, with_statistics=True) | {"gradients": by_name(grads)}
+    return [with_gradients, *(to_recording(other, with_statistics=True) for other in others)]
 
 
 def steps(
@@ -171,28 +160,26 @@ def steps(
                 losses[f"{number}/{name}"] = np.asarray(metrics[term])
     return {
         "losses": losses,
-        "parameters": _by_name(jax.device_get(state.params)),
-        "statistics": _by_name(jax.device_get(state.batch_stats)),
+        "parameters": by_name(jax.device_get(state.params)),
+        "statistics": by_name(jax.device_get(state.batch_stats)),
     }
 
 
 def spared(case: Case) -> set[str]:
     """Returns the official names of the parameters without weight decay."""
-    config = MoLoConfig(**case.network())
+    config = MoLoSettings(**case.network())
     abstract = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
-    return {torch_weights.official_name(path) for path in paths if not torch_weights.decays(path)}
+    return {torch_map.official_name(path) for path in paths if not torch_map.decays(path)}
 
 
 def make_network(
     case: Case, tensors: Tensors, *, double: bool = False
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Builds the network with the given weights: structure, parameters, statistics."""
-    config = MoLoConfig(**case.network())
-    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
-    graphdef, params, stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    graphdef, params, stats = _structure(case)
     flat = dict(nnx.to_flat_state(params)) | dict(nnx.to_flat_state(stats))
-    imported = torch_weights.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
+    imported = torch_map.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
 
     def filled(state):
         return nnx.from_flat_state(
@@ -203,6 +190,13 @@ def make_network(
         )
 
     return graphdef, filled(params), filled(stats)
+
+
+def _structure(case: Case) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The network without its arrays."""
+    config = MoLoConfig(**case.network())
+    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
+    return nnx.split(abstract, nnx.Param, nnx.BatchStat)
 
 
 def to_jax(episode: Arrays, double: bool = False) -> Episode:
@@ -225,8 +219,11 @@ def precision(double: bool = False):
     return jax.enable_x64(True) if double else jax.default_matmul_precision("highest")
 
 
-def _jit(function, quick: bool):
-    """Compiles; quickly means without optimizing, for programs that run once on small arrays."""
+def compiled(function, quick: bool):
+    """Compiles a function when it is called.
+
+    Quickly means without optimizing, for programs that run once on small arrays.
+    """
     options = {"xla_backend_optimization_level": 0} if quick else None
     return jax.jit(function, compiler_options=options)
 
@@ -235,7 +232,8 @@ def _weights(case: Case) -> LossWeights:
     return LossWeights(*case.coefficients, accumulation=case.accumulation)
 
 
-def _compute(graphdef, case, params, stats, episode, *, train):
+def run_episode(graphdef, case, params, stats, episode, *, train):
+    """Returns the total loss, and what `to_recording` makes a recording of."""
     model = nnx.merge(graphdef, params, stats, copy=True)
     output = model(
         episode.support, episode.query, episode.support_labels, n_way=case.way, train=train
@@ -257,7 +255,8 @@ def _stacked(episodes: Sequence[Arrays], double: bool) -> Arrays:
     return {**vars(stacked), "index": index}
 
 
-def _recording(recorded, *, with_statistics: bool) -> Recording:
+def to_recording(recorded, *, with_statistics: bool) -> Recording:
+    """Names what `run_episode` returned beside the loss as PyTorch does."""
     output, losses, stats = recorded
     outputs = {name: getattr(output.logits, field) for name, field in _MATCHING.items()}
     recording = {
@@ -265,7 +264,7 @@ def _recording(recorded, *, with_statistics: bool) -> Recording:
         "stages": _stages(output, output.stages),
         "losses": losses,
     }
-    return recording | ({"statistics": _by_name(stats)} if with_statistics else {})
+    return recording | ({"statistics": by_name(stats)} if with_statistics else {})
 
 
 def _stages(output: MoLoOutput, stages: Stages) -> dict[str, np.ndarray]:
@@ -288,8 +287,9 @@ def _official_layout(module: str, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array.reshape(-1, *array.shape[2:]), -1, 1)
 
 
-def _by_name(state: nnx.State) -> dict[str, np.ndarray]:
+def by_name(state: nnx.State) -> dict[str, np.ndarray]:
+    """Gives parameters, their gradients or statistics official names and layouts."""
     return {
-        torch_weights.official_name(path): torch_weights.to_official(path, np.asarray(value[...]))
+        torch_map.official_name(path): torch_map.to_official(path, np.asarray(value[...]))
         for path, value in nnx.to_flat_state(state)
     }

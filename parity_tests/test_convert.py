@@ -13,11 +13,12 @@ import pytest
 import torch
 from flax import nnx
 
-from molo_jax import evaluate, torch_files
+from molo_jax import evaluate
 from molo_jax.config import base_config
 from molo_jax.convert import convert
 from molo_jax.engine.step import make_mesh
-from molo_jax.model import MoLoConfig, torch_weights
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import torch_files, torch_map
 from molo_jax.weights.networks import abstract_network, fixed_buffers
 from molo_torch_ref import MoLo, load_official
 from parity_tests.golden import recipe
@@ -56,7 +57,7 @@ def official(tmp_path_factory):
             tensor.copy_(torch.from_numpy(np.asarray(stats[name])))
         elif name.endswith("num_batches_tracked"):
             tensor.fill_(1234)
-        elif name != torch_weights.FIXED:
+        elif name != torch_map.FIXED:
             tensor.copy_(torch.from_numpy(recipe.weight(name, tuple(tensor.shape))))
     path = tmp_path_factory.mktemp("official") / "checkpoint_epoch_00010.pyth"
     content = {
@@ -131,20 +132,20 @@ def test_the_way_back_is_bit_exact_and_loads_strictly(official, converted, tmp_p
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
 def test_an_export_has_every_tensor_of_the_pytorch_network_and_no_other(backbone):
     variables = {}
-    for state in abstract_network(MoLoConfig(num_classes=31, backbone=backbone))[1:]:
+    for state in abstract_network(MoLoSettings(num_classes=31, backbone=backbone))[1:]:
         for path, leaf in nnx.to_flat_state(state):
             variables[path] = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
-    exported = torch_weights.export_tensors(variables, fixed_buffers(backbone))
+    exported = torch_map.export_tensors(variables, fixed_buffers(backbone))
     ours = {n: (value.shape, f"torch.{value.dtype}") for n, value in exported.items()}
     assert list(ours.items()) == list(reference_state(backbone, 31).items())
-    assert torch_weights.recognize(exported) == (backbone, 31)
+    assert torch_map.recognize(exported) == (backbone, 31)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_the_positional_encoding_is_that_of_pytorch_bit_for_bit(backbone):
     # On the CPU, where the buffer gets its values.
     encoding = MoLo(num_classes=1, backbone=backbone).pe.pe.numpy()
-    ours = fixed_buffers(backbone)[torch_weights.FIXED]
+    ours = fixed_buffers(backbone)[torch_map.FIXED]
     assert (ours.dtype, ours.shape) == (encoding.dtype, encoding.shape)
     np.testing.assert_array_equal(ours, encoding)
 

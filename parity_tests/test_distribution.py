@@ -16,7 +16,9 @@ import torch
 from flax import nnx
 
 import molo_torch_ref
-from molo_jax.model import MoLo, MoLoConfig, torch_weights
+from molo_jax.methods.molo import MoLo
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import torch_map
 from parity_tests import tolerances
 
 ALARM = tolerances.DROPOUT_ALARM.bound
@@ -33,7 +35,7 @@ SCALE, OUTPUTS = tolerances.DROPOUT_SCALE.bound, tolerances.DROPOUT_OUTPUTS.boun
 AXES = ("videos", "tokens", "channels")
 VIDEOS, TOKENS, WIDTH = 400, 3, 512
 # Tokens that are scaled by 1 are small enough that no value becomes 0 without dropout.
-CONFIG = MoLoConfig(num_classes=3, backbone="resnet18", positional_a=float(WIDTH))
+CONFIG = MoLoSettings(num_classes=3, backbone="resnet18", positional_a=float(WIDTH))
 
 
 def bound(tests=1):
@@ -148,9 +150,9 @@ def jax_parts(tensors):
     graphdef, state = nnx.split(model.temporal_atte_before)
     named = {}
     for path, value in nnx.to_flat_state(state):
-        name = torch_weights.official_name(("temporal_atte_before", *path))
+        name = torch_map.official_name(("temporal_atte_before", *path))
         array = tensors[name.removeprefix("temporal_atte_before.")]
-        named[path] = value.replace(jnp.asarray(torch_weights.from_official(path, array)))
+        named[path] = value.replace(jnp.asarray(torch_map.from_official(path, array)))
     encoder = nnx.merge(graphdef, nnx.from_flat_state(named))
     parts = {
         "position": model.pe,

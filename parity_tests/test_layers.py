@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import molo_torch_ref.matching
-from molo_jax.methods.base import MoLoConfig
-from molo_jax.model import MoLo, Tokens, matching
+from molo_jax.methods.base import MoLoSettings
+from molo_jax.methods.molo import MoLo
+from molo_jax.methods.molo_structures import Tokens
+from molo_jax.nn import matching
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL
 from parity_tests.recording import STAGES, compare, relative_error
@@ -59,7 +61,7 @@ def test_matching_is_equal_for_other_options_uneven_shots_and_any_order(
 ):
     labels = np.array([2, 0, 1, 0, 2, 2])
     appearance, moving = (_tokens(0, 6, 6), _tokens(1, 5, 6)), (_tokens(2, 6, 5), _tokens(3, 5, 5))
-    config = MoLoConfig(
+    config = MoLoSettings(
         num_classes=3, motion_weight=motion_weight, single_direction=single_direction
     )
     ours = MoLo.match(

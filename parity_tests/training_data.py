@@ -64,7 +64,7 @@ def make_config(settings: Settings, data: Path) -> ConfigDict:
     config.optimizer.schedule = "official"
     config.optimizer.base_lr = settings.base_lr
     config.optimizer.warmup_start_lr = settings.base_lr / 10
-    config.optimizer.steps_iter = max(1, config.loss.accumulation * settings.steps // 4)
+    config.optimizer.steps_iter = max(1, config.optimizer.accumulation * settings.steps // 4)
     # Progress counts twice: after three units of `steps_iter` it is 6.
     config.optimizer.boundaries = (0, 6)
     config.optimizer.factors = (1.0, 0.1)

@@ -20,7 +20,8 @@ from molo_jax import assembly
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import chunked, make_embed, make_match, make_mesh, make_train_step
-from molo_jax.model import TERMS, Episode
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.structures import Episode
 from molo_jax.weights.torch_map import export_tensors, import_tensors
 from molo_torch_ref.matching import match_stream
 from parity_tests.training_checks import JAX, JAX_DOUBLE, TORCH, TORCH_DOUBLE
@@ -80,7 +81,7 @@ class JaxRun:
         with self._precision():
             batch = {name: self._cast(array) for name, array in batch.items()}
             self._state, metrics = self._step(self._state, chunked(batch, self._microbatch))
-            return {name: float(metrics[name]) for name in ("loss", *TERMS)}
+            return {name: float(metrics[name]) for name in ("loss", *tuple(MoLoSettings.losses))}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns copies of parameters and statistics under their official names."""
@@ -178,7 +179,9 @@ class TorchRun:
         )
         self._steps += 1
         means = {name: float(np.mean([h[name] for h in history])) for name in history[0]}
-        return {"loss": self._accumulation * means["total"]} | {t: means[t] for t in TERMS}
+        return {"loss": self._accumulation * means["total"]} | {
+            t: means[t] for t in tuple(MoLoSettings.losses)
+        }
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns copies of parameters and statistics under their official names."""

@@ -19,7 +19,7 @@ from molo_jax.data.records import (
     prepared_folder,
 )
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.model import LossWeights, MoLoConfig
+from molo_jax.methods.settings import MoLoSettings
 
 
 def test_the_networks_configuration_takes_every_field_from_its_section():
@@ -34,7 +34,7 @@ def test_the_networks_configuration_takes_every_field_from_its_section():
         dropout_attention=0.02,
         dropout_feedforward=0.03,
     )
-    assert assembly.model_config(config, 31) == MoLoConfig(
+    assert assembly.model_config(config, 31) == MoLoSettings(
         num_classes=31,
         backbone="resnet34",
         positional_a=7.0,
@@ -49,13 +49,13 @@ def test_the_networks_configuration_takes_every_field_from_its_section():
 
 def test_the_loss_weights_take_every_field_from_their_section():
     config = base_config()
-    config.loss.update(classification=0.5, contrast=0.25, reconstruction=0.125, accumulation=3)
+    config.method.update(classification=0.5, contrast=0.25, reconstruction=0.125, accumulation=3)
     assert assembly.loss_weights(config) == LossWeights(0.5, 0.25, 0.125, accumulation=3)
 
 
 def test_the_official_schedule_counts_accumulation_iterations_a_step():
     config = base_config()
-    config.loss.accumulation = 2
+    config.optimizer.accumulation = 2
     config.optimizer.update(base_lr=0.8, warmup_start_lr=0.4, steps_iter=10)
     # Step 2 ends with iteration 5, halfway from 0.4 to 0.8.
     assert assembly.schedule(config)(jnp.int32(2)) == np.float32(0.6)

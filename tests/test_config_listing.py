@@ -38,7 +38,7 @@ def test_the_list_has_the_values_of_the_configuration_as_flags(pytestconfig):
     lines = listing(load_config(str(pytestconfig.rootpath / "configs/synthetic.py"))).splitlines()
     assert "--config.train.steps=1200" in lines
     assert "--config.eval.shots=1 --config.eval.shots=5" in lines
-    assert "--config.model.single_direction=false" in lines
+    assert "--config.method.single_direction=false" in lines
     place = lines.index("--config.data.num_frames=8")
     assert lines[place + 1] == "    Frames of a clip."
 

@@ -88,7 +88,7 @@ def test_the_files_of_a_training_are_looked_for_before_anything_slow_is_imported
 
 def test_the_weight_map_needs_nothing_but_numpy():
     own = {"collections", "re", "numpy"}
-    assert {name.split(".")[0] for name in imported(PACKAGE / "model/torch_weights.py")} == own
+    assert {name.split(".")[0] for name in imported(PACKAGE / "model/torch_map.py")} == own
 
 
 def test_the_data_package_leaves_jax_to_the_augmentation():

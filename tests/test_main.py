@@ -30,7 +30,7 @@ SETTINGS = {
     "data.crop": 32,
     "data.workers": 1,
     # Random parts of a step, which a resumed run must draw again as they were.
-    "model.dropout_position": 0.1,
+    "method.dropout_position": 0.1,
     "augment.hue": 0.25,
     "augment.flip": 0.5,
     "train.n_way": 3,

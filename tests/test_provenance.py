@@ -163,7 +163,7 @@ def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both
         "data.sampling": {"training": "segments", "now": "window"},
         "data.resize": {"training": 256, "now": 320},
         "data.crop": {"training": 224, "now": 192},
-        "model.positional_a": {"training": 10.0, "now": 2048.0},
+        "method.positional_a": {"training": 10.0, "now": 2048.0},
     }
     sentence = (
         "not as in training (best/3): data.num_frames was 8, is 3; data.sampling was 'segments', is"

@@ -1,7 +1,7 @@
 """Accuracy over many episodes: embed every distinct clip once, then match episodes in batches.
 
-In evaluation a clip's features do not depend on its episode, so the two stages give what running the
-network on each episode would.
+In evaluation a clip's features do not depend on its episode, so the two stages give what running
+the network on each episode would.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from molo_jax.errors import MoloError
-from molo_jax.methods.base import Features
+from molo_jax.methods.structures import Features
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96

@@ -15,6 +15,7 @@ from molo_jax.weights.torch_map import decays
 def make_optimizer(
     schedule: Callable,
     *,
+    name: str = "adam",
     weight_decay: float = 1e-3,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -24,15 +25,17 @@ def make_optimizer(
 
     Args:
         schedule: learning rate as a function of the number of finished optimizer steps.
+        name: `adam`, or `sgd` (without momentum, for which `b1`, `b2` and `eps` mean nothing).
         weight_decay: L2 coefficient, added as ``weight_decay * parameter`` to the gradient of every
             parameter that decays.
         b1: decay rate of the first moment.
         b2: decay rate of the second moment.
         eps: added to the root of the second moment.
     """
+    scale = optax.scale_by_adam(b1=b1, b2=b2, eps=eps) if name == "adam" else optax.identity()
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=decay_mask),
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        scale,
         optax.scale_by_learning_rate(schedule),
     )
 

@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from molo_jax.engine.state import TrainState
-from molo_jax.methods.base import Episode, Features, Training, accuracy
+from molo_jax.methods.base import accuracy
+from molo_jax.methods.structures import Episode, Features, Training
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
 
 # The mesh axis over which episodes are spread.
@@ -180,10 +181,12 @@ def _cut(batch: Batch, chunk: Int[Array, ""] | int) -> Batch:
 
 def _no_totals(gradient: _ChunkGradient, state: TrainState, chunk: Batch) -> _Totals:
     """Sums over no chunks; the statistics are copied, for their memory will be reused."""
-    shapes = jax.eval_shape(gradient, state.params, state.batch_stats, chunk)
+    shapes = jax.eval_shape(
+        lambda *arguments: gradient(*arguments).metrics, state.params, state.batch_stats, chunk
+    )
     return _Totals(
         grads=jax.tree.map(jnp.zeros_like, state.params),
-        metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.metrics),
+        metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
         batch_stats=jax.tree.map(jnp.copy, state.batch_stats),
     )
 

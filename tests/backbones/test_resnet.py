@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from molo_jax.model import resnet
+from molo_jax.backbones import BACKBONES, resnet
 
 # Parameters of torchvision's networks less their classifiers (fc: 513000, 513000, 2049000).
 PARAMETERS = {"resnet18": 11176512, "resnet34": 21284672, "resnet50": 23508032}
 
 
-@pytest.mark.parametrize("name", resnet.BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_parameter_count_is_that_of_torchvision_without_classifier(name):
-    model = nnx.eval_shape(lambda: resnet.ResNet(name, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: BACKBONES[name].build(nnx.Rngs(0)))
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(int(np.prod(leaf.shape)) for leaf in leaves) == PARAMETERS[name]
 
@@ -23,7 +23,7 @@ def test_parameter_count_is_that_of_torchvision_without_classifier(name):
     ("name", "width"), [("resnet18", 512), ("resnet34", 512), ("resnet50", 2048)]
 )
 def test_maps_shrink_by_four_and_then_by_two_at_each_later_stage(name, width):
-    model = nnx.eval_shape(lambda: resnet.ResNet(name, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: BACKBONES[name].build(nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
     frames = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
     run = lambda s, x: nnx.merge(graphdef, s)(x, set_sizes=(2,), train=False)  # noqa: E731
@@ -36,7 +36,7 @@ def test_maps_shrink_by_four_and_then_by_two_at_each_later_stage(name, width):
         "layer3": (4, 6),
         "layer4": (2, 3),
     }
-    assert maps["layer4"].shape[-1] == width == resnet.feature_width(name)
+    assert maps["layer4"].shape[-1] == width == BACKBONES[name].width
 
 
 def test_the_stride_of_a_bottleneck_sits_on_its_3x3_convolution():

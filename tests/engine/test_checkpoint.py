@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -13,13 +12,10 @@ from flax import nnx
 
 from molo_jax.engine.checkpoint import (
     Checkpoints,
-    architecture,
-    check_architecture,
     from_plain,
     to_plain,
 )
 from molo_jax.errors import MoloError
-from molo_jax.model import MoLoConfig
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -212,22 +208,6 @@ def test_a_damaged_meta_is_one_error(tmp_path):
     (tmp_path / "2/meta/metadata").write_text("{")
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(MoloError, match="cannot be read"):
         checkpoints.meta(2)
-
-
-def test_another_architecture_is_named_with_both_values():
-    stored = json.loads(json.dumps(architecture(MoLoConfig(num_classes=64, backbone="resnet18"))))
-    check_architecture("x/7", stored, MoLoConfig(num_classes=64, backbone="resnet18"))
-    message = (
-        "the checkpoint x/7 is of another architecture: backbone is resnet18 in the checkpoint and"
-        " resnet50 here; num_classes is 64 in the checkpoint and 31 here"
-    )
-    with pytest.raises(MoloError, match=message):
-        check_architecture("x/7", stored, MoLoConfig(num_classes=31, backbone="resnet50"))
-
-
-def test_other_dropout_is_no_other_architecture():
-    stored = architecture(MoLoConfig(num_classes=5, dropout_position=0.3))
-    check_architecture("x", stored, MoLoConfig(num_classes=5, dropout_position=0.0))
 
 
 def test_a_process_killed_while_saving_leaves_a_complete_earlier_checkpoint(tmp_path):

@@ -10,7 +10,8 @@ import optax
 from flax import nnx
 
 from molo_jax.engine.optimizer import decay_mask, make_optimizer
-from molo_jax.model import MoLo, MoLoConfig
+from molo_jax.methods.molo import MoLo
+from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights.torch_map import official_name
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "parity_tests" / "golden"
@@ -50,7 +51,7 @@ def test_decay_is_added_to_the_gradient_before_the_moments():
 def test_decay_mask_is_that_of_the_recorded_run():
     with np.load(GOLDEN / "r18_steps.npz") as recorded:
         no_decay = set(json.loads(str(recorded["meta"]))["no_decay"])
-    config = MoLoConfig(num_classes=64, backbone="resnet18")
+    config = MoLoSettings(num_classes=64, backbone="resnet18")
     params = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
     mask = nnx.to_flat_state(decay_mask(params))
     assert {official_name(path) for path, value in mask if not value.get_value()} == no_decay

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from molo_jax.engine.state import count_parameters, create_model
-from molo_jax.model import MoLoConfig
+from molo_jax.methods.settings import MoLoSettings
 
-CONFIG = MoLoConfig(num_classes=5, backbone="resnet18")
+CONFIG = MoLoSettings(num_classes=5, backbone="resnet18")
 
 
 def test_the_seed_alone_fixes_the_initial_parameters():

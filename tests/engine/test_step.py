@@ -15,16 +15,16 @@ from flax import nnx
 from molo_jax.engine import step as steps
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
-from molo_jax.model import Episode, LossWeights, Matching, MoLoConfig, loss_terms, total_loss
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.structures import Episode
 
-CONFIG = MoLoConfig(
+CONFIG = MoLoSettings(
     num_classes=5,
     backbone="resnet18",
     dropout_position=0.0,
     dropout_attention=0.0,
     dropout_feedforward=0.0,
 )
-WEIGHTS = LossWeights(classification=0.8, contrast=0.05, reconstruction=0.1)
 EPISODES, WAY, SHOT, QUERY, FRAMES = 4, 2, 1, 1, 2
 
 
@@ -66,7 +66,6 @@ def _step(devices=1):
         optimizer,
         preprocess=_preprocess,
         episode_key=jax.random.key,
-        weights=WEIGHTS,
         n_way=WAY,
         mesh=steps.make_mesh(jax.devices()[:devices]),
     )
@@ -88,11 +87,8 @@ def _one_by_one():
     def one(params, stats, episode):
         def loss(params):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            output = model(
-                episode.support, episode.query, episode.support_labels, n_way=WAY, train=True
-            )
-            terms = loss_terms(output, episode)
-            return total_loss(terms, WEIGHTS), (terms, nnx.state(model, nnx.BatchStat))
+            terms = model.train_episode(episode, n_way=WAY).losses
+            return model.total_loss(terms), (terms, nnx.state(model, nnx.BatchStat))
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -181,12 +177,6 @@ def test_chunks_keep_the_order_of_episodes_and_must_divide_them():
     np.testing.assert_array_equal(cut["index"], [[0, 1, 2], [3, 4, 5]])
     with pytest.raises(ValueError, match="6 episodes cannot be cut into chunks of 4"):
         steps.chunked({"index": np.arange(6)}, 4)
-
-
-def test_correct_compares_the_best_match_with_the_label():
-    scores = jnp.asarray([[-1.0, -2.0], [-3.0, -0.5]])
-    matching = Matching(scores, scores, scores, scores, scores)
-    np.testing.assert_array_equal(steps.correct(matching, jnp.asarray([0, 0])), [True, False])
 
 
 _SEVERAL_DEVICES = """

@@ -7,31 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from molo_jax.model import temporal
-
-
-def test_sinusoids_double_the_channel_index_in_the_exponent():
-    encoding = temporal.sinusoids(4, 6)
-    assert math.isclose(encoding[3, 2], math.sin(3 / 10000 ** (4 / 6)), rel_tol=1e-6)
-    assert math.isclose(encoding[3, 3], math.cos(3 / 10000 ** (6 / 6)), rel_tol=1e-6)
-    np.testing.assert_array_equal(encoding[0], [0, 1, 0, 1, 0, 1])
-
-
-def test_positional_encoder_scales_tokens_and_adds_weighted_sinusoids():
-    encoder = temporal.PositionalEncoder(4, a=16.0, b=0.5, dropout=0.1)
-    y = encoder(jnp.full((1, 2, 4), 6.0), train=False, rngs=None)
-    np.testing.assert_allclose(y[0], 6.0 * 0.5 + 0.5 * temporal.sinusoids(2, 4), rtol=1e-6)
-
-
-def test_positional_dropout_zeroes_its_share_and_scales_the_rest():
-    encoder = temporal.PositionalEncoder(4, a=4.0, b=0.0, dropout=0.25)
-    y = np.asarray(encoder(jnp.ones((50, 10, 4)), train=True, rngs=nnx.Rngs(dropout=0)))
-    assert set(np.unique(y.round(5))) == {0.0, np.float32(1 / 0.75).round(5)}
-    np.testing.assert_allclose((y == 0).mean(), 0.25, atol=0.03)
+from molo_jax.nn.attention import Attention, FeedForward
 
 
 def test_attention_with_equal_tokens_adds_the_projected_value_to_each():
-    attention = temporal.Attention(16, dropout=0.0, rngs=nnx.Rngs(0))
+    attention = Attention(16, dropout=0.0, rngs=nnx.Rngs(0))
     token = jax.random.normal(jax.random.key(1), (16,))
     y = attention(jnp.broadcast_to(token, (1, 3, 16)), train=False, rngs=None)
     value = (attention.norm(token) @ attention.to_qkv.kernel[...])[32:]
@@ -40,7 +20,7 @@ def test_attention_with_equal_tokens_adds_the_projected_value_to_each():
 
 
 def test_attention_weighs_values_by_scaled_products_within_each_head():
-    attention = temporal.Attention(16, dropout=0.0, rngs=nnx.Rngs(3))
+    attention = Attention(16, dropout=0.0, rngs=nnx.Rngs(3))
     x = jax.random.normal(jax.random.key(2), (1, 5, 16))
     q, k, v = np.split(np.asarray(attention.to_qkv(attention.norm(x)))[0], 3, axis=-1)
     heads = []
@@ -53,17 +33,10 @@ def test_attention_weighs_values_by_scaled_products_within_each_head():
 
 
 def test_feed_forward_uses_the_exact_gelu_and_hidden_width_2048():
-    layer = temporal.FeedForward(4, dropout=0.0, rngs=nnx.Rngs(0))
+    layer = FeedForward(4, dropout=0.0, rngs=nnx.Rngs(0))
     x = jnp.asarray([[1.0, -2.0, 0.5, 3.0]])
     hidden = np.asarray(layer.linear1(x), np.float64)[0]
     assert hidden.shape == (2048,)
     gelu = np.array([h * 0.5 * (1 + math.erf(h / math.sqrt(2))) for h in hidden])
     expected = gelu @ np.asarray(layer.linear2.kernel[...], np.float64) + layer.linear2.bias[...]
     np.testing.assert_allclose(layer(x, train=False, rngs=None)[0], expected, atol=1e-5)
-
-
-def test_prepend_token_puts_the_class_token_first_in_every_clip():
-    token, tokens = jnp.full((1, 1, 2), 7.0), jnp.arange(12.0).reshape(3, 2, 2)
-    joined = temporal.prepend_token(token, tokens)
-    np.testing.assert_array_equal(joined[:, 0], np.full((3, 2), 7.0))
-    np.testing.assert_array_equal(joined[:, 1:], tokens)

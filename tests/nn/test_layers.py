@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from molo_jax.model import layers
+from molo_jax.nn import layers
 
 
 def _batch_norm(x, set_sizes, train=True):

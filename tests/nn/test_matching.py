@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from molo_jax.model import matching
+from molo_jax.nn import matching
 
 
 def test_prototypes_average_unequal_shots_in_ascending_label_order():

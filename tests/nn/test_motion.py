@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from molo_jax.model import motion, ops
+from molo_jax.nn import motion, ops
 
 
 def test_motion_differences_subtract_the_reduced_map_from_the_next_convolved_one():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from molo_jax.model import ops
+from molo_jax.nn import ops
 
 
 def _normal(seed, *shape):

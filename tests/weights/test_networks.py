@@ -1,5 +1,7 @@
+import dataclasses
 import functools
 import hashlib
+import json
 import re
 import shutil
 
@@ -9,22 +11,24 @@ import pytest
 from flax import nnx
 from made_weights import official_tensors, torchvision_tensors, variables
 
-from molo_jax import evaluate, initial, pretrained, torch_files
-from molo_jax.config import BACKBONES, base_config
+from molo_jax import evaluate
+from molo_jax.backbones import BACKBONES
+from molo_jax.config import base_config
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
-from molo_jax.model import MoLoConfig, torch_weights
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import imagenet, networks, torch_files, torch_map
 
 ARCHITECTURE = {"backbone": "resnet18", "num_classes": 7}
-MODEL = MoLoConfig(num_classes=7, backbone="resnet18")
+MODEL = MoLoSettings(num_classes=7, backbone="resnet18")
 
 
 @functools.cache
 def zeros(num_classes=7):
     """A network's parameters and statistics, all zero."""
-    _, *states = initial.abstract_network(MoLoConfig(num_classes, "resnet18"))
+    _, *states = networks.abstract_network(MoLoSettings(num_classes, "resnet18"))
     return [jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), s) for s in states]
 
 
@@ -49,7 +53,7 @@ def official(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def imagenet(tmp_path_factory):
+def imagenet_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("imagenet") / "resnet18.pth"
     torch_files.write(path, torchvision_tensors(), layout="bare")
     return path
@@ -78,11 +82,11 @@ def test_a_work_folder_gives_its_best_network_and_any_checkpoint_can_be_named(tm
     assert load_scale(tmp_path) == ("best/4", 4, 4)
     assert load_scale(tmp_path / "checkpoints") == ("checkpoints/6", 6, 6)
     assert load_scale(tmp_path / "checkpoints/5") == ("checkpoints/5", 5, 5)
-    assert initial.load_weights(tmp_path / "best").meta["config"] == {"seed": 3}
+    assert networks.load_weights(tmp_path / "best").meta["config"] == {"seed": 3}
 
 
 def load_scale(path):
-    weights = initial.load_weights(path)
+    weights = networks.load_weights(path)
     (scale,) = {float(value.ravel()[-1]) for value in weights.variables.values()}
     return "/".join(weights.source.split("/")[-2:]), weights.step, scale
 
@@ -92,19 +96,19 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path, meta):
     with Checkpoints(tmp_path / "other") as checkpoints:
         checkpoints.save(1, meta=meta, model={"w": np.zeros(2)})
     with pytest.raises(MoloError, match="other/1 is no checkpoint of molo_jax: its architecture"):
-        initial.load_weights(tmp_path / "other")
+        networks.load_weights(tmp_path / "other")
 
 
 def test_without_files_a_training_starts_from_the_random_weights(config):
     params, batch_stats = zeros()
-    started = initial.starting_weights(config, MODEL, params, batch_stats)
+    started = networks.starting_weights(config, MODEL, params, batch_stats)
     assert started[0] is params
     assert started[1] is batch_stats
 
 
 def test_init_from_replaces_every_weight_and_leaves_imagenet_alone(config, official):
     config.init_from, config.model.pretrained = str(official), "/nowhere/resnet18.pth"
-    started = flat(*initial.starting_weights(config, MODEL, *zeros()))
+    started = flat(*networks.starting_weights(config, MODEL, *zeros()))
     assert started.keys() == variables().keys()
     for path, value in variables().items():
         assert started[path].dtype == value.dtype
@@ -115,12 +119,12 @@ def test_another_number_of_classes_needs_the_flag_and_then_the_classifier_stays_
     config, official
 ):
     config.init_from = str(official)
-    nine = MoLoConfig(num_classes=9, backbone="resnet18")
+    nine = MoLoSettings(num_classes=9, backbone="resnet18")
     message = "was trained on 7 classes, and the train split has 9; with --config.init_new_classif"
     with pytest.raises(MoloError, match=message):
-        initial.starting_weights(config, nine, *zeros(9))
+        networks.starting_weights(config, nine, *zeros(9))
     config.init_new_classifier = True
-    started = flat(*initial.starting_weights(config, nine, *zeros(9)))
+    started = flat(*networks.starting_weights(config, nine, *zeros(9)))
     kept = {path for path, value in started.items() if value.any()}
     assert kept == {path for path in variables() if path[0] != "classification_layer"}
     assert started[("classification_layer", "kernel")].shape == (512, 9)
@@ -130,14 +134,14 @@ def test_another_backbone_is_refused_with_the_value_that_fits(config, official, 
     config.init_from, config.model.backbone = str(official), "resnet50"
     message = r"backbone is resnet18 there and resnet50 here; --config\.model\.backbone=resnet18"
     with pytest.raises(MoloError, match=message):
-        initial.starting_weights(config, MoLoConfig(7, "resnet50"), *zeros())
+        networks.starting_weights(config, MoLoSettings(7, "resnet50"), *zeros())
     with pytest.raises(MoloError, match=message):
         evaluate.load_network(config, tmp_path, make_mesh())
 
 
-def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet):
-    config.model.pretrained = str(imagenet)
-    started = flat(*initial.starting_weights(config, MODEL, *zeros()))
+def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet_path):
+    config.model.pretrained = str(imagenet_path)
+    started = flat(*networks.starting_weights(config, MODEL, *zeros()))
     for path, value in variables().items():
         expected = value if path[0] == "backbone" else np.zeros_like(value)
         np.testing.assert_array_equal(started[path], expected)
@@ -146,7 +150,7 @@ def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet):
 def test_an_imagenet_file_from_before_counters_starts_them_at_zero(tmp_path):
     tensors = {n: v for n, v in torchvision_tensors().items() if "num_batches" not in n}
     torch_files.write(tmp_path / "old.pth", tensors, layout="bare")
-    read = initial.pretrained_backbone(str(tmp_path / "old.pth"), "resnet18")
+    read = networks.pretrained_backbone(str(tmp_path / "old.pth"), "resnet18")
     assert read.keys() == {path for path in variables() if path[0] == "backbone"}
     assert read[("backbone", "bn1", "num_batches_tracked")] == 0
 
@@ -175,29 +179,29 @@ def test_a_fault_in_an_imagenet_file_is_named(tmp_path, change, message):
     path = tmp_path / "x.safetensors"
     torch_files.write(path, change(torchvision_tensors()))
     with pytest.raises(MoloError, match=rf"x\.safetensors: .*{message}"):
-        initial.pretrained_backbone(str(path), "resnet18")
+        networks.pretrained_backbone(str(path), "resnet18")
 
 
-def test_an_imagenet_file_of_another_resnet_says_which_value_fits(tmp_path, imagenet):
+def test_an_imagenet_file_of_another_resnet_says_which_value_fits(tmp_path, imagenet_path):
     message = r"holds a resnet18, and config\.model\.backbone is resnet50; --config\.model\.ba"
     with pytest.raises(MoloError, match=message):
-        initial.pretrained_backbone(str(imagenet), "resnet50")
+        networks.pretrained_backbone(str(imagenet_path), "resnet50")
     names = [f"layer{s}.{n}.conv3.weight" for s, d in enumerate((3, 4, 23, 3), 1) for n in range(d)]
     torch_files.write(tmp_path / "x.safetensors", dict.fromkeys(names, np.zeros(1)))
     with pytest.raises(MoloError, match=r"3, 4, 23, 3 bottleneck blocks \(resnet101\); it must be"):
-        initial.pretrained_backbone(str(tmp_path / "x.safetensors"), "resnet50")
+        networks.pretrained_backbone(str(tmp_path / "x.safetensors"), "resnet50")
 
 
 def test_a_whole_network_given_as_pretrained_names_the_other_key(official):
     message = rf"it holds a whole network; use --config\.init_from={official}$"
     with pytest.raises(MoloError, match=message):
-        initial.pretrained_backbone(str(official), "resnet18")
+        networks.pretrained_backbone(str(official), "resnet18")
 
 
 def test_evaluation_never_touches_imagenet_and_uses_init_from_as_a_file_or_folder(
     config, official, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(initial, "pretrained_backbone", None)
+    monkeypatch.setattr(networks, "pretrained_backbone", None)
     config.model.pretrained = "imagenet"
     save(tmp_path / "best", 4, scale=4)
     mesh = make_mesh()
@@ -236,30 +240,30 @@ def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_the
     compared = evaluate._compare(config, motion_split(motion_data), network)
     assert compared.settings == {
         "data.num_frames": {"training": 3, "now": 8},
-        "model.positional_a": {"training": 2048.0, "now": 10.0},
+        "method.positional_a": {"training": 2048.0, "now": 10.0},
     }
-    sentence = "data.num_frames was 3, is 8; model.positional_a was 2048.0, is 10.0"
+    sentence = "data.num_frames was 3, is 8; method.positional_a was 2048.0, is 10.0"
     assert f"not as in training ({tmp_path}/2): {sentence}" in caplog.text
     assert compared.notes("test") == [f"warning: not as in training ({tmp_path}/2): {sentence}"]
 
 
 def test_the_files_of_all_backbones_are_known_by_name_and_checksum():
-    assert tuple(pretrained._IMAGENET_FILES) == BACKBONES
-    for backbone, (name, digest) in pretrained._IMAGENET_FILES.items():
+    for backbone, info in BACKBONES.items():
         # torchvision puts the first eight digits of the checksum into the name.
-        assert name == f"{backbone}-{digest[:8]}.pth"
-        assert len(digest) == 64
+        assert info.weights_file == f"{backbone}-{info.weights_digest[:8]}.pth"
+        assert len(info.weights_digest) == 64
 
 
 def known(monkeypatch, name, content):
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(pretrained, "_IMAGENET_FILES", {"resnet18": (name, digest)})
+    info = dataclasses.replace(BACKBONES["resnet18"], weights_file=name, weights_digest=digest)
+    monkeypatch.setitem(BACKBONES, "resnet18", info)
 
 
 def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(pretrained, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(imagenet, "_IMAGENET_URL", "http://127.0.0.1:9/")
     known(monkeypatch, "x.pth", b"")
     place = re.escape(str(tmp_path / "molo_jax/x.pth"))
     message = rf"http://127.0.0.1:9/x\.pth cannot .* put it at {place} .*, or .*"
@@ -267,16 +271,34 @@ def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatc
         r"--config\.model\.pretrained=PATH, or .* random weights: --config\.model\.pretrained=$"
     )
     with pytest.raises(MoloError, match=message):
-        initial.imagenet_file("resnet18")
+        networks.imagenet_file("resnet18")
 
 
 def test_imagenet_as_pretrained_reads_the_file_of_the_backbone(
-    config, imagenet, monkeypatch, tmp_path
+    config, imagenet_path, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    known(monkeypatch, "r18.pth", imagenet.read_bytes())
+    known(monkeypatch, "r18.pth", imagenet_path.read_bytes())
     (tmp_path / "molo_jax").mkdir()
-    (tmp_path / "molo_jax/r18.pth").write_bytes(imagenet.read_bytes())
-    read = initial.pretrained_backbone("imagenet", "resnet18")
-    kernel = torch_weights.to_official(("kernel",), read[("backbone", "conv1", "kernel")])
+    (tmp_path / "molo_jax/r18.pth").write_bytes(imagenet_path.read_bytes())
+    read = networks.pretrained_backbone("imagenet", "resnet18")
+    kernel = torch_map.to_official(("kernel",), read[("backbone", "conv1", "kernel")])
     np.testing.assert_array_equal(kernel, torchvision_tensors()["conv1.weight"])
+
+
+def test_another_architecture_is_named_with_both_values():
+    stored = json.loads(json.dumps(MoLoSettings(64, "resnet18").to_json()))
+    networks.check_same_network("x/7", stored, MoLoSettings(num_classes=64, backbone="resnet18"))
+    message = (
+        "the checkpoint x/7 is of another architecture: backbone is resnet18 in the checkpoint and"
+        " resnet50 here; num_classes is 64 in the checkpoint and 31 here"
+    )
+    with pytest.raises(MoloError, match=message):
+        networks.check_same_network(
+            "x/7", stored, MoLoSettings(num_classes=31, backbone="resnet50")
+        )
+
+
+def test_other_dropout_is_no_other_architecture():
+    stored = MoLoSettings(num_classes=5, dropout_position=0.3).to_json()
+    networks.check_same_network("x", stored, MoLoSettings(num_classes=5, dropout_position=0.0))

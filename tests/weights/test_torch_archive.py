@@ -365,10 +365,10 @@ def test_a_pickle_that_was_cut_anywhere_is_one_message(tmp_path):
 def test_the_limits_leave_room_for_the_largest_network():
     import jax
 
-    from molo_jax.model import MoLoConfig
+    from molo_jax.methods.settings import MoLoSettings
     from molo_jax.weights.networks import abstract_network
 
-    states = abstract_network(MoLoConfig(num_classes=10_000, backbone="resnet50"))[1:]
+    states = abstract_network(MoLoSettings(num_classes=10_000, backbone="resnet50"))[1:]
     leaves = jax.tree.leaves(states)
     assert 8 * sum(leaf.size for leaf in leaves) < torch_files.MAX_WEIGHTS
     # Names and shapes of the weights and of three optimizer values of each.

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from molo_jax.model import MoLo, MoLoConfig, torch_weights
+from molo_jax.methods.molo import MoLo
+from molo_jax.methods.settings import MoLoSettings
+from molo_jax.weights import torch_map
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "parity_tests" / "golden"
 COUNTER = ("up1", "bn", "num_batches_tracked")
 
 
 def _shapes(backbone="resnet18"):
-    config = MoLoConfig(num_classes=64, backbone=backbone)
+    config = MoLoSettings(num_classes=64, backbone=backbone)
     model = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     return {path: tuple(value.shape) for path, value in nnx.to_flat_state(state)}
@@ -38,13 +40,13 @@ def tensors(shapes):
         counts = path[-1] == "num_batches_tracked"
         values = np.arange(np.prod(shape, dtype=int)).reshape(shape)
         value = (number + values).astype(np.int64 if counts else np.float32)
-        made[torch_weights.official_name(path)] = torch_weights.to_official(path, value)
+        made[torch_map.official_name(path)] = torch_map.to_official(path, value)
     return made
 
 
 def test_every_variable_has_its_own_official_name(shapes, shapes50):
     for own in (shapes, shapes50):
-        assert len({torch_weights.official_name(path) for path in own}) == len(own)
+        assert len({torch_map.official_name(path) for path in own}) == len(own)
 
 
 def test_names_and_decay_are_those_of_the_recorded_run(shapes):
@@ -52,25 +54,25 @@ def test_names_and_decay_are_those_of_the_recorded_run(shapes):
         names = {k.removeprefix("param/") for k in recorded.files if k.startswith("param/")}
         buffers = {k.removeprefix("stat/") for k in recorded.files if k.startswith("stat/")}
         no_decay = set(json.loads(str(recorded["meta"]))["no_decay"])
-    paths = {torch_weights.official_name(path): path for path in shapes}
+    paths = {torch_map.official_name(path): path for path in shapes}
     ours = {name for name in paths if not name.endswith("num_batches_tracked")}
     assert ours == names | buffers
-    assert {name for name in names if not torch_weights.decays(paths[name])} == no_decay
+    assert {name for name in names if not torch_map.decays(paths[name])} == no_decay
 
 
 def test_layouts_are_transposed_to_output_first():
     kernel = np.arange(24.0).reshape(1, 2, 3, 4)
-    official = torch_weights.to_official(("motion_up", "kernel"), kernel)
+    official = torch_map.to_official(("motion_up", "kernel"), kernel)
     assert official.shape == (4, 3, 1, 2)
     assert official[3, 1, 0, 1] == kernel[0, 1, 1, 3]
     np.testing.assert_array_equal(
-        torch_weights.from_official(("motion_up", "kernel"), official), kernel
+        torch_map.from_official(("motion_up", "kernel"), official), kernel
     )
 
 
 def test_import_inverts_export_bit_for_bit(shapes, tensors):
-    imported = torch_weights.exact_values(torch_weights.import_tensors(tensors, shapes))
-    exported = torch_weights.export_tensors(imported)
+    imported = torch_map.exact_values(torch_map.import_tensors(tensors, shapes))
+    exported = torch_map.export_tensors(imported)
     assert exported.keys() == tensors.keys()
     for name, value in tensors.items():
         assert exported[name].dtype == value.dtype
@@ -79,8 +81,8 @@ def test_import_inverts_export_bit_for_bit(shapes, tensors):
 
 
 def test_an_export_has_the_order_of_a_state_dict(shapes, tensors):
-    imported = torch_weights.import_tensors(tensors, shapes)
-    names = list(torch_weights.export_tensors(imported, {"pe.pe": np.zeros((1, 20, 512))}))
+    imported = torch_map.import_tensors(tensors, shapes)
+    names = list(torch_map.export_tensors(imported, {"pe.pe": np.zeros((1, 20, 512))}))
     assert names[:6] == [
         *("scale", "scale_motion", "class_token", "class_token_motion"),
         *("backbone.0.weight", "backbone.1.weight"),
@@ -103,7 +105,7 @@ def test_import_names_missing_unexpected_and_misshapen_tensors_by_side(shapes, t
     tensors["outc.conv.weight"] = np.zeros((3, 15, 1, 1))
     tensors["fc.weight"] = np.zeros(2)
     with pytest.raises(ValueError, match="missing in the file: scale; not part of") as error:
-        torch_weights.import_tensors(tensors, shapes)
+        torch_map.import_tensors(tensors, shapes)
     assert str(error.value).endswith(
         "not part of the network: fc.weight; of another shape: outc.conv.weight has shape"
         " (3, 15, 1, 1), expected (3, 16, 1, 1)"
@@ -116,28 +118,28 @@ def test_a_long_list_of_names_is_shortened_to_the_first_and_a_count(shapes, tens
         del tensors[name]
     message = r"backbone\.4\.0\.conv1\.weight, .*backbone\.4\.0\.bn1\.running_mean and 8 more$"
     with pytest.raises(ValueError, match=message):
-        torch_weights.import_tensors(tensors, shapes)
+        torch_map.import_tensors(tensors, shapes)
 
 
 def test_a_name_with_a_line_end_leaves_the_message_on_one_line():
-    assert torch_weights.listed(["a", "b\nc"]) == "a, 'b\\nc'"
+    assert torch_map.listed(["a", "b\nc"]) == "a, 'b\\nc'"
 
 
 def test_a_fixed_buffer_may_be_absent_but_not_another_one(shapes, tensors):
     fixed = {"pe.pe": np.linspace(-1, 1, 40, dtype=np.float32).reshape(1, 20, 2)}
-    torch_weights.import_tensors(tensors, shapes, fixed)
-    torch_weights.import_tensors(tensors | {"pe.pe": fixed["pe.pe"] + 5e-7}, shapes, fixed)
+    torch_map.import_tensors(tensors, shapes, fixed)
+    torch_map.import_tensors(tensors | {"pe.pe": fixed["pe.pe"] + 5e-7}, shapes, fixed)
     for wrong in (fixed["pe.pe"] + 5e-6, fixed["pe.pe"] * np.nan):
         with pytest.raises(ValueError, match=r"pe\.pe has other values than the positional"):
-            torch_weights.import_tensors(tensors | {"pe.pe": wrong}, shapes, fixed)
+            torch_map.import_tensors(tensors | {"pe.pe": wrong}, shapes, fixed)
     with pytest.raises(ValueError, match=r"pe\.pe has shape \(1, 19, 2\), expected \(1, 20, 2\)"):
-        torch_weights.import_tensors(tensors | {"pe.pe": fixed["pe.pe"][:, 1:]}, shapes, fixed)
+        torch_map.import_tensors(tensors | {"pe.pe": fixed["pe.pe"][:, 1:]}, shapes, fixed)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.float32])
 def test_every_value_of_a_float_dtype_becomes_the_same_float32(dtype):
     value = np.array([0.1, -3.0, 1.5e-5]).astype(np.float16).astype(dtype)
-    exact = torch_weights.exact_values({("scale",): value})[("scale",)]
+    exact = torch_map.exact_values({("scale",): value})[("scale",)]
     assert exact.dtype == np.float32
     np.testing.assert_array_equal(exact.astype(np.float64), value.astype(np.float64))
 
@@ -167,29 +169,27 @@ def test_every_value_of_a_float_dtype_becomes_the_same_float32(dtype):
 )
 def test_a_value_that_would_change_or_is_no_number_is_named(path, value, message):
     with pytest.raises(ValueError, match=message):
-        torch_weights.exact_values({path: np.array(value)})
+        torch_map.exact_values({path: np.array(value)})
 
 
 def test_bfloat16_infinity_is_found():
     value = np.array([np.inf, 1]).astype(ml_dtypes.bfloat16)
     with pytest.raises(ValueError, match=r"not finite .*scale \(1 values\)"):
-        torch_weights.exact_values({("scale",): value})
+        torch_map.exact_values({("scale",): value})
 
 
 def test_the_largest_counter_is_kept():
     path = ("up1", "bn", "num_batches_tracked")
-    exact = torch_weights.exact_values({path: np.array(2**31 - 1)})[path]
+    exact = torch_map.exact_values({path: np.array(2**31 - 1)})[path]
     assert exact.dtype == np.int32
-    assert (
-        torch_weights.export_tensors({path: exact})[torch_weights.official_name(path)] == 2**31 - 1
-    )
+    assert torch_map.export_tensors({path: exact})[torch_map.official_name(path)] == 2**31 - 1
 
 
 @pytest.mark.parametrize("prefix", ["", "head.", "module.", "module.head."])
 def test_one_prefix_is_taken_off_all_names(prefix):
     zero = np.zeros(1)
     names = ("scale", "outc.conv.bias")
-    found, bare = torch_weights.without_prefix({prefix + name: zero for name in names})
+    found, bare = torch_map.without_prefix({prefix + name: zero for name in names})
     assert (found, tuple(bare)) == (prefix, names)
 
 
@@ -200,7 +200,7 @@ def test_a_mixture_of_prefixes_is_refused_with_an_example_of_each():
         r" \(1 such\); given twice: scale$"
     )
     with pytest.raises(ValueError, match=message):
-        torch_weights.without_prefix(dict.fromkeys(names, np.zeros(1)))
+        torch_map.without_prefix(dict.fromkeys(names, np.zeros(1)))
 
 
 def _as_torchvision(tensors):
@@ -216,7 +216,7 @@ def _as_torchvision(tensors):
 
 def test_torchvision_names_become_official_ones_without_the_classifier(tensors):
     backbone = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
-    renamed = torch_weights.from_torchvision(_as_torchvision(tensors))
+    renamed = torch_map.from_torchvision(_as_torchvision(tensors))
     assert renamed.keys() == backbone.keys()
     for name, value in backbone.items():
         assert renamed[name] is value
@@ -225,19 +225,19 @@ def test_torchvision_names_become_official_ones_without_the_classifier(tensors):
 def test_counters_that_old_files_lack_become_zero_but_only_all_at_once(tensors):
     full = _as_torchvision(tensors)
     old = {name: value for name, value in full.items() if "num_batches" not in name}
-    renamed = torch_weights.from_torchvision(old)
-    assert renamed.keys() == torch_weights.from_torchvision(full).keys()
+    renamed = torch_map.from_torchvision(old)
+    assert renamed.keys() == torch_map.from_torchvision(full).keys()
     assert renamed["backbone.4.1.bn2.num_batches_tracked"] == 0
     old["bn1.num_batches_tracked"] = np.int64(1)
-    renamed = torch_weights.from_torchvision(old)
+    renamed = torch_map.from_torchvision(old)
     assert "backbone.4.1.bn2.num_batches_tracked" not in renamed
 
 
 def test_backbone_and_number_of_classes_are_found_from_names_and_shapes(shapes, shapes50):
     for backbone, own in (("resnet18", shapes), ("resnet50", shapes50)):
-        names = [torch_weights.official_name(path) for path in own]
+        names = [torch_map.official_name(path) for path in own]
         named = dict.fromkeys(names, np.zeros(1)) | {"classification_layer.bias": np.zeros(31)}
-        assert torch_weights.recognize(named) == (backbone, 31)
+        assert torch_map.recognize(named) == ("molo", backbone, 31)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_another_resnet_is_refused_with_what_was_found(blocks, bottleneck, messa
     for stage, count in enumerate(blocks, 4):
         names += [f"backbone.{stage}.{number}.{last}.weight" for number in range(count)]
     with pytest.raises(ValueError, match=message):
-        torch_weights.recognize(dict.fromkeys(names, np.zeros(1)))
+        torch_map.recognize(dict.fromkeys(names, np.zeros(1)))
 
 
 def test_resnet34_is_told_from_resnet50_by_its_blocks():
@@ -267,13 +267,15 @@ def test_resnet34_is_told_from_resnet50_by_its_blocks():
         for stage, count in enumerate((3, 4, 6, 3), 4)
         for number in range(count)
     ]
-    assert torch_weights.recognize_backbone(names) == "resnet34"
-    assert torch_weights.recognize_backbone([*names, "backbone.4.0.conv3.weight"]) == "resnet50"
+    assert torch_map.recognize_backbone(names) == "resnet34"
+    assert torch_map.recognize_backbone([*names, "backbone.4.0.conv3.weight"]) == "resnet50"
 
 
 def test_a_network_of_another_kind_or_without_classifier_is_refused(tensors):
-    with pytest.raises(ValueError, match=r"no MoLo network: none of its 1 tensors .*blocks\.0\.w"):
-        torch_weights.recognize({"blocks.0.w": np.zeros(1)})
+    with pytest.raises(
+        ValueError, match=r"no network of a method: none of its 1 tensors .*blocks\.0\.w"
+    ):
+        torch_map.recognize({"blocks.0.w": np.zeros(1)})
     headless = {n: v for n, v in tensors.items() if not n.startswith("classification_layer")}
     with pytest.raises(ValueError, match=r"number of classes .* classification_layer\.weight and"):
-        torch_weights.recognize(headless)
+        torch_map.recognize(headless)
