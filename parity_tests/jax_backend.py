@@ -23,7 +23,10 @@ from molo_jax.training.optimizer import make_optimizer
 from molo_jax.training.state import create_state
 from molo_jax.training.step import chunked, make_mesh, make_train_step, replicated
 from parity_tests.case import Arrays, Case, Tensors
-from parity_tests.recording import LOSSES, Recording
+from parity_tests.recording import Recording
+
+# The methods that this backend computes.
+METHODS = ("molo",)
 
 _MATCHING = {
     "logits": "match",
@@ -166,7 +169,7 @@ def steps(
         for number, episodes in enumerate(batches):
             # One episode at a time: what makes memory and compilation cheapest.
             state, metrics = step(state, chunked(_stacked(episodes, double), 1))
-            for term in (*LOSSES, "loss"):
+            for term in (*case.names.losses.values(), "loss"):
                 name = "total" if term == "loss" else term
                 losses[f"{number}/{name}"] = np.asarray(metrics[term])
     return {
@@ -232,7 +235,13 @@ def _jit(function, quick: bool):
 
 
 def _weights(case: Case) -> LossWeights:
-    return LossWeights(*case.coefficients, accumulation=case.accumulation)
+    weights = case.coefficients
+    return LossWeights(
+        weights.classification,
+        weights.contrast,
+        weights.reconstruction,
+        accumulation=case.accumulation,
+    )
 
 
 def _compute(graphdef, case, params, stats, episode, *, train):

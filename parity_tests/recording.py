@@ -17,40 +17,6 @@ import numpy as np
 
 from parity_tests.tolerances import Bounds
 
-OUTPUTS = (
-    "logits",
-    "class_logits",
-    "logits_s2q",
-    "logits_q2s",
-    "logits_s2q_motion",
-    "logits_q2s_motion",
-)
-LOSSES = ("match", "classification", "s2q", "q2s", "s2q_motion", "q2s_motion", "reconstruction")
-
-# Modules whose outputs are stages, and how often each is called in one episode.
-STAGES = {
-    "backbone.3": 2,
-    "backbone.4": 2,
-    "backbone.5": 2,
-    "backbone.6": 2,
-    "backbone.7": 2,
-    "motion_reduce": 2,
-    "motion_conv": 2,
-    "motion_up": 2,
-    "up1": 1,
-    "up2": 1,
-    "up3": 1,
-    "outc": 1,
-    "pe": 4,
-    "temporal_atte_before.layers.0.0": 2,
-    "temporal_atte_before.layers.0.1": 2,
-    "temporal_atte_before": 2,
-    "temporal_atte_before_motion.layers.0.0": 2,
-    "temporal_atte_before_motion.layers.0.1": 2,
-    "temporal_atte_before_motion": 2,
-    "classification_layer": 1,
-}
-
 Recording = dict[str, dict[str, np.ndarray]]
 
 

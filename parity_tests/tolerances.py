@@ -224,7 +224,9 @@ class GoldenBounds:
 # is a whole step of its parameter, and every further step multiplies what this does to the losses
 # by about ten.
 GOLDEN_ROUNDING: Mapping[tuple[str, str], GoldenBounds] = {
-    ("eval", "resnet18"): GoldenBounds(outputs=2.1e-6, stages=Probes(4.5e-7, 1.4e-5)),
+    ("eval", "resnet18"): GoldenBounds(
+        outputs=2.1e-6, losses=(1e-6,), stages=Probes(4.5e-7, 1.4e-5)
+    ),
     ("eval", "resnet34"): GoldenBounds(outputs=4.2e-6, stages=Probes(4.1e-7, 2.3e-5)),
     ("eval", "resnet50"): GoldenBounds(outputs=3.2e-6, stages=Probes(1.6e-6, 7.4e-5)),
     ("train", "resnet18"): GoldenBounds(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from parity_tests.golden import recipe
-from parity_tests.golden.files import LOSSES, GoldenFile
+from parity_tests.golden.files import GoldenFile, RefusedError
+from parity_tests.methods import is_fixed
 from parity_tests.recording import Recording, output_error
 from parity_tests.tolerances import GOLDEN, GROUPS, GoldenBounds
 
@@ -58,6 +59,9 @@ def replay(file: GoldenFile, backend: str, *, double: bool = False) -> list[Find
 
     Returns:
         The worst errors, group by group.
+
+    Raises:
+        RefusedError: if the backend does not have the file's method.
     """
     bounds = GOLDEN[file.kind, file.case.backbone]
     found = findings(file, compute(file, backend, double=double), bounds)
@@ -70,6 +74,9 @@ def compute(file: GoldenFile, backend: str, *, double: bool = False) -> Recordin
     """Computes what the file recorded; arguments as for :func:`replay`."""
     module = _backend(backend)
     case = file.case
+    if case.method not in module.METHODS:
+        known = ", ".join(module.METHODS)
+        raise RefusedError(f"{file.path}: {backend} computes {known}, and not {case.method}")
     if file.kind == "steps":
         count = file.meta["accum"]
         batches = (
@@ -90,7 +97,7 @@ def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Fi
     if "out" in file.arrays:
         errors = {n: output_error(ours["outputs"][n], a) for n, a in file.arrays["out"].items()}
         found.append(_worst("outputs", "value", errors, bounds.outputs))
-    if file.kind != "eval":
+    if file.kind == "steps" or "losses" in file.meta:
         found += _loss_findings(file, ours["losses"], bounds)
     for group, stored in _PROBED.items():
         if stored in file.arrays:
@@ -104,15 +111,16 @@ def _backend(name: str) -> ModuleType:
 
 def _losses(file: GoldenFile) -> Iterator[tuple[str, float]]:
     """Yields our names and the recorded values; of steps, means over their episodes."""
-    if file.kind == "train":
+    names = file.case.names.losses
+    if file.kind != "steps":
         for name, value in file.meta["losses"].items():
-            yield LOSSES[name], value
+            yield names[name], value
         yield "total", file.meta["total"]
         return
     count = file.meta["accum"]
     for step in range(file.meta["steps"]):
         entries = file.meta["history"][step * count : (step + 1) * count]
-        for name, ours in LOSSES.items():
+        for name, ours in names.items():
             yield f"{step}/{ours}", float(np.mean([entry[name] for entry in entries]))
         # What every episode adds to the loss of its step was recorded, so the sum is that loss.
         yield f"{step}/total", float(np.sum([entry["total"] for entry in entries]))
@@ -171,7 +179,9 @@ def _worst(group: str, measure: str, errors: Mapping[str, float], bound: float) 
 
 def _decay(file: GoldenFile, spared: set[str]) -> Finding:
     """Compares the recorded list of the parameters without weight decay with ours."""
-    wrong = sorted(spared ^ set(map(str, file.meta["no_decay"])))
+    different = spared ^ set(map(str, file.meta["no_decay"]))
+    unused = file.case.names.unused or ("/",)
+    wrong = sorted(n for n in different if not n.endswith(unused) and not is_fixed(n))
     return Finding("decay", "parameters", wrong[0] if wrong else "none", float(len(wrong)), 0.0)
 
 
