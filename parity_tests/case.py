@@ -105,8 +105,8 @@ class Case:
         return {names.get(name, name): array for name, array in raw.items()}
 
 
-# The weights of a few networks: drawing those of one takes a second, keeping them 50 to 150 MB.
-@functools.lru_cache(maxsize=4)
+# The weights of two networks: drawing those of one takes a second, keeping them 50 to 150 MB.
+@functools.lru_cache(maxsize=2)
 def _drawn(
     method: str, backbone: str, num_classes: int, options: tuple[tuple[str, Any], ...]
 ) -> dict[str, np.ndarray]:

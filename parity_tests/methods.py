@@ -18,6 +18,8 @@ class Method:
         unrecorded: stages that both backends compare but that no recorded file has.
         class_rows: what the auxiliary classifier scores: `video`, `frame`, or `None` without one.
         unused: endings of the names of parameters that enter no loss.
+        cancelled: endings of the names of biases whose gradient is 0 but for rounding, so that it
+            is judged by the size of the gradient of their layer's weight.
     """
 
     arguments: tuple[str, ...]
@@ -29,6 +31,7 @@ class Method:
     unrecorded: tuple[str, ...] = ()
     class_rows: str | None = None
     unused: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
 
 
 _MAPS = dict.fromkeys((f"backbone.{number}" for number in range(3, 8)), 2)
@@ -87,6 +90,8 @@ _TRX = Method(
         for module in ("pe", "k_linear", "v_linear", "norm_k")
     },
     unused=("norm_v.weight", "norm_v.bias"),
+    # A prototype is a mean of values, so the bias is in both of what is subtracted.
+    cancelled=("v_linear.bias",),
 )
 _HYRSM = Method(
     arguments=("num_classes", "backbone", "positional_a", "positional_b"),
@@ -123,6 +128,12 @@ METHODS: Mapping[str, Method] = {
         coefficients=_HYRSM.coefficients | {"temporal": "temporal"},
     ),
 }
+
+
+def judged_by(name: str, cancelled: tuple[str, ...]) -> str:
+    """Returns the name of the parameter whose gradient is the measure for that of `name`."""
+    is_cancelled = bool(cancelled) and name.endswith(cancelled)
+    return f"{name.removesuffix('bias')}weight" if is_cancelled else name
 
 
 def is_fixed(name: str) -> bool:

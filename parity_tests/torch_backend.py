@@ -47,9 +47,10 @@ def forward(
 ) -> Recording:
     """Runs an episode without gradients: outputs, stages, losses, and statistics in training."""
     model = make_model(case, tensors, double=double).train(train)
+    moved = to_torch(episode, double)
     with torch.no_grad(), record_stages(case, model) as stages:
-        output = _apply(model, case, to_torch(episode, double))
-        losses = _losses(case, output, to_torch(episode, double))
+        output = _apply(model, case, moved)
+        losses = _losses(case, output, moved)
     recording = {"outputs": _outputs(case, output), "stages": stages, "losses": _arrays(losses)}
     return recording | ({"statistics": _statistics(model)} if train else {})
 
@@ -57,9 +58,10 @@ def forward(
 def gradients(case: Case, tensors: Tensors, episode: Arrays, *, double: bool = False) -> Recording:
     """Runs an episode in training mode with the gradient of its total loss."""
     model = make_model(case, tensors, double=double).train()
+    moved = to_torch(episode, double)
     with record_stages(case, model) as stages:
-        output = _apply(model, case, to_torch(episode, double))
-    losses = _losses(case, output, to_torch(episode, double))
+        output = _apply(model, case, moved)
+    losses = _losses(case, output, moved)
     losses["total"].backward()
     return {
         "outputs": _outputs(case, output),
@@ -131,7 +133,7 @@ def to_torch(episode: Arrays, double: bool = False) -> Episode:
     dtypes = {"support": torch.float64, "query": torch.float64} if double else {}
     return Episode(
         **{
-            name: torch.tensor(array, dtype=dtypes.get(name), device=_device())
+            name: torch.as_tensor(array, dtype=dtypes.get(name), device=_device())
             for name, array in episode.items()
         }
     )
@@ -147,7 +149,8 @@ def record_stages(case: Case, model: nn.Module) -> Iterator[dict[str, np.ndarray
     def hook_of(name):
         def hook(module, inputs, output):
             del module, inputs
-            recorded[f"{name}/{calls[name]}"] = _array(output).copy()
+            # No copy, for memory's sake: nothing that follows a stage changes it in place.
+            recorded[f"{name}/{calls[name]}"] = _array(output)
             calls[name] += 1
 
         return hook
