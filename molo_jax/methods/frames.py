@@ -13,16 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
 from molo_jax.methods.base import (
-    Episode,
-    Features,
     Method,
-    Training,
     check_clips,
     cross_entropy,
     join_sets,
     split_sets,
 )
 from molo_jax.methods.settings import Settings
+from molo_jax.methods.structures import Episode, Features, Training
 
 # Intermediate values by name; see `Training.stages`.
 Stages = dict[str, Any]
@@ -115,11 +113,6 @@ class FrameMethod(Method):
             metrics=self.metrics(stages, episode),
             stages=stages,
         )
-
-    def train_episode(
-        self, episode: Episode, *, n_way: int, rngs: nnx.Rngs | None = None
-    ) -> Training:
-        return self(episode, n_way=n_way, train=True, rngs=rngs)
 
     def embed(self, clips: Float[Array, "v t h w 3"]) -> Features:
         check_clips(clips, self.settings)

@@ -87,7 +87,7 @@ class MoLo(Method):
             rngs=rngs,
         )
 
-    def __call__(
+    def forward(
         self,
         episode: Episode,
         *,
@@ -129,15 +129,15 @@ class MoLo(Method):
             stages=sets | decoded,
         )
 
-    def train_episode(
-        self, episode: Episode, *, n_way: int, rngs: nnx.Rngs | None = None
+    def __call__(
+        self, episode: Episode, *, n_way: int, train: bool, rngs: nnx.Rngs | None = None
     ) -> Training:
-        output = self(episode, n_way=n_way, train=True, rngs=rngs)
+        output = self.forward(episode, n_way=n_way, train=train, rngs=rngs)
         return Training(
             logits=output.scores.match,
             losses=losses(output, episode),
             metrics={"class_accuracy": accuracy(output.class_logits, episode.classes)},
-            stages=output.stages,
+            stages=output.stages | {"scores": output.scores, "class_logits": output.class_logits},
         )
 
     @classmethod

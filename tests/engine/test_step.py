@@ -87,7 +87,7 @@ def _one_by_one():
     def one(params, stats, episode):
         def loss(params):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            terms = model.train_episode(episode, n_way=WAY).losses
+            terms = model(episode, n_way=WAY, train=True).losses
             return model.total_loss(terms), (terms, nnx.state(model, nnx.BatchStat))
 
         return jax.value_and_grad(loss, has_aux=True)(params)

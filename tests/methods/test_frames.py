@@ -72,7 +72,7 @@ def _gradients(network, task, zeroed=None):
     def gradient(params, task):
         def loss(params):
             model = nnx.merge(graphdef, params, rest, copy=True)
-            return model.total_loss(model.train_episode(task, n_way=3).losses)
+            return model.total_loss(model(task, n_way=3, train=True).losses)
 
         return jax.value_and_grad(loss)(params)
 
@@ -116,7 +116,7 @@ def test_numbers_of_frames_outside_the_limits_are_refused(build, episode, method
     with pytest.raises(ValueError, match=message):
         network.embed(task.query)
     with pytest.raises(ValueError, match=message):
-        network.train_episode(task, n_way=2)
+        network(task, n_way=2, train=True)
 
 
 @pytest.mark.parametrize(
