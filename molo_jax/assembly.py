@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import optax
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -21,11 +22,13 @@ from molo_jax.data.episodes import EpisodeSampler
 from molo_jax.data.prepared import PreparedDataset
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
+from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.step import Batch, make_mesh
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.methods.structures import Episode
+from molo_jax.weights.torch_map import decays
 
 
 def method_settings(config: ConfigDict, num_classes: int) -> Settings:
@@ -48,6 +51,20 @@ def schedule(config: ConfigDict) -> Schedule:
         boundaries=tuple(optimizer.boundaries),
         factors=tuple(optimizer.factors),
         accumulation=optimizer.accumulation,
+    )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the optimizer; weight decay acts on what it acts on in the official training."""
+    section = config.optimizer
+    return make_optimizer(
+        schedule(config),
+        decays=decays,
+        name=section.name,
+        weight_decay=section.weight_decay,
+        b1=section.b1,
+        b2=section.b2,
+        eps=section.eps,
     )
 
 

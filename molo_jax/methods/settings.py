@@ -13,21 +13,30 @@ from typing import Any, ClassVar
 # A rule from our dotted module path to the one of the official PyTorch code: a regular expression
 # and its replacement.
 NameRule = tuple[str, str]
+# In the metadata of a field: see `setting`.
+TRAINING_ONLY = "training_only"
 
 
-def setting(default: Any, **limits: Any) -> Any:
+def setting(default: Any, *, training_only: bool = False, **limits: Any) -> Any:
     """Declares a field of a method with the values that it may have.
 
     Args:
         default: the value where the configuration does not set one.
+        training_only: whether scores outside training are the same with any value of it, so that
+            networks that differ in it alone can be compared.
         limits: `at_least`, `above`, `below` (numbers) or `choices` (a tuple).
     """
-    return dataclasses.field(default=default, metadata=limits)
+    return dataclasses.field(default=default, metadata={TRAINING_ONLY: training_only, **limits})
 
 
 def dropout(default: float) -> Any:
     """Declares a dropout rate."""
-    return setting(default, at_least=0, below=1)
+    return setting(default, training_only=True, at_least=0, below=1)
+
+
+def weight(default: float) -> Any:
+    """Declares the weight of a term of the loss."""
+    return setting(default, training_only=True, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +150,11 @@ class MoLoSettings(Settings):
     dropout_attention: float = dropout(0.2)
     dropout_feedforward: float = dropout(0.05)
     # Weights in the loss of the auxiliary classifier and of the long-short contrast.
-    classification: float = setting(0.8, at_least=0)
-    contrast: float = setting(0.05, at_least=0)
+    classification: float = weight(0.8)
+    contrast: float = weight(0.05)
     # Weight of the reconstruction. Quirk kept: the official code multiplies the value in its files
     # by the episodes that it accumulates before an update, so 0.1 and 4 there are 0.4 here.
-    reconstruction: float = setting(0.4, at_least=0)
+    reconstruction: float = weight(0.4)
 
 
 # Every method by its name.
