@@ -37,6 +37,13 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+@pytest.fixture
+def memory_of_a_test() -> Iterator[None]:
+    """For files whose tests need gigabytes one after the other."""
+    yield
+    give_back_memory()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _memory_of_a_file(request) -> Iterator[None]:
     yield

@@ -8,7 +8,6 @@ video is a function of the seed, its kind, class and number.
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -21,9 +20,9 @@ import cv2
 import numpy as np
 import tqdm
 
-from molo_jax.data.processes import cores, follow_parent
-from molo_jax.errors import MoloError
-from molo_jax.files import write_json
+from molo_jax.data.processes import cores, follow_parent, undisturbed
+from molo_jax.errors import MoloError, shortened
+from molo_jax.files import parse_json, write_json
 
 # Goes up when what is drawn changes, so that older files are not taken for the same.
 _GENERATOR = 1
@@ -147,12 +146,13 @@ def _claim(folder: Path, made: dict[str, Any]) -> None:
         write_json(note, made)
         return
     try:
-        found = json.loads(note.read_text())
+        found = parse_json(note.read_bytes())
+        said = shortened(str(found))
     except ValueError:
-        found = "unknown settings"
+        found, said = None, "unknown settings"
     if found != made:
         raise MoloError(
-            f"{folder} holds videos made with {found}, asked for is {made}; remove the folder, or"
+            f"{folder} holds videos made with {said}, asked for is {made}; remove the folder, or"
             " choose another with --clips"
         )
 
@@ -165,7 +165,7 @@ def _write_all(write: Any, places: list[tuple[int, int]]) -> None:
     )
     with pool, tqdm.tqdm(total=len(places), unit="video", desc="generate", disable=None) as bar:
         try:
-            for _ in pool.map(write, places):
+            for _ in undisturbed(lambda: pool.map(write, places)):
                 bar.update()
         finally:
             pool.shutdown(cancel_futures=True)

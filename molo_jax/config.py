@@ -296,7 +296,7 @@ def _check_method(config: ConfigDict) -> None:
     """Checks the settings of the method, whose limits stand beside them."""
     known = _known(config.method.name)
     fields = own_fields(known)
-    if config.method.keys() - {"name"} != fields.keys():
+    if set(config.method) - {"name"} != fields.keys():
         raise UsageError(
             f"config.method.name is {config.method.name!r}, and the section config.method has the"
             " settings of another method; choose the method behind the name of the file,"

@@ -7,6 +7,7 @@ work folder of training, a folder of checkpoints or one checkpoint in it, as DST
 """
 
 import collections
+import contextlib
 import json
 import os
 import shlex
@@ -23,6 +24,8 @@ from molo_jax import cli, files
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.weights.imagenet import BEST, LATEST
+from molo_jax.workdir import keep_trainings_out
 
 if TYPE_CHECKING:
     from molo_jax.weights.networks import Weights
@@ -54,6 +57,10 @@ def convert(
 ) -> str:
     """Converts a checkpoint; writes all of it or nothing.
 
+    A checkpoint may be read while a training is at work in its work folder, as by an evaluation: a
+    training never changes a checkpoint that is complete. The checkpoints of a work folder are not
+    replaced while a training is at work there, and no training begins there meanwhile.
+
     Args:
         source: a PyTorch file, or a folder that holds a molo_jax checkpoint.
         destination: a folder to make, or a PyTorch file; the other kind than the source.
@@ -65,7 +72,8 @@ def convert(
 
     Raises:
         UsageError: when source and destination are of one kind, or the layout does not fit.
-        MoloError: when the source cannot be read or is no MoLo network, or the destination exists.
+        MoloError: when the source cannot be read or is no MoLo network, the destination exists, or
+            a training is at work where its checkpoints would be replaced.
     """
     # These import JAX, for which a mistake in the arguments should not have to wait.
     from molo_jax.weights import torch_files
@@ -73,6 +81,23 @@ def convert(
     to_torch = torch_files.is_torch_path(destination)
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
     _check_layout(destination, layout, to_torch)
+    with _trainings_kept_out(destination):
+        return _convert(source, destination, layout, overwrite, to_torch)
+
+
+def _trainings_kept_out(destination: Path) -> contextlib.AbstractContextManager[None]:
+    """Takes the lock of the work folder that the destination's checkpoints belong to."""
+    folder = destination.absolute().parent
+    if destination.name in (LATEST, BEST) and folder.is_dir():
+        return keep_trainings_out(folder, "choose another DST")
+    return contextlib.nullcontext()
+
+
+def _convert(
+    source: Path, destination: Path, layout: str | None, overwrite: bool, to_torch: bool
+) -> str:
+    from molo_jax import torch_files
+
     if not to_torch:
         _recover(destination)
     _check_destination(destination, to_torch, overwrite)

@@ -46,7 +46,11 @@ _RATIO = flags.DEFINE_list(
     " leaves the classes of an episode in each.",
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "folder: of the division by --ratio; synthetic: of every pixel.", lower_bound=0
+    "seed",
+    0,
+    "folder: of the division by --ratio; synthetic: of every pixel.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
 )
 _RESIZE = flags.DEFINE_integer(
     "resize",
@@ -124,23 +128,25 @@ _ONLY_FOR = {
 
 
 # What becomes of the work where a signal ends it.
-_KEPT = "what is finished is kept, and the same command goes on from there"
+_KEPT = "record files that are whole are kept, and the same command goes on from there"
+_NOTHING_KEPT = "a check keeps nothing"
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     del argv
     _check_flags()
+    kept = _NOTHING_KEPT if _CHECK.value else _KEPT
     signals = stopping.StopSignals(
-        lambda: f"ending the worker processes; {_KEPT}",
-        without=lambda: f"stopped at once; {_KEPT}",
+        lambda: f"ending the worker processes; {kept}",
+        without=lambda: f"stopped at once; {kept}",
         raises=True,
     )
     try:
         with signals:
             _run()
     except stopping.Stopped as stopped:
-        error = MoloError(f"{stopped}; {_KEPT}")
+        error = MoloError(f"{stopped}; {kept}")
         error.exit_code = stopped.exit_code
         raise error from None
 

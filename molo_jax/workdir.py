@@ -52,11 +52,29 @@ def _make(path: Path) -> list[Path]:
     return absent
 
 
+_OR_ELSEWHERE = (
+    "train in another folder with --workdir=DIR. An evaluation (--mode=eval) may run beside it"
+)
+
+
+def keep_trainings_out(folder: Path, otherwise: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps trainings out of a work folder while something else writes into it.
+
+    Args:
+        folder: an existing work folder.
+        otherwise: what else its user can do, behind "wait for its end, or".
+
+    Returns:
+        A context; entering it raises MoloError if a training is at work in the folder.
+    """
+    return _locked(folder, otherwise)
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, otherwise: str = _OR_ELSEWHERE) -> Iterator[None]:
     path = folder / LOCK_FILE
     with written(path):
-        file = _open_locked(folder, path)
+        file = _open_locked(folder, path, otherwise)
     with file:
         with written(path):
             file.truncate(0)
@@ -69,14 +87,14 @@ def _locked(folder: Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _open_locked(folder: Path, path: Path) -> IO[str]:
+def _open_locked(folder: Path, path: Path, otherwise: str) -> IO[str]:
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
-                raise MoloError(_in_use(folder, file)) from None
+                raise MoloError(_in_use(folder, file, otherwise)) from None
         except OSError as error:
             # Some network file systems have no locks.
             logging.warning("%s cannot be locked (%s)", path, error.strerror)
@@ -90,12 +108,9 @@ def _is_at(file: IO[str], path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
-def _in_use(folder: Path, file: IO[str]) -> str:
+def _in_use(folder: Path, file: IO[str], otherwise: str) -> str:
     file.seek(0)
     pid, _, host = file.read().strip().partition(" ")
     where = f" on {host}" if host and host != platform.node() else ""
     who = f"process {pid}{where}" if pid else "another process"
-    return (
-        f"a training is at work in {folder} ({who}); wait for its end, or train in another folder"
-        " with --workdir=DIR. An evaluation (--mode=eval) may run beside it"
-    )
+    return f"a training is at work in {folder} ({who}); wait for its end, or {otherwise}"

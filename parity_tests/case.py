@@ -90,7 +90,8 @@ class Case:
         return {names.get(name, name): array for name, array in raw.items()}
 
 
-@functools.cache
+# Of one network, for those of all backbones are a gigabyte.
+@functools.lru_cache(maxsize=1)
 def _drawn(backbone: str, num_classes: int) -> dict[str, np.ndarray]:
     shapes = Case(backbone=backbone, num_classes=num_classes).shapes()
     return {name: recipe.weight(name, shape) for name, shape in shapes.items()}

@@ -25,13 +25,12 @@ _RATES = [learning_rate(_SCHEDULE, step * UPDATE.accumulation + _LAST) for step 
 
 
 class Computed:
-    """What several tests compare with, in JAX and float64; every result is computed once."""
+    """What the tests of a file compare with, in JAX and float64; each result is computed once."""
 
     settings: ClassVar = {"rates": _RATES, "weight_decay": 1e-3}
 
-    @staticmethod
-    @functools.cache
-    def training(case):
+    @functools.cache  # noqa: B019 (it ends with the file)
+    def training(self, case):
         """An episode in training mode with its gradients; and without, the other encoding."""
         from parity_tests import jax_backend
 
@@ -47,7 +46,7 @@ class Computed:
         steps = range(len(self.settings["rates"]))
         return [[UPDATE.episode(step * count + i) for i in range(count)] for step in steps]
 
-    @functools.cache  # noqa: B019 (there is one such object)
+    @functools.cache  # noqa: B019 (it ends with the file)
     def steps(self):
         """The optimizer steps of these episodes."""
         from parity_tests import jax_backend
@@ -57,6 +56,9 @@ class Computed:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def computed():
-    return Computed()
+    yield Computed()
+    # Those of ResNet-50 are a gigabyte.
+    Computed.training.cache_clear()
+    Computed.steps.cache_clear()

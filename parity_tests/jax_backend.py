@@ -77,15 +77,13 @@ def forwards(
     Arguments as for :func:`forward`.
     """
     with precision(double):
-        networks = [make_network(case, tensors, double=double) for case in cases]
         computations = [
-            functools.partial(_compute, graphdef, case, train=train)
-            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+            functools.partial(run_episode, _structure(case)[0], case, train=train) for case in cases
         ]
-        run = _jit(lambda *arguments: [compute(*arguments) for compute in computations], quick)
-        _, params, stats = networks[0]
+        run = compiled(lambda *arguments: [compute(*arguments) for compute in computations], quick)
+        _, params, stats = make_network(cases[0], tensors, double=double)
         results = jax.device_get(run(params, stats, to_jax(episode, double)))
-    return [_recording(recorded, with_statistics=train) for _, recorded in results]
+    return [to_recording(recorded, with_statistics=train) for _, recorded in results]
 
 
 def gradients(
@@ -108,22 +106,20 @@ def gradients_and_forwards(
     Arguments as for :func:`forwards`.
     """
     with precision(double):
-        networks = [make_network(case, tensors, double=double) for case in cases]
         first, *others = (
-            functools.partial(_compute, graphdef, case, train=True)
-            for case, (graphdef, _, _) in zip(cases, networks, strict=True)
+            functools.partial(run_episode, _structure(case)[0], case, train=True) for case in cases
         )
 
         def compute(*arguments):
             total, recorded = first(*arguments)
             return total, (recorded, [other(*arguments)[1] for other in others])
 
-        run = _jit(jax.value_and_grad(compute, has_aux=True), quick)
-        _, params, stats = networks[0]
+        run = compiled(jax.value_and_grad(compute, has_aux=True), quick)
+        _, params, stats = make_network(cases[0], tensors, double=double)
         (_, results), grads = jax.device_get(run(params, stats, to_jax(episode, double)))
     recorded, others = results
-    with_gradients = _recording(recorded, with_statistics=True) | {"gradients": _by_name(grads)}
-    return [with_gradients, *(_recording(other, with_statistics=True) for other in others)]
+    with_gradients = to_recording(recorded, with_statistics=True) | {"gradients": by_name(grads)}
+    return [with_gradients, *(to_recording(other, with_statistics=True) for other in others)]
 
 
 def steps(
@@ -166,8 +162,8 @@ def steps(
                 losses[f"{number}/{name}"] = np.asarray(metrics[term])
     return {
         "losses": losses,
-        "parameters": _by_name(jax.device_get(state.params)),
-        "statistics": _by_name(jax.device_get(state.batch_stats)),
+        "parameters": by_name(jax.device_get(state.params)),
+        "statistics": by_name(jax.device_get(state.batch_stats)),
     }
 
 
@@ -183,9 +179,7 @@ def make_network(
     case: Case, tensors: Tensors, *, double: bool = False
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Builds the network with the given weights: structure, parameters, statistics."""
-    config = MoLoSettings(**case.network())
-    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
-    graphdef, params, stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    graphdef, params, stats = _structure(case)
     flat = dict(nnx.to_flat_state(params)) | dict(nnx.to_flat_state(stats))
     imported = torch_map.import_tensors(tensors, {p: v.shape for p, v in flat.items()})
 
@@ -198,6 +192,13 @@ def make_network(
         )
 
     return graphdef, filled(params), filled(stats)
+
+
+def _structure(case: Case) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The network without its arrays."""
+    config = MoLoConfig(**case.network())
+    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
+    return nnx.split(abstract, nnx.Param, nnx.BatchStat)
 
 
 def to_jax(episode: Arrays, double: bool = False) -> Episode:
@@ -220,8 +221,11 @@ def precision(double: bool = False):
     return jax.enable_x64(True) if double else jax.default_matmul_precision("highest")
 
 
-def _jit(function, quick: bool):
-    """Compiles; quickly means without optimizing, for programs that run once on small arrays."""
+def compiled(function, quick: bool):
+    """Compiles a function when it is called.
+
+    Quickly means without optimizing, for programs that run once on small arrays.
+    """
     options = {"xla_backend_optimization_level": 0} if quick else None
     return jax.jit(function, compiler_options=options)
 
@@ -230,7 +234,8 @@ def _weights(case: Case) -> LossWeights:
     return LossWeights(*case.coefficients, accumulation=case.accumulation)
 
 
-def _compute(graphdef, case, params, stats, episode, *, train):
+def run_episode(graphdef, case, params, stats, episode, *, train):
+    """Returns the total loss, and what `to_recording` makes a recording of."""
     model = nnx.merge(graphdef, params, stats, copy=True)
     output = model(
         episode.support, episode.query, episode.support_labels, n_way=case.way, train=train
@@ -252,7 +257,8 @@ def _stacked(episodes: Sequence[Arrays], double: bool) -> Arrays:
     return {**vars(stacked), "index": index}
 
 
-def _recording(recorded, *, with_statistics: bool) -> Recording:
+def to_recording(recorded, *, with_statistics: bool) -> Recording:
+    """Names what `run_episode` returned beside the loss as PyTorch does."""
     output, losses, stats = recorded
     outputs = {name: getattr(output.logits, field) for name, field in _MATCHING.items()}
     recording = {
@@ -260,7 +266,7 @@ def _recording(recorded, *, with_statistics: bool) -> Recording:
         "stages": _stages(output, output.stages),
         "losses": losses,
     }
-    return recording | ({"statistics": _by_name(stats)} if with_statistics else {})
+    return recording | ({"statistics": by_name(stats)} if with_statistics else {})
 
 
 def _stages(output: MoLoOutput, stages: Stages) -> dict[str, np.ndarray]:
@@ -283,7 +289,8 @@ def _official_layout(module: str, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array.reshape(-1, *array.shape[2:]), -1, 1)
 
 
-def _by_name(state: nnx.State) -> dict[str, np.ndarray]:
+def by_name(state: nnx.State) -> dict[str, np.ndarray]:
+    """Gives parameters, their gradients or statistics official names and layouts."""
     return {
         torch_map.official_name(path): torch_map.to_official(path, np.asarray(value[...]))
         for path, value in nnx.to_flat_state(state)

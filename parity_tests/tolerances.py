@@ -145,8 +145,8 @@ SINGLE: Sequence[Tolerance] = (
 )
 
 
-def _allowed(measured: float, least: float = 0.0) -> float:
-    return max(FACTOR * measured, least)
+def _allowed(measured: float, least: float = 0.0, factor: float = FACTOR) -> float:
+    return max(factor * measured, least * factor / FACTOR)
 
 
 # Measured in float32: one forward pass at crop 224 with 3 frames. Outputs are scores, sums of
@@ -266,24 +266,24 @@ GOLDEN_ROUNDING: Mapping[tuple[str, str], GoldenBounds] = {
 }
 
 
-def _allowed_probes(group: str, measured: Probes | None) -> Probes | None:
+def _allowed_probes(group: str, measured: Probes | None, factor: float) -> Probes | None:
     if measured is None:
         return None
     median = measured.median_norm
     return Probes(
-        norm=_allowed(measured.norm, LEAST.get(group, 0.0)),
-        projection=_allowed(measured.projection, LEAST.get(f"{group}, projection", 0.0)),
-        median_norm=None if median is None else _allowed(median),
+        norm=_allowed(measured.norm, LEAST.get(group, 0.0), factor),
+        projection=_allowed(measured.projection, LEAST.get(f"{group}, projection", 0.0), factor),
+        median_norm=None if median is None else _allowed(median, factor=factor),
     )
 
 
-def _allowed_golden(measured: GoldenBounds) -> GoldenBounds:
+def _allowed_golden(measured: GoldenBounds, factor: float = FACTOR) -> GoldenBounds:
     groups = ("stages", "gradients", "statistics", "parameters")
     outputs = measured.outputs
     return GoldenBounds(
-        outputs=None if outputs is None else _allowed(outputs, LEAST["outputs"]),
-        losses=tuple(_allowed(loss, LEAST["losses"]) for loss in measured.losses),
-        **{group: _allowed_probes(group, getattr(measured, group)) for group in groups},
+        outputs=None if outputs is None else _allowed(outputs, LEAST["outputs"], factor),
+        losses=tuple(_allowed(loss, LEAST["losses"], factor) for loss in measured.losses),
+        **{group: _allowed_probes(group, getattr(measured, group), factor) for group in groups},
     )
 
 
@@ -291,6 +291,26 @@ def _allowed_golden(measured: GoldenBounds) -> GoldenBounds:
 GOLDEN: Mapping[tuple[str, str], GoldenBounds] = {
     key: _allowed_golden(measured) for key, measured in GOLDEN_ROUNDING.items()
 }
+# The same in float64, where only the recorded side is rounded.
+GOLDEN_DOUBLE: Mapping[tuple[str, str], GoldenBounds] = {
+    key: _allowed_golden(measured, FACTOR / 2) for key, measured in GOLDEN_ROUNDING.items()
+}
+# Rounding is measured as the norm of all values of a stage; the worst single one is so much larger.
+_WORST_VALUE = 10.0
+
+
+def near_tie(kind: str, backbone: str) -> float:
+    """Returns how far apart the two sides of a kink may be so that float32 may take the wrong one.
+
+    Args:
+        kind: "minima over frames": a difference of distances, `1 - cosine`, for which the bound of
+            the outputs holds, as they are sums of distances. Otherwise relative to the root of the
+            mean square of the values.
+        backbone: its name.
+    """
+    if kind == "minima over frames":
+        return GOLDEN["train", backbone].outputs
+    return _WORST_VALUE * FORWARD["train", backbone]["stages"]
 
 
 def tables() -> str:

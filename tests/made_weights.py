@@ -28,7 +28,8 @@ def variables(backbone="resnet18", num_classes=7):
 
 def official_tensors(backbone="resnet18", num_classes=7):
     """Returns a new dictionary of a network's official tensors, without prefix, with pe.pe."""
-    return torch_map.export_tensors(variables(backbone, num_classes), fixed_buffers(backbone))
+    fixed = fixed_buffers(MoLoSettings(num_classes=num_classes, backbone=backbone))
+    return torch_map.export_tensors(variables(backbone, num_classes), fixed)
 
 
 def torchvision_tensors(backbone="resnet18"):

@@ -19,6 +19,7 @@ from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_files, torch_meta
 from molo_jax.weights.networks import abstract_network, filled, load_weights
+from molo_jax.workdir import work_folder
 
 ROOT = Path(__file__).parents[1]
 CFG = "NUM_GPUS: 4\n"
@@ -56,7 +57,7 @@ def assert_same(mine, theirs):
 def test_a_converted_checkpoint_holds_the_official_tensors_in_our_layout(converted):
     folder, _ = converted
     weights = load_weights(folder)
-    assert (weights.backbone, weights.num_classes, weights.step) == ("resnet18", 7, 0)
+    assert (weights.settings, weights.step) == (MoLoSettings(7, "resnet18"), 0)
     tensors = official_tensors()
     kernel = weights.variables[("backbone", "layer2", 0, "downsample", "conv", "kernel")]
     official = tensors["backbone.5.0.downsample.0.weight"]
@@ -73,7 +74,7 @@ def test_a_converted_checkpoint_says_where_it_is_from(converted):
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.meta(0)
     assert meta == {
-        "architecture": {"backbone": "resnet18", "num_classes": 7},
+        "architecture": MoLoSettings(7, "resnet18").to_json(),
         "step": 0,
         "config": {},
         "source": "checkpoint_epoch_00010.pyth",
@@ -93,6 +94,7 @@ def test_the_summary_says_what_was_found_ignored_and_written_and_what_comes_next
     )
     assert summary.splitlines() == [
         f"source    {official}, model_state, names with the prefix head., epoch 10",
+        "method    MoLo",
         "backbone  resnet18",
         "classes   7",
         f"tensors   170 with {parameters:,} parameters",
@@ -118,7 +120,7 @@ def test_a_round_trip_gives_the_same_bits_names_and_order(
     # A .safetensors file orders by size.
     assert_same({key: found[key] for key in tensors} if "safe" in name else found, tensors)
     assert (file.epoch, file.cfg) == ((10, CFG) if prefix else (None, ""))
-    assert "171 tensors with pe.pe" in summary
+    assert "171 tensors" in summary
     program = re.search(r"^next +python -c '(.*)'$", summary, re.MULTILINE)[1]
     compile(program, "next", "exec")
     again = load_weights(tmp_path / name).variables
@@ -164,7 +166,7 @@ def test_half_precision_is_widened_and_said_so(tmp_path):
 def test_the_backbone_is_recognized(tmp_path):
     torch_files.write(tmp_path / "x.safetensors", official_tensors("resnet34", 3))
     weights = load_weights(tmp_path / "x.safetensors")
-    assert (weights.backbone, weights.num_classes) == ("resnet34", 3)
+    assert weights.settings == MoLoSettings(3, "resnet34")
     assert len(weights.variables) == len(official_tensors("resnet34", 3)) - 1
 
 
@@ -212,7 +214,7 @@ FAULTS = {
     ),
     "another network": (
         lambda t: [t.pop(name) for name in list(t) if name.startswith("backbone.")],
-        r"it holds no MoLo network: none of its \d+ tensors is called backbone",
+        r"it holds no network of a method: none of its \d+ tensors is called backbone",
     ),
 }
 
@@ -281,7 +283,7 @@ def test_what_exists_is_replaced_only_on_demand_and_only_by_its_like(official, c
     with pytest.raises(MoloError, match=r"x\.pth exists"):
         convert(folder, tmp_path / "x.pth")
     convert(folder, tmp_path / "x.pth", overwrite=True)
-    assert load_weights(tmp_path / "x.pth").num_classes == 7
+    assert load_weights(tmp_path / "x.pth").settings.num_classes == 7
     with pytest.raises(MoloError, match=r"x\.pth/z cannot be made: .*x\.pth is a file, no folder"):
         convert(official, tmp_path / "x.pth" / "z")
     (tmp_path / "y.pth").mkdir()
@@ -356,7 +358,7 @@ def trained(folder, **values):
     config.model.backbone = "resnet18"
     config.update_from_flattened_dict({"data.prepared": "my data/prepared"} | values)
     meta = {
-        "architecture": {"backbone": "resnet18", "num_classes": 7, "positional_a": 10.0},
+        "architecture": MoLoSettings(7, "resnet18", positional_a=50.0).to_json(),
         "step": 12,
         "config": json.loads(json.dumps(config.to_dict())),
         "classes": ["run", "jump"],
@@ -389,7 +391,7 @@ def test_a_checkpoint_keeps_its_step_and_its_data_through_a_pytorch_file(tmp_pat
     assert dict(weights.meta) == expected
     # The file itself is as good a source.
     weights = load_weights(tmp_path / "x.pyth")
-    assert (weights.step, weights.architecture) == (12, meta["architecture"])
+    assert (weights.step, weights.settings.to_json()) == (12, meta["architecture"])
     again = convert(tmp_path / "back", tmp_path / "again.pyth")
     assert "trained   12 steps on folder\n" in again
     assert (
@@ -461,7 +463,7 @@ def test_the_command_prints_the_summary_and_ends_with_0(converted, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert f"source    {folder}/0, a checkpoint of molo_jax, step 0" in result.stdout
-    assert "written   x.safetensors, bare names, 171 tensors with pe.pe" in result.stdout
+    assert "written   x.safetensors, bare names, 171 tensors" in result.stdout
     header = (tmp_path / "x.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
     assert json.loads(header[8 : 8 + length])["__metadata__"] == {"format": "pt"}
@@ -476,3 +478,18 @@ def test_the_command_says_in_one_line_that_a_file_is_damaged(official, tmp_path)
     message = "error: x.pyth is cut off, damaged, holds code, or was not written by torch.save\n"
     assert result.stderr == message
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_of_a_running_training_are_read_but_not_replaced(converted, official, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(converted[0], run / "checkpoints")
+    before = sorted(run.rglob("*"))
+    with work_folder(run, for_training=True):
+        for name in ("checkpoints", "best"):
+            message = rf"a training is at work in {run} \(process {os.getpid()}\); .* another DST$"
+            with pytest.raises(MoloError, match=message):
+                convert(official, run / name, overwrite=True)
+        convert(run, tmp_path / "x.pth")
+    assert sorted(run.rglob("*")) == before
+    convert(official, run / "checkpoints", overwrite=True)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints"]

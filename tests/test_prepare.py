@@ -279,6 +279,7 @@ def test_the_generated_videos_are_prepared_too(tmp_path):
         (["--dataset=synthetic", "--out=y", "--check"], "it takes no --check"),
         (["--dataset=ssv2", "--videos=x", "--out=y", "--split_file=z"], "--split_file is for "),
         (["--dataset=ssv2", "--videos=x", "--out=y", "--quality=0"], "quality"),
+        (["--dataset=folder", "--videos=x", "--out=y", f"--seed={2**32}"], "--seed=4294967296"),
         (["--dataset=folder", "--videos=x", "--out=y", "--ratio=1,2"], "must be three whole numb"),
         (["--dataset=ssv2", "--videos=x", "--out=y", "--vidoes=z"], "did you mean --videos?"),
         (
@@ -289,6 +290,29 @@ def test_the_generated_videos_are_prepared_too(tmp_path):
 )
 def test_wrong_flags_are_one_line_and_exit_code_2(arguments, message):
     assert message in error_of(*arguments, code=2)
+
+
+def test_a_stopped_check_says_that_it_keeps_nothing(write_motion, tmp_path):
+    write_motion(tmp_path / "videos/a/0.mp4", 0, 0)
+    for number in range(1, 3000):
+        os.link(tmp_path / "videos/a/0.mp4", tmp_path / f"videos/a/{number}.mp4")
+    (tmp_path / "lists").mkdir()
+    lines = "".join(f"train0//a/{number}.mp4\n" for number in range(3000))
+    (tmp_path / "lists/train_few_shot.txt").write_text(lines)
+    arguments = [
+        *(sys.executable, "-m", "molo_jax.prepare", "--dataset=folder", "--check", "--workers=1"),
+        *(f"--videos={tmp_path}/videos", f"--splits_dir={tmp_path}/lists"),
+    ]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    # It says how the classes are divided just before it begins.
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "error: stopped by SIGINT; a check keeps nothing"
+    assert "Traceback" not in errors
 
 
 def test_a_missing_folder_is_one_line_and_exit_code_1(faults):
@@ -351,7 +375,7 @@ def test_a_stopped_preparation_ends_its_processes_and_goes_on_later(write_motion
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    said = f"stopped by {signal.Signals(number).name}; what is finished is kept"
+    said = f"stopped by {signal.Signals(number).name}; record files that are whole are kept"
     assert f"error: {said}" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob("out/**/*.part"))

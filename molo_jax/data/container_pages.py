@@ -3,7 +3,9 @@
 Bytes behind the last part that are no part themselves do not matter.
 """
 
-from typing import BinaryIO
+import io
+import os
+from typing import Any, BinaryIO
 
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -46,19 +48,75 @@ def flash_defect(file: BinaryIO, size: int) -> str:
 
 
 def ogg_defect(file: BinaryIO, size: int) -> str:
-    """Says whether the last page of an Ogg file of `size` bytes is cut off, else returns ""."""
-    offset = 0
+    """Says whether a page of an Ogg file of `size` bytes is cut off or lost, else returns ""."""
+    offset, end = _last_page(file, size)
+    if end > size:
+        return _cut("page", offset, end, size)
+    if _page_follows(file, end):
+        return f"damaged: at byte {end} there is no page where its container has one"
+    return ""
+
+
+def _page_follows(file: BinaryIO, offset: int) -> bool:
+    """Whether there is the beginning of a page anywhere behind a place."""
+    file.seek(offset)
+    rest = b""
+    while block := file.read(1 << 20):
+        if b"OggS" in rest + block:
+            return True
+        rest = block[-3:]
+    return False
+
+
+class OggPages(io.RawIOBase):
+    """The pages of an Ogg file, without the bytes behind them, in which FFmpeg would search.
+
+    Args:
+        file: the file, which stays open.
+        size: its bytes.
+    """
+
+    def __init__(self, file: BinaryIO, size: int):
+        super().__init__()
+        self._file = file
+        self._end = min(_last_page(file, size)[1] or size, size)
+        file.seek(0)
+
+    def readable(self) -> bool:
+        """As of every file."""
+        return True
+
+    def seekable(self) -> bool:
+        """As of every file."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads up to the end of the last page."""
+        return self._file.readinto(memoryview(buffer)[: max(self._end - self._file.tell(), 0)])
+
+    def tell(self) -> int:
+        """The place in the file."""
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a place, which counts from the end of the last page for `SEEK_END`."""
+        start = self._end if whence == os.SEEK_END else 0
+        return self._file.seek(start + offset, whence if not start else os.SEEK_SET)
+
+
+def _last_page(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where the last of the pages that follow one another begins and ends."""
+    last, offset = 0, 0
     for _ in range(_MOST_PARTS):
         file.seek(offset)
         header = file.read(27)
         if header[:4] != b"OggS":
-            return ""
+            break
         count = header[26] if len(header) == 27 else 0
-        end = offset + 27 + count + sum(file.read(count))
-        if end > size:
-            return _cut("page", offset, end, size)
-        offset = end
-    return ""
+        last, offset = offset, offset + 27 + count + sum(file.read(count))
+        if offset > size:
+            break
+    return last, offset
 
 
 def gif_defect(file: BinaryIO, size: int) -> str:

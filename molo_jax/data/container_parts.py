@@ -4,7 +4,6 @@ The parts lie inside one another. A hostile file nests thousands of them, so the
 a list of ends instead of recursion, and only so deep and so many as real files have.
 """
 
-import os
 import re
 from typing import BinaryIO
 
@@ -140,7 +139,10 @@ def matroska_defect(file: BinaryIO, size: int, walk: bool) -> str:
         walk: look inside the clusters too.
     """
     file.seek(4)
-    file.seek(_matroska_length(file) or 0, os.SEEK_CUR)
+    header = _matroska_length(file) or 0
+    if (end := file.tell() + header) > size:
+        return truncation(size, end)
+    file.seek(end)
     if file.read(4) != _SEGMENT_ID:
         return ""
     length = _matroska_length(file)

@@ -16,16 +16,22 @@ import av
 import decord
 import numpy as np
 
-from molo_jax.data.containers import BadVideoError, check_file
+from molo_jax.data.containers import (
+    STREAMS,
+    UNLIMITED,
+    BadVideoError,
+    Deadline,
+    check_file,
+)
 from molo_jax.data.facts import (
     PROVEN,
     VideoFacts,
     container_name,
     decord_shows,
     open_video,
+    packets_of,
     reading_plan,
     scan,
-    time_limit,
 )
 from molo_jax.data.frames import ChooseFrames, FrameRateError
 from molo_jax.data.images import resize_frames
@@ -69,6 +75,18 @@ class LengthError(BadVideoError):
         self.facts = dataclasses.replace(facts, length=length, jumps_are_right=False)
 
 
+class _ChoiceError(Exception):
+    """A mistake of the program in the choice of frames, which is no fault of the video.
+
+    Attributes:
+        error: what it raised.
+    """
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
 @contextlib.contextmanager
 def one_video(path: str) -> Iterator[None]:
     """Makes whatever goes wrong while one video is read a BadVideoError of that video.
@@ -80,8 +98,11 @@ def one_video(path: str) -> Iterator[None]:
         yield
     except MoloError:
         raise
+    except _ChoiceError as mistake:
+        raise mistake.error from None
     except MemoryError:
-        raise BadVideoError(path, "there was not enough memory for its frames") from None
+        reason = "there was not enough memory for its frames"
+        raise BadVideoError(path, reason, transient=True) from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BadVideoError(
@@ -109,7 +130,7 @@ def decode_clip(
             the video does not allow a choice.
         resize: side of the square in pixels.
         facts: what an earlier call returned for this file.
-        seconds: time limit, which is looked at after each packet and each frame.
+        seconds: time limit, see `Deadline`.
 
     Returns:
         (t, h, w, c) uint8 with h = w = resize and c = 3 (RGB), and the facts for later calls.
@@ -118,18 +139,19 @@ def decode_clip(
         BadVideoError: the file cannot be opened or is no video, is empty, cut off or audio only,
             a frame cannot be decoded, or the time is up.
     """
-    in_time = time_limit(path, seconds)
+    deadline = Deadline(seconds)
 
     def square(frame: np.ndarray) -> np.ndarray:
         return resize_frames(frame[None], resize)[0]
 
     with one_video(path):
         if facts is None:
-            facts, numbers, kept = read_whole(path, choose, square, in_time)
+            facts, numbers, kept = read_whole(path, choose, square, deadline)
         else:
-            check_file(path)
+            container = check_file(path)
             numbers = _choose(path, choose, facts)
-            frames = _read_chosen(path, facts, sorted(set(numbers.tolist())), in_time)
+            wanted = sorted(set(numbers.tolist()))
+            frames = _read_chosen(path, container, facts, wanted, deadline)
             kept = {number: square(frame) for number, frame in frames}
     return np.stack([kept[number] for number in numbers.tolist()]), facts
 
@@ -138,7 +160,7 @@ def read_whole(
     path: str,
     choose: ChooseFrames,
     use: Callable[[np.ndarray], _Result],
-    in_time: Callable[[], None] = lambda: None,
+    deadline: Deadline = UNLIMITED,
 ) -> tuple[VideoFacts, np.ndarray, dict[int, _Result]]:
     """Decodes a video in order to its end, and keeps something of each of the chosen frames.
 
@@ -151,7 +173,7 @@ def read_whole(
         path: the video file.
         choose: as for `decode_clip`.
         use: called with each chosen frame once, (h, w, 3) uint8, in ascending order.
-        in_time: called after each packet and each frame; raises when the time is up.
+        deadline: when the reading has to be over.
 
     Returns:
         The facts, the chosen numbers, and the results by number.
@@ -159,10 +181,10 @@ def read_whole(
     Raises:
         BadVideoError: as for `decode_clip`.
     """
-    facts = scan(path, in_time)
+    facts = scan(path, deadline)
     for _ in range(2):
         numbers = _choose(path, choose, facts)
-        reading = _Reading(path, in_time)
+        reading = _Reading(path, deadline)
         kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
         if reading.count == facts.length:
             sure = facts.jumps_are_right and reading.plain
@@ -175,9 +197,10 @@ def read_whole(
 def _choose(path: str, choose: ChooseFrames, facts: VideoFacts) -> np.ndarray:
     try:
         return choose(facts.length, facts.fps)
-    # Any other error of the choice is a mistake of the program, and no fault of the video.
     except FrameRateError as error:
         raise BadVideoError(path, str(error)) from None
+    except Exception as error:
+        raise _ChoiceError(error) from error
 
 
 def probe(path: str) -> Glance:
@@ -191,7 +214,7 @@ def probe(path: str) -> Glance:
     """
     check_file(path)
     with open_video(path) as (container, stream):
-        if next(_decoded(path, container, stream), None) is None:
+        if next(_decoded(path, container, stream, UNLIMITED), None) is None:
             raise BadVideoError(path, "none of its frames can be decoded")
         rate = stream.average_rate or fractions.Fraction(0)
         seconds = (container.duration or 0) / fractions.Fraction(av.time_base)
@@ -212,7 +235,7 @@ def decode_in_order(
     wanted: Collection[int] | None,
     *,
     to_the_end: bool,
-    in_time: Callable[[], None] = lambda: None,
+    deadline: Deadline = UNLIMITED,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decodes a file from its start on, one frame at a time.
 
@@ -221,7 +244,7 @@ def decode_in_order(
         facts: what `scan` or an earlier decoding found out about it.
         wanted: the numbers of the frames that are given out; None for all.
         to_the_end: decode what follows the last wanted frame too, so that damage is found.
-        in_time: called after each frame; raises when the time is up.
+        deadline: when the reading has to be over.
 
     Yields:
         The number of each wanted frame, ascending, with its pixels: (h, w, 3) uint8 RGB, upright.
@@ -231,7 +254,7 @@ def decode_in_order(
             says, see `read_whole`.
         BadVideoError: a frame cannot be decoded.
     """
-    reading = _Reading(path, in_time)
+    reading = _Reading(path, deadline)
     last = None if to_the_end else max(range(facts.length) if wanted is None else wanted, default=0)
     yield from reading.frames(wanted, last)
     if to_the_end and reading.count != facts.length:
@@ -248,10 +271,10 @@ class _Reading:
         plain: whether decord gives the same pixels, see `decord_shows`.
     """
 
-    def __init__(self, path: str, in_time: Callable[[], None]):
+    def __init__(self, path: str, deadline: Deadline):
         self.count = 0
         self.plain = True
-        self._path, self._in_time = path, in_time
+        self._path, self._deadline = path, deadline
         self._to_rgb = av.video.reformatter.VideoReformatter()
 
     def frames(
@@ -259,9 +282,8 @@ class _Reading:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the wanted frames, all for None, and ends after number `last` if given."""
         size = None
-        with open_video(self._path) as (container, stream):
-            for frame in _decoded(self._path, container, stream):
-                self._in_time()
+        with open_video(self._path, self._deadline) as (container, stream):
+            for frame in _decoded(self._path, container, stream, self._deadline):
                 number = self.count
                 self.count += 1
                 size = size or (frame.width, frame.height)
@@ -287,33 +309,64 @@ class _Reading:
 
 
 def _decoded(
-    path: str, container: av.container.InputContainer, stream: av.VideoStream
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    deadline: Deadline,
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a stream, all of them whole."""
+    """The frames of a stream, all of them whole.
+
+    A recording without a stated length may end within a picture, which is left out.
+    """
     missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
+    may_end_anywhere, torn = container_name(container) in STREAMS, []
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(path, container, stream, deadline):
+            if packet.size and torn:
+                raise damage
             missing += packet.size > 0 and not packet.is_discard
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise damage
+            for frame in _frames_of(packet, torn):
                 missing -= 1
                 yield frame
+                deadline.check(path)
+            if torn and not may_end_anywhere:
+                raise damage
     except av.error.FFmpegError:
+        deadline.check(path)
         raise damage from None
     # Every packet of AV1 shows a frame, and its decoder passes over what it does not understand.
     if missing > 0 and stream.codec.canonical_name == "av1":
         raise damage
 
 
+def _frames_of(packet: av.Packet, torn: list[int | None]) -> list[av.VideoFrame]:
+    """The whole frames that come out of the decoder with a packet.
+
+    Args:
+        packet: the next one.
+        torn: the times of the pictures that are not whole; further ones are added.
+    """
+    try:
+        frames = packet.decode()
+    except av.error.FFmpegError:
+        # A decoder may give out later what it made of such a packet, with nothing to tell it by.
+        torn.append(packet.pts)
+        return []
+    torn.extend(frame.pts for frame in frames if frame.is_corrupt)
+    return [frame for frame in frames if frame.pts not in torn] if torn else frames
+
+
 def _read_chosen(
-    path: str, facts: VideoFacts, numbers: list[int], in_time: Callable[[], None]
+    path: str, container: str, facts: VideoFacts, numbers: list[int], deadline: Deadline
 ) -> Iterator[tuple[int, np.ndarray]]:
-    if reading_plan(facts, numbers) == "jump":
+    # decord chooses among all formats of FFmpeg and takes no list of those allowed. So the file
+    # must be, now and by its content, of a container that is proven.
+    if container in PROVEN and reading_plan(facts, numbers) == "jump":
         batch = _jump(path, facts, numbers)
+        deadline.check(path)
         if batch is not None:
             return zip(numbers, batch, strict=True)
-    return decode_in_order(path, facts, numbers, to_the_end=False, in_time=in_time)
+    return decode_in_order(path, facts, numbers, to_the_end=False, deadline=deadline)
 
 
 def _jump(path: str, facts: VideoFacts, numbers: list[int]) -> np.ndarray | None:

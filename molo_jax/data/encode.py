@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from molo_jax.data.containers import CANNOT_OPEN, BadVideoError
+from molo_jax.data.containers import BadVideoError
 from molo_jax.data.decode import one_video, read_whole
 from molo_jax.data.images import encode_jpeg, resize_frames
 from molo_jax.data.processes import Lost
@@ -50,8 +50,7 @@ def encode_or_reason(path: str, settings: Settings) -> EncodedVideo | str:
         with one_video(path):
             return encode_video(path, settings)
     except BadVideoError as error:
-        again = error.reason.startswith(CANNOT_OPEN) or isinstance(error.__context__, MemoryError)
-        return Lost(error.reason) if again else error.reason
+        return Lost(error.reason) if error.transient else error.reason
 
 
 class _Encoder:

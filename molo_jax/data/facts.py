@@ -4,15 +4,19 @@ import bisect
 import contextlib
 import dataclasses
 import fractions
-import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import av
 
-from molo_jax.data.containers import OPEN_OPTIONS, BadVideoError, check_file
+from molo_jax.data.containers import (
+    UNLIMITED,
+    BadVideoError,
+    Deadline,
+    check_file,
+    open_container,
+)
 
 # What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
 # formats of pixels that it converts to RGB as PyAV does.
@@ -104,36 +108,21 @@ class _Packet(NamedTuple):
     is_dropped: bool
 
 
-def time_limit(path: str, seconds: float) -> Callable[[], None]:
-    """Returns a function that raises a BadVideoError once so many seconds are over.
-
-    The calls between which the time is looked at are those of the decoder, a packet or a frame
-    each; what happens inside of one such call is not interrupted.
-    """
-    end = time.monotonic() + seconds
-
-    def in_time() -> None:
-        if time.monotonic() > end:
-            raise BadVideoError(path, f"reading it takes longer than {seconds:g} s")
-
-    return in_time
-
-
-def scan(path: str, in_time: Callable[[], None] = lambda: None) -> VideoFacts:
+def scan(path: str, deadline: Deadline = UNLIMITED) -> VideoFacts:
     """Finds out about the frames of a file from its packets, without decoding them.
 
     Args:
         path: the file.
-        in_time: called after each packet; raises when the time is up, see `time_limit`.
+        deadline: when the reading has to be over.
 
     Raises:
-        BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty.
+        BadVideoError: it cannot be opened, is no video, cut off, damaged, audio only or empty, or
+            the time is up.
     """
     check_file(path, walk=True)
-    with open_video(path) as (container, stream):
+    with open_video(path, deadline) as (container, stream):
         is_simple, packets = _simple_test(stream), []
-        for packet in container.demux(stream):
-            in_time()
+        for packet in packets_of(path, container, stream, deadline):
             if packet.size:  # the last one only ends the stream
                 packets.append(
                     _Packet(packet.pts, packet.is_keyframe, is_simple(packet), packet.is_discard)
@@ -253,14 +242,12 @@ def _is_start(packet: bytes, units: _Units, width: int) -> bool:
 
 
 @contextlib.contextmanager
-def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(
+    path: str, deadline: Deadline = UNLIMITED
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """Opens a file and finds its video stream; errors of FFmpeg become BadVideoError."""
     try:
-        # FFmpeg takes what precedes a colon for a protocol, unless a slash comes before; and
-        # titles in old AVI files are in any encoding.
-        with av.open(
-            os.path.abspath(path), options=OPEN_OPTIONS, metadata_errors="replace"
-        ) as container:
+        with open_container(path, deadline) as container:
             stream = container.streams.best("video")
             if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
                 raise BadVideoError(path, "it has no video stream (audio only?)")
@@ -270,3 +257,27 @@ def open_video(path: str) -> Iterator[tuple[av.container.InputContainer, av.Vide
             yield container, stream
     except av.error.FFmpegError as error:
         raise BadVideoError(path, f"damaged: it cannot be read ({error.strerror})") from None
+
+
+def packets_of(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    deadline: Deadline,
+) -> Iterator[av.Packet]:
+    """The packets of a stream; the last one is empty and only ends the stream.
+
+    Raises:
+        av.error.FFmpegError: the file is damaged.
+        BadVideoError: the time is up.
+    """
+    while True:
+        try:
+            for packet in container.demux(stream):
+                deadline.check(path)
+                yield packet
+            return
+        except av.error.BlockingIOError:
+            # There is no packet in the next 64 KiB of a transport stream, as behind its last one
+            # in a file that was made larger than it needed to be.
+            deadline.check(path)

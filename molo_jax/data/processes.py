@@ -1,19 +1,24 @@
 """Work on videos in processes of their own, which may crash or hang without harm to the rest."""
 
 import collections
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as LateError
-from typing import Any
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext
+from multiprocessing.synchronize import RLock
+from typing import Any, TypeVar
 
 import pebble
 
 # Tasks given out ahead of the one whose result is next, for each process.
 _AHEAD = 4
+
+_Result = TypeVar("_Result")
 
 
 class Lost(str):
@@ -33,6 +38,52 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def undisturbed(start: Callable[[], _Result]) -> _Result:
+    """Starts processes so that Ctrl-C during the start makes none of them print a trace.
+
+    A started process reads what it has to do from a pipe, and prints a trace if that pipe ends too
+    early. Python raises what a signal asks for in the main thread alone, therefore the processes
+    are started in another thread, which is waited for. Ctrl-C in a terminal reaches the started
+    processes too. The signal is blocked in the thread, and a process begins with what is blocked
+    in the thread that starts it.
+
+    Args:
+        start: starts the processes.
+
+    Returns:
+        What `start` returns.
+    """
+    with ThreadPoolExecutor(1, initializer=_block_interrupts) as thread:
+        return thread.submit(start).result()
+
+
+def _block_interrupts() -> None:
+    # It would be started with the first process, and unblock the signal.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+class _KeepingLocks(SpawnContext):
+    """Makes locks whose names last until `release`.
+
+    pebble drops its locks before it ends its processes. A process that is starting then would not
+    find them any more, and would print a trace.
+    """
+
+    def __init__(self):
+        self._locks: list[RLock] = []
+
+    def RLock(self) -> RLock:
+        """Makes a lock."""
+        lock = super().RLock()
+        self._locks.append(lock)
+        return lock
+
+    def release(self) -> None:
+        """Lets go of the locks: the system forgets those that nobody else holds."""
+        self._locks.clear()
 
 
 def cores() -> int:
@@ -60,10 +111,12 @@ def in_order(
     """
     workers = workers or cores()
     # A forked child of a process with threads can deadlock.
-    context = multiprocessing.get_context("spawn")
+    context = _KeepingLocks()
     pool = pebble.ProcessPool(workers, context=context, initializer=follow_parent)
     waiting: collections.deque[pebble.ProcessFuture] = collections.deque()
     try:
+        # Otherwise the first task would start the processes.
+        undisturbed(lambda: pool.active)
         for task in tasks:
             waiting.append(pool.schedule(function, args=task, timeout=seconds))
             if len(waiting) >= _AHEAD * workers:
@@ -75,6 +128,7 @@ def in_order(
         # Also where the caller stops early or is interrupted.
         pool.stop()
         pool.join()
+        context.release()
 
 
 def _result(future: pebble.ProcessFuture, seconds: float) -> Any:

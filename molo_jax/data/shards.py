@@ -263,8 +263,8 @@ def _write_records(path: Path, records: Iterable[bytes]) -> int:
         os.replace(part, path)
     except RuntimeError as error:
         raise MoloError(
-            f"{path} cannot be written: {str(error).split(';')[0]}. What is finished is kept; the"
-            " same command goes on from there"
+            f"{path} cannot be written: {str(error).split(';')[0]}. Record files that are whole are"
+            " kept; the same command goes on from there"
         ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -24,8 +24,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from molo_jax.data.processes import follow_parent
-from molo_jax.errors import MoloError, UsageError
+from molo_jax.data.processes import follow_parent, undisturbed
+from molo_jax.errors import MoloError, UsageError, shortened
 from molo_jax.files import parse_json
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
@@ -311,11 +311,12 @@ def _claim(out: pathlib.Path, settings: dict) -> None:
     if note.exists():
         try:
             found = parse_json(note.read_bytes())
+            said = shortened(str(found))
         except ValueError:
-            found = "unknown settings"
+            found, said = None, "unknown settings"
         if found != settings:
             raise MoloError(
-                f"{out} holds a dataset made with {str(found)[:400]}, asked for is {settings};"
+                f"{out} holds a dataset made with {said}, asked for is {settings};"
                 " delete the folder or choose another"
             )
         return
@@ -342,7 +343,9 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     )
     with progress, pool:
         try:
-            for _ in pool.map(functools.partial(_make, videos), jobs, chunksize=8):
+            make = functools.partial(_make, videos)
+            # Hands over all jobs, which starts the processes.
+            for _ in undisturbed(lambda: pool.map(make, jobs, chunksize=8)):
                 progress.update()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -13,7 +13,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, written
 
 METRICS_FILE = "metrics.jsonl"
@@ -107,18 +107,45 @@ class _Board:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of `<workdir>/metrics.jsonl`, none when there is no file."""
+    """Returns the complete lines of `<workdir>/metrics.jsonl`, none when there is no file.
+
+    A line that is cut off is left out: a process was killed while it wrote that line.
+
+    Raises:
+        MoloError: the file cannot be read, or a line of it was not written by a training; with the
+            number of the line.
+    """
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MoloError(f"cannot read {path}: {error.strerror}") from error
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for number, text in enumerate(content.splitlines(), start=1):
         try:
-            lines.append(parse_json(text))
+            line = parse_json(text.decode())
+        except UnicodeDecodeError:
+            raise _no_metrics(path, number, "is not in UTF-8") from None
         except ValueError:
-            # A process was killed while it wrote this line.
             continue
+        if not isinstance(line, dict):
+            raise _no_metrics(path, number, f"is {shortened(str(line))}, no object")
+        if type(line.get("step")) is not int or not isinstance(line.get("kind"), str):
+            problem = (
+                f"is {shortened(str(line))}, without a whole number as step and a text as kind"
+            )
+            raise _no_metrics(path, number, problem)
+        lines.append(line)
     return lines
+
+
+def _no_metrics(path: Path, number: int, problem: str) -> MoloError:
+    return MoloError(
+        f"{path}, line {number} {problem}; a training wrote no such line. Remove the line or the"
+        " file: only the curves need them"
+    )
 
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -249,11 +249,11 @@ def check_same_network(where: str, stored: Mapping[str, Any], wanted: Settings) 
     Raises:
         MoloError: naming every field that differs and both values, or that it is no network.
     """
-    found = _stored_settings(where, stored).to_json()
+    found, here = _stored_settings(where, stored).to_json(), wanted.to_json()
     differing = [
-        f"{name} is {found[name]} in the checkpoint and {value} here"
-        for name, value in wanted.to_json().items()
-        if name in ("method", "backbone", "num_classes") and found[name] != value
+        f"{name} is {found[name]} in the checkpoint and {here[name]} here"
+        for name in ("method", "backbone", "num_classes")
+        if found[name] != here[name]
     ]
     if differing:
         raise MoloError(

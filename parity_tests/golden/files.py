@@ -57,7 +57,7 @@ LOSSES = {
 # What reading a damaged archive can raise beside the usual.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
 # Stages that are compared elsewhere but were not recorded.
-_UNRECORDED = ("temporal_atte_before_motion.layers.0.0", "temporal_atte_before_motion.layers.0.1")
+UNRECORDED = ("temporal_atte_before_motion.layers.0.0", "temporal_atte_before_motion.layers.0.1")
 
 
 class RefusedError(Exception):
@@ -265,7 +265,7 @@ def _expected(kind: str, case: Case) -> dict[str, dict[str, tuple[int, ...]]]:
     clips = queries + case.way * case.shot
     outputs = dict.fromkeys(OUTPUTS, (queries, case.way))
     outputs["class_logits"] = (clips, case.num_classes)
-    stages = [f"{m}/{c}" for m, n in STAGES.items() if m not in _UNRECORDED for c in range(n)]
+    stages = [f"{m}/{c}" for m, n in STAGES.items() if m not in UNRECORDED for c in range(n)]
     probes = {"stage": stages, "grad": parameters, "param": parameters, "stat": buffers}
     groups = {group: dict.fromkeys(names, (2,)) for group, names in probes.items()}
     groups |= {"out": outputs, "stats": buffers}

@@ -3,13 +3,15 @@
 import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from parity_tests.case import Case
 from parity_tests.golden import recipe
-from parity_tests.golden.files import LOSSES, GoldenFile
+from parity_tests.golden.files import LOSSES, UNRECORDED, GoldenFile
 from parity_tests.recording import Recording, output_error
 from parity_tests.tolerances import GOLDEN, GROUPS, GoldenBounds
 
@@ -49,18 +51,23 @@ class Finding:
 
 
 def replay(file: GoldenFile, backend: str, *, double: bool = False) -> list[Finding]:
-    """Computes what the file recorded and compares all of it.
+    """Computes what the file recorded and compares all of it; as :func:`compare`."""
+    return compare(file, compute(file, backend, double=double), backend)
+
+
+def compare(file: GoldenFile, ours: Recording, backend: str) -> list[Finding]:
+    """Compares all that the file recorded with a computation.
 
     Args:
         file: the recorded values.
+        ours: what :func:`compute` returned. Of float64 the errors are the rounding of what was
+            recorded.
         backend: `jax` or `torch`.
-        double: compute in float64: then the errors are the rounding of what was recorded.
 
     Returns:
         The worst errors, group by group.
     """
-    bounds = GOLDEN[file.kind, file.case.backbone]
-    found = findings(file, compute(file, backend, double=double), bounds)
+    found = findings(file, ours, GOLDEN[file.kind, file.case.backbone])
     if file.kind == "steps":
         found.append(_decay(file, _backend(backend).spared(file.case)))
     return found
@@ -96,6 +103,29 @@ def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Fi
         if stored in file.arrays:
             found += _probed(group, file.arrays[stored], ours[group], bounds)
     return sorted(found, key=lambda finding: GROUPS.index(finding.group))
+
+
+def recorded(path: Path, case: Case, recording: Recording) -> GoldenFile:
+    """Returns a computation of an episode with its gradients as if it had been read from a file."""
+    losses = {name: float(recording["losses"][ours]) for name, ours in LOSSES.items()}
+    meta = {"losses": losses, "total": float(recording["losses"]["total"])}
+    names = {group: list(recording[group]) for group in _PROBED if group in recording}
+    names["stages"] = [n for n in names["stages"] if n.rpartition("/")[0] not in UNRECORDED]
+    arrays = {
+        _PROBED[group]: {
+            name: np.array(recipe.probe(_direction(group, name), recording[group][name]))
+            for name in names[group]
+        }
+        for group in names
+    }
+    # Of the statistics the counters are not recorded.
+    arrays["stat"] = {n: a for n, a in arrays["stat"].items() if "num_batches" not in n}
+    return GoldenFile(path, "train", case, meta, arrays | {"out": dict(recording["outputs"])})
+
+
+def _direction(group: str, name: str) -> str:
+    """The name a probe's direction was drawn for: of stages without the number of the call."""
+    return name.rpartition("/")[0] if group == "stages" else name
 
 
 def _backend(name: str) -> ModuleType:
@@ -144,9 +174,7 @@ def _probed(
 ) -> list[Finding]:
     norms, projections = {}, {}
     for name, (norm, projection) in recorded.items():
-        # Directions were drawn for names without the number of the call.
-        module = name.rpartition("/")[0] if group == "stages" else name
-        our_norm, our_projection = recipe.probe(module, ours[name])
+        our_norm, our_projection = recipe.probe(_direction(group, name), ours[name])
         scale = max(abs(norm), np.finfo(np.float32).tiny)
         norms[name] = abs(our_norm - norm) / scale
         projections[name] = abs(our_projection - projection) / scale

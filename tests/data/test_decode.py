@@ -406,9 +406,10 @@ def test_a_mistake_of_the_program_in_the_choice_is_no_fault_of_the_video(write_v
     def mistake(length, fps):
         return np.concatenate([])
 
-    with pytest.raises(ValueError, match="need at least one array") as raised:
-        decode_clip(str(path), mistake, 32)
-    assert not isinstance(raised.value, BadVideoError)
+    for facts in (None, scan(str(path))):
+        with pytest.raises(ValueError, match="need at least one array") as raised:
+            decode_clip(str(path), mistake, 32, facts)
+        assert not isinstance(raised.value, BadVideoError)
 
 
 # Resources
@@ -471,18 +472,10 @@ def test_any_error_while_a_video_is_read_is_one_of_that_video(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(decode, "_choose", fail)
+    monkeypatch.setattr(decode, "_Reading", fail)
     with pytest.raises(BadVideoError) as found:
         decode_clip(path, choose(0), 32)
     assert (found.value.path, found.value.reason) == (path, reason)
     monkeypatch.setattr(decode, "check_file", fail)
     assert probe_or_reason(path) == reason
     assert encode_or_reason(path, Settings.of("x")) == reason
-
-
-def test_reading_ends_when_the_time_is_up(write_video, tmp_path, monkeypatch):
-    path = str(write_video(tmp_path / "a.mp4"))
-    _, facts = decode_clip(path, choose(0, 16), 32, seconds=60)
-    for known in (None, facts):
-        with pytest.raises(BadVideoError, match=r"reading it takes longer than 0 s"):
-            decode_clip(path, choose(0, 16), 32, known, seconds=0)

@@ -1,6 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +56,91 @@ def fail(number):
 def test_an_unexpected_error_is_not_hidden():
     with pytest.raises(ValueError, match="no 5"):
         list(in_order(fail, [(5,)], workers=1, seconds=30))
+
+
+# Begins to work in processes. The rest of the program is run by the processes too, at their start.
+INTERRUPTED_AT_THE_START = """
+import multiprocessing.util, os, signal, time
+from molo_jax.data import processes, synthetic
+from pathlib import Path
+
+start = multiprocessing.util.spawnv_passfds
+
+
+def start_and_interrupt(path, arguments, handles):
+    pid = start(path, arguments, handles)
+    if b"spawn_main" in b" ".join(map(os.fsencode, arguments)):
+        time.sleep(0.5)  # the process waits for its work now
+        os.killpg(0, signal.SIGINT)  # as a terminal does
+    return pid
+
+
+if __name__ == "__main__":
+    multiprocessing.util.spawnv_passfds = start_and_interrupt
+    try:
+        {work}
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+IN_ORDER = "list(processes.in_order(abs, [(n,) for n in range(9)], workers=1, seconds=60))"
+GENERATE = "synthetic.generate(Path('made'), seed=0, workers=1)"
+
+
+def run_program(text, folder):
+    (folder / "program.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("work", [IN_ORDER, GENERATE])
+def test_an_interrupt_while_a_process_is_being_started_shows_no_trace(tmp_path, work):
+    result = run_program(INTERRUPTED_AT_THE_START.format(work=work), tmp_path)
+    assert "Traceback" not in result.stderr
+    assert "leaked" not in result.stderr
+    assert result.stdout == "interrupted\n"
+    assert result.returncode == 0
+
+
+# Stops the work while its process has not come further than to the beginning of this program.
+STOPPED_AT_THE_START = """
+import time
+from molo_jax.data import processes
+import pebble.pool.process
+
+end = pebble.pool.process.stop_process
+
+
+def end_late(process):
+    time.sleep(2)
+    end(process)
+
+
+def read():
+    yield (1,)
+    raise ValueError("the list is bad")
+
+
+if __name__ == "__main__":
+    pebble.pool.process.stop_process = end_late
+    try:
+        list(processes.in_order(abs, read(), workers=1, seconds=60))
+    except ValueError as error:
+        print(error)
+else:
+    time.sleep(1)
+"""
+
+
+def test_work_that_ends_while_a_process_is_starting_shows_no_trace(tmp_path):
+    result = run_program(STOPPED_AT_THE_START, tmp_path)
+    assert result.stderr == ""
+    assert result.stdout == "the list is bad\n"
+    assert result.returncode == 0

@@ -186,3 +186,9 @@ def test_a_damaged_note_of_the_settings_is_one_clear_error(tmp_path):
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(MoloError, match="holds a dataset made with unknown settings"):
         synthetic.generate(tmp_path, videos_per_class=FEW)
+
+
+def test_a_long_note_of_the_settings_is_quoted_with_its_length(tmp_path):
+    (tmp_path / "dataset.json").write_text(f'"{"x" * 5000}"')
+    with pytest.raises(MoloError, match=r"made with 'x{120}'… \(5,000 characters\), asked for is"):
+        synthetic.generate(tmp_path, videos_per_class=FEW)

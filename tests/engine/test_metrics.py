@@ -52,6 +52,27 @@ def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"step": 4, "kind": "tr\xff"}', "is not in UTF-8"),
+        (b"[4, 5]", "is '[4, 5]', no object"),
+        (b'"' + b"x" * 500 + b'"', f"is '{'x' * 120}'… (500 characters), no object"),
+        (b'{"kind": "train"}', "is \"{'kind': 'train'}\", without a whole number as step"),
+        (b'{"step": "4", "kind": "train"}', "without a whole number as step and a text as kind"),
+        (b'{"step": 4}', "without a whole number as step and a text as kind"),
+    ],
+)
+def test_a_line_that_no_training_wrote_is_named_with_its_file(tmp_path, line, problem):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "kind": "train"}\n' + line + b"\n")
+    for read in (read_metrics, lambda folder: MetricLog(folder, 2)):
+        with pytest.raises(MoloError) as error:
+            read(tmp_path)
+        assert str(error.value).startswith(f"{path}, line 2 ")
+        assert problem in str(error.value)
+
+
 def test_tensorboard_gets_the_same_numbers_under_kind_and_name(tmp_path):
     write(tmp_path, 0, [2, 4], kind="val")
     found = [

@@ -1,5 +1,6 @@
 """The files of a run are looked for at its start, and what is missing is said with its remedies."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from molo_jax.backbones import BACKBONES
 from molo_jax.config import base_config
 from molo_jax.errors import MoloError
+from molo_jax.weights import imagenet
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -20,9 +23,10 @@ def config(monkeypatch, tmp_path):
     """A configuration that asks for ImageNet weights, which the internet does not have."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(pretrained, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(imagenet, "_IMAGENET_URL", "http://127.0.0.1:9/")
     digest = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(pretrained, "_IMAGENET_FILES", {"resnet18": ("x.pth", digest)})
+    info = dataclasses.replace(BACKBONES["resnet18"], weights_file="x.pth", weights_digest=digest)
+    monkeypatch.setitem(BACKBONES, "resnet18", info)
     config = base_config()
     config.model.backbone, config.model.pretrained = "resnet18", "imagenet"
     return config
@@ -75,15 +79,22 @@ def test_an_absent_file_and_a_pipe_as_pretrained_are_named(config, tmp_path):
         imagenet.check_sources(config, tmp_path, trains=True)
 
 
+# A failed command ends its process at once: nothing behind `cli.run` would be executed.
 PROGRAM = """
 import sys
 from molo_jax import cli, main
 from molo_jax.weights import imagenet
 imagenet._IMAGENET_URL = "http://127.0.0.1:9/"
-try:
-    cli.run(main.main)
-finally:
+end_process = cli.end_process
+
+
+def say_and_end(code):
     print(sorted({"jax", "tensorflow"} & sys.modules.keys()))
+    end_process(code)
+
+
+cli.end_process = say_and_end
+cli.run(main.main)
 """
 
 

@@ -1,5 +1,7 @@
+import dataclasses
 import functools
 import hashlib
+import json
 import re
 import shutil
 
@@ -10,7 +12,8 @@ from flax import nnx
 from made_weights import official_tensors, torchvision_tensors, variables
 
 from molo_jax import evaluate
-from molo_jax.config import BACKBONES, base_config
+from molo_jax.backbones import BACKBONES
+from molo_jax.config import base_config
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.step import make_mesh
@@ -136,8 +139,8 @@ def test_another_backbone_is_refused_with_the_value_that_fits(config, official, 
         evaluate.load_network(config, tmp_path, make_mesh())
 
 
-def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet):
-    config.model.pretrained = str(imagenet)
+def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet_path):
+    config.model.pretrained = str(imagenet_path)
     started = flat(*networks.starting_weights(config, MODEL, *zeros()))
     for path, value in variables().items():
         expected = value if path[0] == "backbone" else np.zeros_like(value)
@@ -179,10 +182,10 @@ def test_a_fault_in_an_imagenet_file_is_named(tmp_path, change, message):
         networks.pretrained_backbone(str(path), "resnet18")
 
 
-def test_an_imagenet_file_of_another_resnet_says_which_value_fits(tmp_path, imagenet):
+def test_an_imagenet_file_of_another_resnet_says_which_value_fits(tmp_path, imagenet_path):
     message = r"holds a resnet18, and config\.model\.backbone is resnet50; --config\.model\.ba"
     with pytest.raises(MoloError, match=message):
-        networks.pretrained_backbone(str(imagenet), "resnet50")
+        networks.pretrained_backbone(str(imagenet_path), "resnet50")
     names = [f"layer{s}.{n}.conv3.weight" for s, d in enumerate((3, 4, 23, 3), 1) for n in range(d)]
     torch_files.write(tmp_path / "x.safetensors", dict.fromkeys(names, np.zeros(1)))
     with pytest.raises(MoloError, match=r"3, 4, 23, 3 bottleneck blocks \(resnet101\); it must be"):
@@ -198,7 +201,7 @@ def test_a_whole_network_given_as_pretrained_names_the_other_key(official):
 def test_evaluation_never_touches_imagenet_and_uses_init_from_as_a_file_or_folder(
     config, official, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(initial, "pretrained_backbone", None)
+    monkeypatch.setattr(networks, "pretrained_backbone", None)
     config.model.pretrained = "imagenet"
     save(tmp_path / "best", 4, scale=4)
     mesh = make_mesh()
@@ -239,28 +242,28 @@ def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_the
         "data.num_frames": {"training": 3, "now": 8},
         "method.positional_a": {"training": 2048.0, "now": 10.0},
     }
-    sentence = "data.num_frames was 3, is 8; model.positional_a was 2048.0, is 10.0"
+    sentence = "data.num_frames was 3, is 8; method.positional_a was 2048.0, is 10.0"
     assert f"not as in training ({tmp_path}/2): {sentence}" in caplog.text
     assert compared.notes("test") == [f"warning: not as in training ({tmp_path}/2): {sentence}"]
 
 
 def test_the_files_of_all_backbones_are_known_by_name_and_checksum():
-    assert tuple(imagenet._IMAGENET_FILES) == BACKBONES
-    for backbone, (name, digest) in imagenet._IMAGENET_FILES.items():
+    for backbone, info in BACKBONES.items():
         # torchvision puts the first eight digits of the checksum into the name.
-        assert name == f"{backbone}-{digest[:8]}.pth"
-        assert len(digest) == 64
+        assert info.weights_file == f"{backbone}-{info.weights_digest[:8]}.pth"
+        assert len(info.weights_digest) == 64
 
 
 def known(monkeypatch, name, content):
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(pretrained, "_IMAGENET_FILES", {"resnet18": (name, digest)})
+    info = dataclasses.replace(BACKBONES["resnet18"], weights_file=name, weights_digest=digest)
+    monkeypatch.setitem(BACKBONES, "resnet18", info)
 
 
 def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(pretrained, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(imagenet, "_IMAGENET_URL", "http://127.0.0.1:9/")
     known(monkeypatch, "x.pth", b"")
     place = re.escape(str(tmp_path / "molo_jax/x.pth"))
     message = rf"http://127.0.0.1:9/x\.pth cannot .* put it at {place} .*, or .*"
@@ -272,12 +275,12 @@ def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatc
 
 
 def test_imagenet_as_pretrained_reads_the_file_of_the_backbone(
-    config, imagenet, monkeypatch, tmp_path
+    config, imagenet_path, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    known(monkeypatch, "r18.pth", imagenet.read_bytes())
+    known(monkeypatch, "r18.pth", imagenet_path.read_bytes())
     (tmp_path / "molo_jax").mkdir()
-    (tmp_path / "molo_jax/r18.pth").write_bytes(imagenet.read_bytes())
+    (tmp_path / "molo_jax/r18.pth").write_bytes(imagenet_path.read_bytes())
     read = networks.pretrained_backbone("imagenet", "resnet18")
     kernel = torch_map.to_official(("kernel",), read[("backbone", "conv1", "kernel")])
     np.testing.assert_array_equal(kernel, torchvision_tensors()["conv1.weight"])
@@ -285,15 +288,17 @@ def test_imagenet_as_pretrained_reads_the_file_of_the_backbone(
 
 def test_another_architecture_is_named_with_both_values():
     stored = json.loads(json.dumps(MoLoSettings(64, "resnet18").to_json()))
-    check_same_network("x/7", stored, MoLoSettings(num_classes=64, backbone="resnet18"))
+    networks.check_same_network("x/7", stored, MoLoSettings(num_classes=64, backbone="resnet18"))
     message = (
         "the checkpoint x/7 is of another architecture: backbone is resnet18 in the checkpoint and"
         " resnet50 here; num_classes is 64 in the checkpoint and 31 here"
     )
     with pytest.raises(MoloError, match=message):
-        check_same_network("x/7", stored, MoLoSettings(num_classes=31, backbone="resnet50"))
+        networks.check_same_network(
+            "x/7", stored, MoLoSettings(num_classes=31, backbone="resnet50")
+        )
 
 
 def test_other_dropout_is_no_other_architecture():
     stored = MoLoSettings(num_classes=5, dropout_position=0.3).to_json()
-    check_same_network("x", stored, MoLoSettings(num_classes=5, dropout_position=0.0))
+    networks.check_same_network("x", stored, MoLoSettings(num_classes=5, dropout_position=0.0))

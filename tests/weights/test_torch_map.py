@@ -237,7 +237,7 @@ def test_backbone_and_number_of_classes_are_found_from_names_and_shapes(shapes, 
     for backbone, own in (("resnet18", shapes), ("resnet50", shapes50)):
         names = [torch_map.official_name(path) for path in own]
         named = dict.fromkeys(names, np.zeros(1)) | {"classification_layer.bias": np.zeros(31)}
-        assert torch_map.recognize(named) == (backbone, 31)
+        assert torch_map.recognize(named) == ("molo", backbone, 31)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,9 @@ def test_resnet34_is_told_from_resnet50_by_its_blocks():
 
 
 def test_a_network_of_another_kind_or_without_classifier_is_refused(tensors):
-    with pytest.raises(ValueError, match=r"no MoLo network: none of its 1 tensors .*blocks\.0\.w"):
+    with pytest.raises(
+        ValueError, match=r"no network of a method: none of its 1 tensors .*blocks\.0\.w"
+    ):
         torch_map.recognize({"blocks.0.w": np.zeros(1)})
     headless = {n: v for n, v in tensors.items() if not n.startswith("classification_layer")}
     with pytest.raises(ValueError, match=r"number of classes .* classification_layer\.weight and"):
