@@ -14,9 +14,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from molo_jax.backbones import backbone_info
 from molo_jax.config import REFUSE
 from molo_jax.data import official
-from molo_jax.data.augment import AugmentConfig, episode_key, train_views
+from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import EpisodeSampler
 from molo_jax.data.prepared import PreparedDataset
@@ -73,6 +74,18 @@ def train_key(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     return functools.partial(episode_key, config.seed, "train")
 
 
+def normalization(config: ConfigDict) -> tuple[float, float]:
+    """Returns the mean and the deviation of the pixels that the backbone is made for."""
+    info = backbone_info(config.model.backbone)
+    return info.mean, info.std
+
+
+def eval_preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function that crops and normalizes the pixels of clips outside training."""
+    crop, scale = config.data.crop, normalization(config)
+    return lambda clips: eval_views(clips, crop, scale)
+
+
 def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode]:
     """Returns the function that crops, augments and normalizes the pixels of one episode."""
     augment = config.augment
@@ -84,10 +97,11 @@ def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode
         hue=augment.hue,
         grey=augment.grey,
     )
-    crop = config.data.crop
+    crop, scale = config.data.crop, normalization(config)
 
     def preprocess(arrays: Batch, key: jax.Array) -> Episode:
-        support, query = train_views(key, arrays["support"], arrays["query"], crop, strengths)
+        clips = arrays["support"], arrays["query"]
+        support, query = train_views(key, *clips, crop, strengths, scale)
         return Episode(
             support=support,
             query=query,

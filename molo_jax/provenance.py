@@ -13,8 +13,8 @@ from typing import Any, Self
 from absl import logging
 from ml_collections import ConfigDict
 
+from molo_jax.backbones import backbone_info
 from molo_jax.config import REFUSE
-from molo_jax.data.augment import MEAN, STD
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import Split
 from molo_jax.errors import MoloError
@@ -229,7 +229,8 @@ def settings_seen(
     data = config.data
     values = (data.num_frames, data.sampling, data.resize, data.crop)
     seen = _seen_of(dict(zip(_DATA_KEYS, values, strict=True)), architecture)
-    return seen | {"pixels": dataset.pixels, "normalization": [MEAN, STD]}
+    backbone = backbone_info(config.model.backbone)
+    return seen | {"pixels": dataset.pixels, "normalization": [backbone.mean, backbone.std]}
 
 
 def validation_settings(

@@ -517,7 +517,8 @@ def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
 
 
 def _changes(stored: dict[str, Any], config: ConfigDict) -> list[str]:
-    now, defaults = (json.loads(json.dumps(c.to_dict())) for c in (config, base_config()))
+    now = json.loads(json.dumps(config.to_dict()))
+    defaults = json.loads(json.dumps(base_config(config.method.name).to_dict()))
     changes = []
     for key in config_keys(now):
         # What is younger than the checkpoint had its default value then.

@@ -242,8 +242,8 @@ def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(mo
 def test_augmentation_takes_crop_and_strengths_from_the_configuration(monkeypatch):
     used = []
 
-    def train_views(key, support, query, crop, strengths):
-        used.append((crop, strengths))
+    def train_views(key, support, query, crop, strengths, normalization):
+        used.append((crop, strengths, normalization))
         return support + 1, query + 2
 
     monkeypatch.setattr(assembly, "train_views", train_views)
@@ -256,7 +256,7 @@ def test_augmentation_takes_crop_and_strengths_from_the_configuration(monkeypatc
     arrays = {name: jnp.full(3, place) for place, name in enumerate(names)}
     arrays |= {"support_classes": jnp.full(3, 4), "query_classes": jnp.full(3, 5)}
     episode = assembly.train_preprocess(config)(arrays, jax.random.key(0))
-    assert used == [(64, assembly.AugmentConfig(**strengths))]
+    assert used == [(64, assembly.AugmentConfig(**strengths), (0.45, 0.225))]
     fields = dataclasses.asdict(episode)
     assert {name: int(value[0]) for name, value in fields.items()} == {
         "support": 1,

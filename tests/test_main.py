@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from molo_jax import assembly, evaluate
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
+from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
@@ -320,7 +321,7 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     model = evaluate.nnx.merge(network.graphdef, *weights)
     clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
-    pixels = evaluate.eval_views(np.stack(clips), 32)
+    pixels = eval_views(np.stack(clips), 32)
     whole_episode = Episode(
         support=pixels[:3],
         query=pixels[3:],
