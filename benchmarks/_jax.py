@@ -126,7 +126,7 @@ class Benchmark:
         return evaluate
 
     def _training(self) -> Callable[[], None]:
-        optimizer = make_optimizer(lambda step: LEARNING_RATE)
+        optimizer = make_optimizer(lambda step: LEARNING_RATE, decays=torch_map.decays)
         mesh = make_mesh(jax.devices()[:1])
         step = make_train_step(
             self._graphdef,

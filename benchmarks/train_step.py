@@ -67,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _options(arguments: list[str] | None) -> dict[str, Any]:
     # Not above: the workers import this module too, and PyTorch's is to do without JAX.
-    from molo_jax.backbones.resnet import BACKBONES, STRIDE
+    from molo_jax.backbones import BACKBONES
 
     parser = _Parser(
         description=__doc__,
@@ -92,7 +92,7 @@ def _options(arguments: list[str] | None) -> dict[str, Any]:
     add("--peak_tflops", type=float, help="peak rate of the device, where it is not known")
     add("--json", metavar="FILE", help="where to write what was measured")
     options = vars(parser.parse_args(arguments))
-    _check_numbers(options, STRIDE)
+    _check_numbers(options, BACKBONES[options["backbone"]].stride)
     options["frameworks"] = _frameworks(options)
     if options["json"]:
         path = Path(options["json"]).absolute()

@@ -9,23 +9,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import optax
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from molo_jax.backbones import backbone_info
 from molo_jax.config import REFUSE
 from molo_jax.data import official
-from molo_jax.data.augment import AugmentConfig, episode_key, train_views
+from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.dataset import VideoDataset
 from molo_jax.data.episodes import EpisodeSampler
 from molo_jax.data.prepared import PreparedDataset
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
+from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.step import Batch, make_mesh
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.methods.structures import Episode
+from molo_jax.weights.torch_map import decays
 
 
 def method_settings(config: ConfigDict, num_classes: int) -> Settings:
@@ -51,9 +55,35 @@ def schedule(config: ConfigDict) -> Schedule:
     )
 
 
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the optimizer; weight decay acts on what it acts on in the official training."""
+    section = config.optimizer
+    return make_optimizer(
+        schedule(config),
+        decays=decays,
+        name=section.name,
+        weight_decay=section.weight_decay,
+        b1=section.b1,
+        b2=section.b2,
+        eps=section.eps,
+    )
+
+
 def train_key(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     """Returns the function from an episode's index to the key of its augmentation and dropout."""
     return functools.partial(episode_key, config.seed, "train")
+
+
+def normalization(config: ConfigDict) -> tuple[float, float]:
+    """Returns the mean and the deviation of the pixels that the backbone is made for."""
+    info = backbone_info(config.model.backbone)
+    return info.mean, info.std
+
+
+def eval_preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function that crops and normalizes the pixels of clips outside training."""
+    crop, scale = config.data.crop, normalization(config)
+    return lambda clips: eval_views(clips, crop, scale)
 
 
 def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode]:
@@ -67,10 +97,11 @@ def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode
         hue=augment.hue,
         grey=augment.grey,
     )
-    crop = config.data.crop
+    crop, scale = config.data.crop, normalization(config)
 
     def preprocess(arrays: Batch, key: jax.Array) -> Episode:
-        support, query = train_views(key, arrays["support"], arrays["query"], crop, strengths)
+        clips = arrays["support"], arrays["query"]
+        support, query = train_views(key, *clips, crop, strengths, scale)
         return Episode(
             support=support,
             query=query,

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from molo_jax import assembly
 from molo_jax.console import Progress
-from molo_jax.data.augment import eval_views
 from molo_jax.data.episodes import ClipRequest
 from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.data.source import ClipSource
@@ -97,8 +96,8 @@ class Evaluator:
         self.samplers = {
             shot: assembly.eval_sampler(config, dataset, n_way=n_way, n_shot=shot) for shot in shots
         }
-        crop = config.data.crop
-        self._embed = make_embed(graphdef, preprocess=lambda c: eval_views(c, crop), mesh=mesh)
+        preprocess = assembly.eval_preprocess(config)
+        self._embed = make_embed(graphdef, preprocess=preprocess, mesh=mesh)
         self._match = make_match(graphdef, n_way=n_way)
 
     def scores(

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from molo_jax import cli
+from molo_jax.backbones import backbone_info
 from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
 
@@ -21,8 +22,6 @@ _KEYS = {
     "resize": ("data.resize",),
     "num_frames": ("data.num_frames",),
 }
-# Crops are divisible by this.
-_STRIDE = 32
 # Stands for the network of somebody who has test classes only.
 _TRAINED = "TRAINED"
 
@@ -53,8 +52,11 @@ def _command(splits: Container[str], has_losses: bool) -> str:
     changed = [name for name in _KEYS if value[name] != flags.FLAGS[name].default]
     overrides = {"data.prepared": shlex.quote(str(value["out"]))}
     overrides |= {key: value[name] for name in changed for key in _KEYS[name]}
-    if (config := _config()) and value["resize"] and config.data.crop > value["resize"] >= _STRIDE:
-        overrides["data.crop"] = value["resize"] // _STRIDE * _STRIDE
+    if (config := _config()) and value["resize"]:
+        # Crops are divisible by it.
+        stride = backbone_info(config.model.backbone).stride
+        if config.data.crop > value["resize"] >= stride:
+            overrides["data.crop"] = value["resize"] // stride * stride
     if has_losses:
         overrides["data.on_bad_video"] = "skip"
     if value["keep"] == "window" and value["dataset"] != "kinetics100":

@@ -13,26 +13,20 @@ from typing import Any, Self
 from absl import logging
 from ml_collections import ConfigDict
 
+from molo_jax.backbones import backbone_info
 from molo_jax.config import REFUSE
-from molo_jax.data.augment import MEAN, STD
 from molo_jax.data.source import ClipSource
 from molo_jax.data.splits import Split
 from molo_jax.errors import MoloError
+from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, own_fields
 
 # Two of 70,000 videos get the same digest once in 10^10 trainings.
 _DIGEST_BYTES = 8
 _EXAMPLES = 8
 # Where the configuration of an older checkpoint says what its network saw.
 _DATA_KEYS = ("num_frames", "sampling", "resize", "crop")
-# Parts of the architecture that evaluation does not use, or that cannot differ in it.
-_NOT_SEEN = (
-    "method",
-    "backbone",
-    "num_classes",
-    "classification",
-    "contrast",
-    "reconstruction",
-)
+# What the settings of a method were called in checkpoints that knew of one method alone.
+_OLD_SECTION, _SECTION = "model.", "method."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +155,8 @@ class Provenance:
             tuple(stage and ListRecord.from_json(stage) for stage in meta[key])
             for key in ("trained_on", "validated_on")
         )
-        return cls(trained, validated, meta["init_from"], meta["seen"])
+        seen = {_key_of_now(key): value for key, value in meta["seen"].items()}
+        return cls(trained, validated, meta["init_from"], seen)
 
     def to_meta(self) -> dict[str, Any]:
         """Returns the entries of a checkpoint's meta, as JSON."""
@@ -192,6 +187,11 @@ class Provenance:
         }
 
 
+def _key_of_now(key: str) -> str:
+    old = key.startswith(_OLD_SECTION)
+    return f"{_SECTION}{key.removeprefix(_OLD_SECTION)}" if old else key
+
+
 def _with(stages: Stages, new: ListRecord) -> Stages:
     return stages if stages and stages[-1] == new else (*stages, new)
 
@@ -203,13 +203,12 @@ def _seen_of_old(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[str, Any]:
-    method = {
-        key: value
-        for key, value in architecture.items()
-        if key not in _NOT_SEEN and not key.startswith("dropout_")
-    }
+    known = METHODS.get(architecture.get("method", DEFAULT_METHOD))
+    # Method, backbone and number of classes are not among its own fields: they cannot differ.
+    fields = own_fields(known) if known else {}
+    seen = [key for key, field in fields.items() if not field.metadata.get(TRAINING_ONLY)]
     return {f"data.{key}": data[key] for key in _DATA_KEYS if key in data} | {
-        f"method.{key}": value for key, value in method.items()
+        f"{_SECTION}{key}": architecture[key] for key in seen if key in architecture
     }
 
 
@@ -230,7 +229,8 @@ def settings_seen(
     data = config.data
     values = (data.num_frames, data.sampling, data.resize, data.crop)
     seen = _seen_of(dict(zip(_DATA_KEYS, values, strict=True)), architecture)
-    return seen | {"pixels": dataset.pixels, "normalization": [MEAN, STD]}
+    backbone = backbone_info(config.model.backbone)
+    return seen | {"pixels": dataset.pixels, "normalization": [backbone.mean, backbone.std]}
 
 
 def validation_settings(

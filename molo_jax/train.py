@@ -29,7 +29,6 @@ from molo_jax.engine.metrics import (
     format_metrics,
     mean_metrics,
 )
-from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, count_parameters, create_model, create_state
 from molo_jax.engine.step import make_train_step, replicated
 from molo_jax.errors import MoloError
@@ -92,14 +91,7 @@ class Trainer:
         self._lists = {"train": ListRecord.of(config.dataset.name, self._dataset.split)}
         self._origin = Provenance()
         self._schedule = assembly.schedule(config)
-        optimizer = make_optimizer(
-            self._schedule,
-            name=config.optimizer.name,
-            weight_decay=config.optimizer.weight_decay,
-            b1=config.optimizer.b1,
-            b2=config.optimizer.b2,
-            eps=config.optimizer.eps,
-        )
+        optimizer = assembly.optimizer(config)
         graphdef, params, batch_stats = create_model(self._settings, config.seed)
         self._state = create_state(params, batch_stats, optimizer)
         self._validator = self._make_validator(graphdef) if config.train.eval_every else None
@@ -525,7 +517,8 @@ def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
 
 
 def _changes(stored: dict[str, Any], config: ConfigDict) -> list[str]:
-    now, defaults = (json.loads(json.dumps(c.to_dict())) for c in (config, base_config()))
+    now = json.loads(json.dumps(config.to_dict()))
+    defaults = json.loads(json.dumps(base_config(config.method.name).to_dict()))
     changes = []
     for key in config_keys(now):
         # What is younger than the checkpoint had its default value then.

@@ -154,7 +154,9 @@ def steps(
         graphdef, params, stats = make_network(case, tensors, double=double)
         mesh = make_mesh(jax.devices()[:1])
         schedule = jnp.asarray(rates)
-        optimizer = make_optimizer(lambda step: schedule[step], weight_decay=weight_decay)
+        optimizer = make_optimizer(
+            lambda step: schedule[step], decays=torch_map.decays, weight_decay=weight_decay
+        )
         step = make_train_step(
             graphdef,
             optimizer,

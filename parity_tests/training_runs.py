@@ -17,7 +17,6 @@ from torch import nn
 
 import molo_torch_ref as reference
 from molo_jax import assembly
-from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import chunked, make_embed, make_match, make_mesh, make_train_step
 from molo_jax.methods.settings import MoLoSettings
@@ -52,16 +51,9 @@ class JaxRun:
             self._build(config, *jax.tree.map(self._cast, weights))
 
     def _build(self, config: ConfigDict, params: nnx.State, batch_stats: nnx.State) -> None:
-        optimizer = config.optimizer
         # One device: the episodes of a step are averaged one after another, as in the reference.
         self._mesh = make_mesh(jax.devices()[:1])
-        transformation = make_optimizer(
-            assembly.schedule(config),
-            weight_decay=optimizer.weight_decay,
-            b1=optimizer.b1,
-            b2=optimizer.b2,
-            eps=optimizer.eps,
-        )
+        transformation = assembly.optimizer(config)
         self._state = create_state(params, batch_stats, transformation)
         self._step = make_train_step(
             self._graphdef,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from molo_jax import assembly
 from molo_jax.config import base_config
@@ -19,38 +20,54 @@ from molo_jax.data.records import (
     prepared_folder,
 )
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.settings import MoLoSettings, own_fields
 
 
-def test_the_networks_configuration_takes_every_field_from_its_section():
+def test_the_methods_settings_take_every_field_from_their_section():
     config = base_config()
-    config.model.update(
-        backbone="resnet34",
-        positional_a=7.0,
-        positional_b=0.5,
-        motion_weight=0.2,
-        single_direction=True,
-        dropout_position=0.01,
-        dropout_attention=0.02,
-        dropout_feedforward=0.03,
-    )
-    assert assembly.model_config(config, 31) == MoLoSettings(
-        num_classes=31,
-        backbone="resnet34",
-        positional_a=7.0,
-        positional_b=0.5,
-        motion_weight=0.2,
-        single_direction=True,
-        dropout_position=0.01,
-        dropout_attention=0.02,
-        dropout_feedforward=0.03,
-    )
+    config.model.backbone = "resnet34"
+    values = {
+        "matching": "otam",
+        "smoothing": 0.25,
+        "streams": "motion",
+        "positional_a": 7.0,
+        "positional_b": 0.5,
+        "motion_weight": 0.2,
+        "single_direction": True,
+        "dropout_position": 0.01,
+        "dropout_attention": 0.02,
+        "dropout_feedforward": 0.03,
+        "classification": 0.5,
+        "contrast": 0.25,
+        "reconstruction": 0.125,
+    }
+    assert values.keys() == own_fields(MoLoSettings).keys()
+    config.method.update(values)
+    expected = MoLoSettings(num_classes=31, backbone="resnet34", **values)
+    assert assembly.method_settings(config, 31) == expected
 
 
-def test_the_loss_weights_take_every_field_from_their_section():
+def test_the_optimizer_takes_its_rate_its_decay_and_its_moments_from_the_configuration():
     config = base_config()
-    config.method.update(classification=0.5, contrast=0.25, reconstruction=0.125, accumulation=3)
-    assert assembly.loss_weights(config) == LossWeights(0.5, 0.25, 0.125, accumulation=3)
+    config.optimizer.update(schedule="cosine", base_lr=0.5, warmup_steps=0)
+    config.optimizer.update(weight_decay=0.25, b1=0.5, b2=0.75, eps=2.0)
+    config.train.steps = 10
+    # By its official name the second is a batch normalization, which does not decay.
+    params = nnx.State({"conv1": {"kernel": nnx.Param(jnp.full((1, 1), 4.0))}})
+    params["layer1"] = nnx.State({"bn1": {"scale": nnx.Param(jnp.full((1,), 4.0))}})
+
+    def first_update(name):
+        config.optimizer.name = name
+        optimizer = assembly.optimizer(config)
+        grads = jax.tree.map(lambda x: jnp.full_like(x, 3.0), params)
+        updates = optimizer.update(grads, optimizer.init(params), params)[0]
+        return float(updates["conv1"]["kernel"][...][0, 0]), float(
+            updates["layer1"]["bn1"]["scale"][...][0]
+        )
+
+    np.testing.assert_allclose(first_update("sgd"), [-0.5 * (3 + 1), -0.5 * 3], rtol=1e-6)
+    # The first step of Adam is gradient / (|gradient| + eps), whatever the decay rates are.
+    np.testing.assert_allclose(first_update("adam"), [-0.5 * 4 / 6, -0.5 * 3 / 5], rtol=1e-6)
 
 
 def test_the_official_schedule_counts_accumulation_iterations_a_step():
@@ -225,8 +242,8 @@ def test_a_split_with_too_few_videos_for_the_shots_is_refused_before_training(mo
 def test_augmentation_takes_crop_and_strengths_from_the_configuration(monkeypatch):
     used = []
 
-    def train_views(key, support, query, crop, strengths):
-        used.append((crop, strengths))
+    def train_views(key, support, query, crop, strengths, normalization):
+        used.append((crop, strengths, normalization))
         return support + 1, query + 2
 
     monkeypatch.setattr(assembly, "train_views", train_views)
@@ -239,7 +256,7 @@ def test_augmentation_takes_crop_and_strengths_from_the_configuration(monkeypatc
     arrays = {name: jnp.full(3, place) for place, name in enumerate(names)}
     arrays |= {"support_classes": jnp.full(3, 4), "query_classes": jnp.full(3, 5)}
     episode = assembly.train_preprocess(config)(arrays, jax.random.key(0))
-    assert used == [(64, assembly.AugmentConfig(**strengths))]
+    assert used == [(64, assembly.AugmentConfig(**strengths), (0.45, 0.225))]
     fields = dataclasses.asdict(episode)
     assert {name: int(value[0]) for name, value in fields.items()} == {
         "support": 1,

@@ -6,8 +6,11 @@ from molo_jax.config import base_config
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
 from molo_jax.errors import MoloError
+from molo_jax.methods.settings import MoLoSettings
 from molo_jax.provenance import ListRecord, Overlap, Provenance
 from molo_jax.results import Comparison
+
+SETTINGS = MoLoSettings(num_classes=3, backbone="resnet18")
 
 
 def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_shots():
@@ -54,7 +57,7 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
     config.train.n_way, config.train.n_shot, config.train.n_query = 5, 4, 6
     config.eval.n_query = 2
     dataset = assembly.open_split(config, "test")
-    network = evaluate.Network(None, None, None, "runs/x/best/7", 7)
+    network = evaluate.Network(SETTINGS, None, None, None, "runs/x/best/7", 7)
     comparison = Comparison("runs/x/best/7", Overlap(["a"], None), {"data.crop": {}}, "01ab")
     score = Score(0.5, 0.25, 1000, {0: 0.125, 2: 0.375})
     record = evaluate._record(config, dataset, network, comparison, "static", 1, score)
@@ -66,6 +69,7 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
     assert record["validated_classes_tested"] is None
     assert record["settings_not_as_in_training"] == {"data.crop": {}}
     assert record["list_digest"] == "01ab"
+    assert record["method"] == "molo"
     assert record["config"]["init_from"] == "runs/x"
 
 

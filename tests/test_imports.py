@@ -1,4 +1,4 @@
-"""Who may import whom: commands -> training -> model, and commands -> data."""
+"""Who may import whom: commands -> engine and data -> methods -> backbones -> nn."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ NO_TENSORFLOW = (
     "molo_jax.config",
     "molo_jax.convert",
     "molo_jax.weights.networks",
-    "molo_jax.model",
+    "molo_jax.methods.molo",
     "molo_jax.weights.torch_map",
     "molo_jax.engine.checkpoint",
     "molo_jax.engine.evaluation",
@@ -26,6 +26,40 @@ NO_TENSORFLOW = (
     "molo_jax.data.synthetic",
     "molo_jax.weights.torch_files",
 )
+# What is had before anything slow is imported: mistakes in the flags and in the files are said at
+# once.
+QUICK = (
+    "molo_jax.main",
+    "molo_jax.config",
+    "molo_jax.methods.settings",
+    "molo_jax.backbones",
+    "molo_jax.weights.imagenet",
+    "molo_jax.weights.torch_map",
+)
+# Room -> what it may import of this package beside itself, errors and files.
+ROOMS = {
+    "nn": (),
+    "backbones": ("molo_jax.nn",),
+    "methods": ("molo_jax.backbones", "molo_jax.nn"),
+    # No concrete method: the engine sees what all of them have in common.
+    "engine": (
+        "molo_jax.methods.base",
+        "molo_jax.methods.structures",
+        "molo_jax.methods.settings",
+        "molo_jax.nn",
+    ),
+    "data": ("molo_jax.downloads",),
+    "weights": (
+        "molo_jax.methods",
+        "molo_jax.backbones",
+        "molo_jax.engine.checkpoint",
+        "molo_jax.config",
+        "molo_jax.downloads",
+    ),
+}
+EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
+# What knows no configuration and no command line.
+NO_COMMAND = ("absl", "ml_collections")
 
 
 def imported(path):
@@ -35,70 +69,90 @@ def imported(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by a relative name"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-def offenders(folder, forbidden, allowed=()):
-    """Returns the imports of the files in a folder that begin with a forbidden name."""
-    found = []
-    for path in sorted((PACKAGE / folder).rglob("*.py")):
-        for name in imported(path):
-            if path.name not in allowed and any(
-                (name + ".").startswith(f"{f}.") for f in forbidden
-            ):
-                found.append((path.name, name))
-    return found
+def is_in(name, modules):
+    """Whether a name is that of one of the modules, or of something in one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        (
-            "model",
-            ("molo_jax.data", "molo_jax.engine", "molo_jax.config", "absl", "ml_collections"),
-        ),
-        ("training", ("molo_jax.data", "molo_jax.config", "tensorflow", "ml_collections")),
-        ("data", ("molo_jax.model", "molo_jax.engine", "molo_jax.config", "flax")),
-    ],
-)
-def test_imports_go_downwards_only(folder, forbidden):
-    assert offenders(folder, forbidden) == []
+def files_of(room):
+    paths = sorted((PACKAGE / room).rglob("*.py"))
+    assert paths, f"there is no room {room}"
+    return paths
 
 
-def test_one_file_knows_pytorch_and_only_when_it_is_needed():
-    assert offenders(".", ("torch", "safetensors"), allowed=("torch_files.py",)) == []
-    program = (
-        "import sys, molo_jax.convert, molo_jax.weights.networks; print('torch' in sys.modules)"
-    )
+def offenders(room, forbidden, allowed=()):
+    """Returns the imports of the files in a room that are in a forbidden module."""
+    return [
+        (path.name, name)
+        for path in files_of(room)
+        for name in sorted(imported(path))
+        if path.name not in allowed and is_in(name, forbidden)
+    ]
+
+
+def loaded_by(modules, watched):
+    """Imports modules in a new process; returns which of the watched ones that has loaded."""
+    program = f"import sys, {', '.join(modules)}; print(*sorted({set(watched)} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert result.stdout == "False\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
 
 
-def test_the_files_of_a_training_are_looked_for_before_anything_slow_is_imported():
-    program = "import sys, molo_jax.weights.imagenet, molo_jax.main;"
-    program += " print({'jax', 'tensorflow', 'torch', 'flax'} & sys.modules.keys())"
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert result.stdout == "set()\n", result.stderr
+def test_every_folder_of_the_package_is_a_room_with_rules():
+    folders = {path.parent.name for path in PACKAGE.glob("*/*.py")}
+    assert folders == set(ROOMS)
 
 
-def test_the_weight_map_needs_nothing_but_numpy():
-    own = {"collections", "re", "numpy"}
-    assert {name.split(".")[0] for name in imported(PACKAGE / "model/torch_map.py")} == own
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_is_below_it_only(room):
+    allowed = (f"molo_jax.{room}", *ROOMS[room], *EVERYWHERE)
+    found = [
+        (path.name, name)
+        for path in files_of(room)
+        for name in sorted(imported(path))
+        if is_in(name, ("molo_jax",)) and not is_in(name, allowed)
+    ]
+    assert found == []
 
 
-def test_the_data_package_leaves_jax_to_the_augmentation():
+@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine"])
+def test_what_computes_knows_no_configuration_and_no_command_line(room):
+    assert offenders(room, (*NO_COMMAND, "tensorflow", "tensorflow_datasets")) == []
+
+
+def test_the_data_know_no_network_and_leave_jax_to_the_augmentation():
+    assert offenders("data", ("flax", "optax", "orbax", "ml_collections")) == []
     assert offenders("data", ("jax",), allowed=("augment.py",)) == []
     assert offenders("data", ("jax",)) != []
 
 
+def test_one_file_knows_pytorch_and_only_when_it_is_needed():
+    found = offenders(".", ("torch", "safetensors"))
+    assert {name for name, _ in found} == {"torch_files.py"}
+    assert loaded_by(["molo_jax.convert", "molo_jax.weights.networks"], ["torch"]) == []
+
+
+@pytest.mark.parametrize("module", QUICK)
+def test_a_mistake_in_flags_or_files_is_found_before_anything_slow_is_imported(module):
+    slow = ["jax", "flax", "tensorflow", "tensorflow_datasets", "torch"]
+    assert loaded_by([module], slow) == []
+
+
+def test_the_weight_map_needs_nothing_but_numpy_and_the_two_tables():
+    tables = {"molo_jax.backbones.BACKBONES", "molo_jax.methods.settings"}
+    names = imported(PACKAGE / "weights/torch_map.py")
+    outside = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert outside == {"numpy", "molo_jax"}
+    own = {name for name in names if name.startswith("molo_jax.")}
+    assert all(is_in(name, tables) for name in own), own
+
+
 def test_what_needs_no_files_does_not_wait_for_tensorflow():
-    program = "import sys, {}; print('tensorflow' in sys.modules)".format(", ".join(NO_TENSORFLOW))
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert result.stdout == "False\n", result.stderr
+    assert loaded_by(NO_TENSORFLOW, ["tensorflow"]) == []

@@ -18,9 +18,11 @@ from matplotlib.image import imread
 from molo_jax import assembly, evaluate
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
+from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
+from molo_jax.methods.structures import Episode
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"
@@ -315,23 +317,24 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     sampler = evaluator.samplers[1]
     episode = sampler.resolve(sampler(2))
     requests = (*episode.support, *episode.query)
-    parts = [tokens for _, tokens in evaluator.embed(*weights, requests)]
-    appearance, motion = (np.concatenate(part) for part in zip(*parts, strict=True))
+    parts = [features for _, features in evaluator.embed(*weights, requests)]
+    table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     model = evaluate.nnx.merge(network.graphdef, *weights)
     clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
-    pixels = evaluate.eval_views(np.stack(clips), 32)
-    output = model(
-        pixels[:3],
-        pixels[3:],
-        jax.numpy.asarray(episode.support_labels),
-        n_way=3,
-        train=False,
-        reconstruct=False,
+    pixels = eval_views(np.stack(clips), 32)
+    whole_episode = Episode(
+        support=pixels[:3],
+        query=pixels[3:],
+        support_labels=jax.numpy.asarray(episode.support_labels),
+        query_labels=jax.numpy.asarray(episode.query_labels),
+        # Without training nothing depends on these.
+        support_classes=np.zeros(3, np.int32),
+        query_classes=np.zeros(3, np.int32),
     )
-    table = evaluate.Tokens(appearance=appearance, motion=motion)
+    output = model(whole_episode, n_way=3, train=False, reconstruct=False)
     labels = episode.support_labels[None]
     logits = evaluator.match(*weights, table, np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]]), labels)
-    np.testing.assert_allclose(logits[0], output.logits.match, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits[0], output.scores.match, rtol=1e-4, atol=1e-4)
 
 
 def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(

@@ -10,6 +10,7 @@ from molo_jax import provenance
 from molo_jax.config import base_config
 from molo_jax.data.splits import Split, Video
 from molo_jax.errors import MoloError
+from molo_jax.methods.settings import MoLoSettings
 from molo_jax.provenance import ListRecord, Overlap, Provenance
 from molo_jax.results import Comparison
 
@@ -167,11 +168,31 @@ def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both
     }
     sentence = (
         "not as in training (best/3): data.num_frames was 8, is 3; data.sampling was 'segments', is"
-        " 'window'; data.resize was 256, is 320; data.crop was 224, is 192; model.positional_a was"
+        " 'window'; data.resize was 256, is 320; data.crop was 224, is 192; method.positional_a was"
         " 10.0, is 2048.0"
     )
     assert found.notes("test") == [f"warning: {sentence}"]
     assert sentence in caplog.text
+
+
+def test_what_a_method_uses_in_training_alone_is_not_compared():
+    settings = MoLoSettings(num_classes=9, backbone="resnet18")
+    seen = provenance.settings_seen(base_config(), Source(), settings.to_json())
+    assert {key: value for key, value in seen.items() if key.startswith("method.")} == {
+        "method.matching": "bi_mhm",
+        "method.smoothing": 0.1,
+        "method.streams": "both",
+        "method.positional_a": 10.0,
+        "method.positional_b": 1.0,
+        "method.motion_weight": 0.3,
+        "method.single_direction": False,
+    }
+
+
+def test_the_settings_of_a_checkpoint_that_knew_one_method_are_compared_by_their_names_of_now():
+    meta = ORIGIN.to_meta() | {"seen": {"model.positional_a": 512.0, "data.crop": 32}}
+    origin = Provenance.of_meta(json.loads(json.dumps(meta)))
+    assert origin.seen == {"method.positional_a": 512.0, "data.crop": 32}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from molo_jax.methods.settings import MoLoSettings
 def metrics():
     lines = []
     for step in (10, 20, 30):
-        terms = {term: 1.0 + place for place, term in enumerate(tuple(MoLoSettings.losses))}
+        terms = {term: 1.0 + place for place, term in enumerate(MoLoSettings.losses)}
         lines.append({"step": step, "kind": "train", "loss": 50 / step, "accuracy": 0.3} | terms)
         lines.append({"step": step, "kind": "val", "accuracy": step / 100, "ci95": 0.05})
     return lines
@@ -27,7 +27,12 @@ def row(name, predicted, level=0):
 def figure():
     rows = [row("left", "left"), row("right", "left", level=200), row("up", "up")]
     drawn = report.draw_summary(
-        metrics(), rows, title="a run", episode_title="an episode", chance=0.2
+        metrics(),
+        rows,
+        title="a run",
+        terms=MoLoSettings.losses,
+        episode_title="an episode",
+        chance=0.2,
     )
     drawn.draw_without_rendering()
     return drawn
@@ -39,7 +44,7 @@ def curves(axes):
 
 def test_the_loss_and_every_term_are_drawn_over_the_steps(figure):
     drawn = curves(figure.axes[0])
-    assert len(drawn) == 1 + len(tuple(MoLoSettings.losses))
+    assert len(drawn) == 1 + len(MoLoSettings.losses)
     np.testing.assert_allclose(
         drawn["loss: weighted sum of all terms"], [[10, 20, 30], [5, 2.5, 50 / 30]]
     )
@@ -65,7 +70,7 @@ def drawn_pixels(count):
     lines = [metrics()[0] | {"step": 10 * (place + 1)} for place in range(count)]
     figure = report.Figure(figsize=(8, 6))
     axes = figure.subplots()
-    report._draw_losses(axes, lines)
+    report._draw_losses(axes, lines, MoLoSettings.losses)
     axes.get_legend().remove()
     for artist in (axes.title, axes.xaxis, axes.yaxis, axes.patch, *axes.spines.values()):
         artist.set_visible(False)

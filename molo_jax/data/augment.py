@@ -71,6 +71,7 @@ def train_views(
     query: UInt8[Array | np.ndarray, "q t r r c"],
     crop: int,
     config: AugmentConfig,
+    normalization: tuple[float, float] = (MEAN, STD),
 ) -> tuple[Float[Array, "s t {crop} {crop} c"], Float[Array, "q t {crop} {crop} c"]]:
     """The clips of one training episode as the model gets them.
 
@@ -80,6 +81,7 @@ def train_views(
         query: decoded query clips.
         crop: side of the random crop, one place for all frames of a clip.
         config: what happens to the query clips in addition.
+        normalization: mean and deviation, see :func:`normalize`.
 
     Raises:
         UsageError: the crop is larger than the frames.
@@ -90,13 +92,20 @@ def train_views(
     query_draws = jax.random.uniform(query_key, (query.shape[0], _QUERY_DRAWS))
     support = jax.vmap(lambda draws, clip: _crop(clip, draws, crop))(support_draws, support)
     query = jax.vmap(lambda draws, clip: _query_view(clip, draws, crop, config))(query_draws, query)
-    return normalize(_to_unit(support)), normalize(query)
+    return normalize(_to_unit(support), *normalization), normalize(query, *normalization)
 
 
 def eval_views(
-    clips: UInt8[Array | np.ndarray, "... r r c"], crop: int
+    clips: UInt8[Array | np.ndarray, "... r r c"],
+    crop: int,
+    normalization: tuple[float, float] = (MEAN, STD),
 ) -> Float[Array, "... {crop} {crop} c"]:
     """Center crop and normalization: clips as the model gets them in evaluation.
+
+    Args:
+        clips: decoded clips.
+        crop: side of the crop.
+        normalization: mean and deviation, see :func:`normalize`.
 
     Raises:
         UsageError: the crop is larger than the frames.
@@ -104,12 +113,14 @@ def eval_views(
     _check_crop(crop, clips.shape[-2])
     first = (clips.shape[-2] - crop) // 2
     window = slice(first, first + crop)
-    return normalize(_to_unit(clips[..., window, window, :]))
+    return normalize(_to_unit(clips[..., window, window, :]), *normalization)
 
 
-def normalize(pixels: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """(pixels - 0.45) / 0.225, for pixels in [0, 1]."""
-    return (pixels - MEAN) / STD
+def normalize(
+    pixels: Float[Array, "*axes"], mean: float = MEAN, std: float = STD
+) -> Float[Array, "*axes"]:
+    """(pixels - mean) / std, for pixels in [0, 1]; mean 0.45 and std 0.225 are the papers'."""
+    return (pixels - mean) / std
 
 
 def to_grey(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w c"]:

@@ -16,21 +16,30 @@ NameRule = tuple[str, str]
 # Names in a legend that several methods have.
 _MATCH = "match: distance of query and support"
 _CLASSIFIER = "auxiliary classifier"
+# In the metadata of a field: see `setting`.
+TRAINING_ONLY = "training_only"
 
 
-def setting(default: Any, **limits: Any) -> Any:
+def setting(default: Any, *, training_only: bool = False, **limits: Any) -> Any:
     """Declares a field of a method with the values that it may have.
 
     Args:
         default: the value where the configuration does not set one.
+        training_only: whether scores outside training are the same with any value of it, so that
+            networks that differ in it alone can be compared.
         limits: `at_least`, `above`, `below` (numbers) or `choices` (a tuple).
     """
-    return dataclasses.field(default=default, metadata=limits)
+    return dataclasses.field(default=default, metadata={TRAINING_ONLY: training_only, **limits})
 
 
 def dropout(default: float) -> Any:
     """Declares a dropout rate."""
-    return setting(default, at_least=0, below=1)
+    return setting(default, training_only=True, at_least=0, below=1)
+
+
+def weight(default: float) -> Any:
+    """Declares the weight of a term of the loss."""
+    return setting(default, training_only=True, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +153,11 @@ class MoLoSettings(Settings):
     dropout_attention: float = dropout(0.2)
     dropout_feedforward: float = dropout(0.05)
     # Weights in the loss of the auxiliary classifier and of the long-short contrast.
-    classification: float = setting(0.8, at_least=0)
-    contrast: float = setting(0.05, at_least=0)
+    classification: float = weight(0.8)
+    contrast: float = weight(0.05)
     # Weight of the reconstruction. Quirk kept: the official code multiplies the value in its files
     # by the episodes that it accumulates before an update, so 0.1 and 4 there are 0.4 here.
-    reconstruction: float = setting(0.4, at_least=0)
+    reconstruction: float = weight(0.4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +259,7 @@ class HyRSMSettings(Settings):
     dropout_relation: float = dropout(0.05)
     dropout_relation_weights: float = dropout(0.1)
     # Weight in the loss of the auxiliary classifier of frames.
-    classification: float = setting(0.6, at_least=0)
+    classification: float = weight(0.6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +272,14 @@ class HyRSMPlusPlusSettings(HyRSMSettings):
     losses = HyRSMSettings.losses | {"temporal": "temporal coherence of the frames of a video"}
 
     # Weight in the loss of the temporal coherence.
-    temporal: float = setting(0.3, at_least=0)
+    temporal: float = weight(0.3)
     # Frames of a video that are at most so far apart are drawn together, all others pushed apart.
-    window: int = setting(1, at_least=0)
+    window: int = setting(1, training_only=True, at_least=0)
     # Sigma squared of the margin 1 - exp(-(frames beyond the window)^2 / balance), up to which the
     # distance of two frames is pushed; the larger, the slower the margin grows with time.
-    balance: float = setting(51.0, above=0)
+    balance: float = setting(51.0, training_only=True, above=0)
     # What pushing apart counts beside drawing together (beta).
-    apart_weight: float = setting(10.0, at_least=0)
+    apart_weight: float = weight(10.0)
 
 
 # Every method by its name. Where the tensors of an official file are those of several methods, it

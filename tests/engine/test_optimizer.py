@@ -12,7 +12,7 @@ from flax import nnx
 from molo_jax.engine.optimizer import decay_mask, make_optimizer
 from molo_jax.methods.molo import MoLo
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.weights.torch_map import official_name
+from molo_jax.weights.torch_map import decays, official_name
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "parity_tests" / "golden"
 
@@ -28,7 +28,7 @@ class _Toy(nnx.Module):
 
 def test_decay_is_added_to_the_gradient_before_the_moments():
     params = nnx.state(_Toy(), nnx.Param)
-    optimizer = make_optimizer(lambda step: 0.1 * (step + 1), weight_decay=0.5)
+    optimizer = make_optimizer(lambda step: 0.1 * (step + 1), decays=decays, weight_decay=0.5)
     state = optimizer.init(params)
     values = {"conv": 2.0, "layer1": 2.0}
     moments = dict.fromkeys(values, (0.0, 0.0))
@@ -53,5 +53,5 @@ def test_decay_mask_is_that_of_the_recorded_run():
         no_decay = set(json.loads(str(recorded["meta"]))["no_decay"])
     config = MoLoSettings(num_classes=64, backbone="resnet18")
     params = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
-    mask = nnx.to_flat_state(decay_mask(params))
+    mask = nnx.to_flat_state(decay_mask(params, decays=decays))
     assert {official_name(path) for path, value in mask if not value.get_value()} == no_decay

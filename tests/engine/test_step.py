@@ -17,6 +17,7 @@ from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.methods.structures import Episode
+from molo_jax.weights.torch_map import decays
 
 CONFIG = MoLoSettings(
     num_classes=5,
@@ -60,7 +61,7 @@ def _preprocess(arrays, key):
 
 @functools.cache
 def _step(devices=1):
-    optimizer = make_optimizer(lambda step: 1e-3, weight_decay=1e-3)
+    optimizer = make_optimizer(lambda step: 1e-3, decays=decays, weight_decay=1e-3)
     step = steps.make_train_step(
         _network()[0],
         optimizer,
@@ -224,10 +225,19 @@ def test_embedded_clips_match_as_the_network_matches_whole_episodes():
     logits = match(params, stats, tokens, support, query, labels)
 
     @jax.jit
-    def whole(support, query, labels):
+    def whole(episode):
         model = nnx.merge(graphdef, params, stats)
-        return model(support, query, labels, n_way=2, train=False).logits.match
+        return model(episode, n_way=2, train=False).scores.match
 
     for e in range(2):
-        expected = whole(2 * clips[support[e]], 2 * clips[query[e]], labels[e])
+        episode = Episode(
+            support=2 * clips[support[e]],
+            query=2 * clips[query[e]],
+            support_labels=labels[e],
+            # Without training nothing depends on these.
+            query_labels=np.zeros(3, np.int32),
+            support_classes=np.zeros(2, np.int32),
+            query_classes=np.zeros(3, np.int32),
+        )
+        expected = whole(episode)
         np.testing.assert_allclose(logits[e], expected, rtol=1e-4)
