@@ -238,16 +238,16 @@ def test_the_support_of_hyrsm_depends_on_the_query():
 
 
 def test_the_coherence_draws_neighbours_together_and_pushes_the_others_apart():
-    network = _abstract("hyrsm_pp", window=1, balance=7.0, apart_weight=3.0)
-    tokens = _random(2, 4, 6)
+    network = _abstract("hyrsm_pp", window=2, balance=7.0, apart_weight=3.0)
+    tokens = _random(2, 5, 6)
     unit = tokens / tokens.norm(dim=-1, keepdim=True)
-    expected = np.empty((2, 4, 4))
-    for v, i, j in itertools.product(range(2), range(4), range(4)):
+    expected = np.empty((2, 5, 5))
+    for v, i, j in itertools.product(range(2), range(5), range(5)):
         distance = 1 - (unit[v, i] @ unit[v, j]).item()
         apart = abs(i - j)
-        margin = 1 - np.exp(-((apart - 1) ** 2) / 7.0)
+        margin = 1 - np.exp(-((apart - 2) ** 2) / 7.0)
         expected[v, i, j] = (
-            distance / (apart**2 + 1) if apart <= 1 else 3.0 * max(0.0, margin - distance)
+            distance / (apart**2 + 1) if apart <= 2 else 3.0 * max(0.0, margin - distance)
         )
     np.testing.assert_allclose(network._pairs(tokens), expected, atol=1e-12)
     both = network._coherence(tokens[None], tokens)
