@@ -26,8 +26,8 @@ from molo_jax.engine.step import (
     make_train_step,
     replicated,
 )
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.weights import torch_map
 
 _MATMUL_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32"}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from molo_jax.config import IMAGENET, base_config
-from molo_jax.data.official import benchmark
+from molo_jax.data.lists.official import benchmark
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD
 

@@ -11,7 +11,7 @@ import torch
 import molo_torch_ref.matching
 from molo_jax.methods.base import MoLoSettings
 from molo_jax.methods.molo import MoLo
-from molo_jax.methods.molo_structures import Tokens
+from molo_jax.methods.molo_outputs import Tokens
 from molo_jax.nn import matching
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL

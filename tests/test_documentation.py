@@ -18,7 +18,7 @@ import pytest
 from documented import BENCHMARKS, ROOT, TABLE, Shape
 
 from molo_jax.config import base_config, config_keys
-from molo_jax.data.records import prepared_folder
+from molo_jax.data.store.records import prepared_folder
 
 TINY_EPISODES = ("--n_way=2", "--n_shot=1", "--n_query=1", "--train_n_query=1", "--num_frames=2")
 

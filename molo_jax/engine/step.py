@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.engine.state import TrainState
 from molo_jax.methods.base import accuracy
-from molo_jax.methods.structures import Episode, Features, Training
+from molo_jax.methods.episode import Episode, Features, Training
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
 
 # The mesh axis over which episodes are spread.

@@ -15,8 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
+from molo_jax.methods.episode import Episode, Features, Sets, Training
 from molo_jax.methods.settings import Settings
-from molo_jax.methods.structures import Episode, Features, Sets, Training
 
 
 class Method(nnx.Module, abc.ABC):

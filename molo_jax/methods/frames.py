@@ -19,8 +19,8 @@ from molo_jax.methods.base import (
     join_sets,
     split_sets,
 )
+from molo_jax.methods.episode import Episode, Features, Training
 from molo_jax.methods.settings import Settings
-from molo_jax.methods.structures import Episode, Features, Training
 
 # Intermediate values by name; see `Training.stages`.
 Stages = dict[str, Any]

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
 from molo_jax.methods.base import accuracy, cross_entropy
+from molo_jax.methods.episode import Episode, Sets, pytree
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
-from molo_jax.methods.structures import Episode, Sets, pytree
 from molo_jax.nn import matching
 from molo_jax.nn.attention import Attention, RelationAttention
 from molo_jax.nn.layers import linear, torch_uniform

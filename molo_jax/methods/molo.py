@@ -21,9 +21,9 @@ from molo_jax.methods.base import (
     join_sets,
     split_sets,
 )
-from molo_jax.methods.molo_structures import Matching, MoLoOutput, Tokens
+from molo_jax.methods.episode import Episode, Training
+from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode, Training
 from molo_jax.nn import attention, matching, motion
 from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear
 from molo_jax.nn.positions import PositionalEncoder, sinusoids

@@ -15,9 +15,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
+from molo_jax.methods.episode import Sets, pytree
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import TRXSettings
-from molo_jax.methods.structures import Sets, pytree
 from molo_jax.nn.layers import layer_norm, linear
 from molo_jax.nn.matching import members
 from molo_jax.nn.positions import textbook_sinusoids

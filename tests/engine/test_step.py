@@ -15,8 +15,8 @@ from flax import nnx
 from molo_jax.engine import step as steps
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.weights.torch_map import decays
 
 CONFIG = MoLoSettings(

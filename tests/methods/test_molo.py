@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from molo_jax.engine.state import create_model
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.molo import MoLo
-from molo_jax.methods.molo_structures import Tokens
+from molo_jax.methods.molo_outputs import Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.nn import matching
 from molo_jax.nn.positions import sinusoids
 
