@@ -12,17 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
-from molo_jax.methods.base import (
-    Episode,
-    Features,
-    Method,
-    Training,
-    check_clips,
-    cross_entropy,
-    join_sets,
-    split_sets,
-)
+from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
 from molo_jax.methods.settings import Settings
+from molo_jax.methods.structures import Episode, Features, Training
 
 # Intermediate values by name; see `Training.stages`.
 Stages = dict[str, Any]

@@ -12,9 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.methods.base import Episode
 from molo_jax.methods.frames import Stages
 from molo_jax.methods.hyrsm import HyRSM
+from molo_jax.methods.structures import Episode
 from molo_jax.nn.matching import unit
 
 
