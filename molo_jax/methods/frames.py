@@ -12,13 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
-from molo_jax.methods.base import (
-    Method,
-    check_clips,
-    cross_entropy,
-    join_sets,
-    split_sets,
-)
+from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
 from molo_jax.methods.episode import Episode, Features, Training
 from molo_jax.methods.settings import Settings
 

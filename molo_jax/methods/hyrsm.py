@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
 from molo_jax.methods.base import accuracy, cross_entropy
-from molo_jax.methods.episode import Episode, Sets, pytree
+from molo_jax.methods.episode import Episode, Sets
+from molo_jax.methods.frame_outputs import Encoded
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
 from molo_jax.nn import matching
@@ -26,19 +27,6 @@ from molo_jax.nn.positions import PositionalEncoder, sinusoids
 _POSITIONS = HyRSMSettings.most_frames
 # The distances decide predictions: never in reduced precision.
 _PRECISION = lax.Precision.HIGHEST
-
-
-@pytree
-class Encoded:
-    """What is kept of clips, or of one clip.
-
-    Attributes:
-        means: mean over frames of the encoded frame tokens.
-        mapped: the encoded frame tokens' part in the new frame tokens.
-    """
-
-    means: Float[Array, "*v d"]
-    mapped: Float[Array, "*v t d"]
 
 
 class JoiningMap(nnx.Module):

@@ -15,7 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
-from molo_jax.methods.episode import Sets, pytree
+from molo_jax.methods.episode import Sets
+from molo_jax.methods.frame_outputs import Projections, Tuples
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import TRXSettings
 from molo_jax.nn.layers import layer_norm, linear
@@ -30,22 +31,6 @@ _WIDTH = 1152
 _POSITION_WEIGHT = 0.1
 # Attention and distances decide predictions: never in reduced precision.
 _PRECISION = lax.Precision.HIGHEST
-
-
-@pytree
-class Projections:
-    """What every frame adds to the key and to the value of a tuple at each of its places."""
-
-    keys: Float[Array, "*v t place c"]
-    values: Float[Array, "*v t place c"]
-
-
-@pytree
-class Tuples:
-    """Normalized keys and values of all ordered tuples of frames, of clips or of one clip."""
-
-    keys: Float[Array, "*v u c"]
-    values: Float[Array, "*v u c"]
 
 
 class CrossTransformer(nnx.Module):
@@ -74,8 +59,7 @@ class CrossTransformer(nnx.Module):
         self, frames: Float[Array, "v t d"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Float[Array, "v t d"], Projections]:
         """Returns the frames with their positions, and their projections."""
-        positions = textbook_sinusoids(*frames.shape[1:]).astype(frames.dtype)
-        y = frames + _POSITION_WEIGHT * positions
+        y = frames + positions(*frames.shape[1:]).astype(frames.dtype)
         y = self.dropout(y, deterministic=not train, rngs=rngs)
         keys, values = (
             jnp.einsum("vtd,pdc->vtpc", y, layer.kernel[...].reshape(self.cardinality, -1, _WIDTH))
@@ -161,13 +145,18 @@ class TRX(FrameMethod):
     def fixed_buffers(cls, settings: TRXSettings) -> dict[str, np.ndarray]:
         width = backbone_info(settings.backbone).width
         # Checkpoints hold half as many positions more than frames.
-        encoding = _POSITION_WEIGHT * textbook_sinusoids(settings.frames * 3 // 2, width)[None]
+        encoding = positions(settings.frames * 3 // 2, width)[None]
         buffers = {}
         for i, cardinality in enumerate(CARDINALITIES):
-            buffers[f"transformers.{i}.pe.pe"] = encoding.astype(np.float32)
+            buffers[f"transformers.{i}.pe.pe"] = encoding
             for j, each in enumerate(tuples(settings.frames, cardinality)):
                 buffers[f"transformers.{i}.tuples.{j}"] = np.array(each, np.int64)
         return buffers
+
+
+def positions(length: int, width: int) -> Float[np.ndarray, "length d"]:
+    """Returns what is added to the features of the frames at each position, in float32."""
+    return np.float32(_POSITION_WEIGHT) * textbook_sinusoids(length, width)
 
 
 def tuples(frames: int, cardinality: int) -> list[tuple[int, ...]]:
@@ -184,7 +173,7 @@ def tuple_distances(
     of all tuples of all its shots, weighted by one softmax over all of them.
 
     Args:
-        query: tuples of one clip, ``(u, c)``.
+        query: the tuples of one clip, without an axis of clips.
         support: tuples of the support clips.
         labels: class of each support clip, each class at least once.
         n_way: number of classes.

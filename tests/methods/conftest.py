@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from molo_jax.backbones import BACKBONES, BackboneInfo
-from molo_jax.methods.base import Episode, Method, Training
+from molo_jax.methods.base import Method
+from molo_jax.methods.episode import Episode, Training
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn.layers import linear
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from molo_jax.methods.frame_outputs import Tuples
 from molo_jax.methods.settings import METHODS
-from molo_jax.methods.trx import TRX, Tuples, tuple_distances, tuples
+from molo_jax.methods.trx import TRX, tuple_distances, tuples
 
 LABELS, QUERIES = (1, 0, 1, 1, 0), (0, 1)
 FRAMES = 4
