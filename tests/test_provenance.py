@@ -10,7 +10,7 @@ from molo_jax import provenance
 from molo_jax.config import base_config
 from molo_jax.data.lists.splits import Split, Video
 from molo_jax.errors import MoloError
-from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.settings import METHODS, TRAINING_ONLY, MoLoSettings, own_fields
 from molo_jax.provenance import ListRecord, Overlap, Provenance
 from molo_jax.results import Comparison
 
@@ -187,6 +187,12 @@ def test_what_a_method_uses_in_training_alone_is_not_compared():
         "method.motion_weight": 0.3,
         "method.single_direction": False,
     }
+
+
+@pytest.mark.parametrize("known", METHODS.values(), ids=METHODS)
+def test_a_setting_with_the_name_of_a_term_of_the_loss_is_its_weight(known):
+    weights = [field for name, field in own_fields(known).items() if name in known.losses]
+    assert all(field.metadata[TRAINING_ONLY] for field in weights), weights
 
 
 def test_the_settings_of_a_checkpoint_that_knew_one_method_are_compared_by_their_names_of_now():
