@@ -10,7 +10,7 @@ from absl import logging
 from tqdm import tqdm
 
 from molo_jax.errors import MoloError
-from molo_jax.files import check_file
+from molo_jax.files import check_file, replacing
 
 # Seconds after which an address that cannot be reached, and a download without an answer, are given
 # up: where there is no network, its user waits for the first. And bytes read at once.
@@ -60,21 +60,18 @@ def sha256(path: Path) -> str:
 
 def _download(url: str, path: Path, digest: str, otherwise: str) -> None:
     """Downloads a file that is there as a whole and with the right checksum, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     logging.info("downloading %s", url)
     try:
-        _stream(url, temporary)
-        if sha256(temporary) != digest:
-            raise MoloError(f"what {url} sent is not the file: its SHA-256 is not {digest}")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            _stream(url, temporary)
+            if sha256(temporary) != digest:
+                raise MoloError(f"what {url} sent is not the file: its SHA-256 is not {digest}")
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise MoloError(
             f"{url} cannot be downloaded ({reason}); get it elsewhere and put it at {path} (its"
             f" SHA-256 is {digest}), or {otherwise}"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _PatientOnceConnected:

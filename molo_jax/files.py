@@ -131,19 +131,32 @@ def written(path: str | os.PathLike[str]) -> Iterator[None]:
         raise MoloError(f"{os.fspath(path)} cannot be written: {failure(error)}") from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Gives the name under which to write a file that then takes its place as a whole.
+
+    If the block raises, nothing stays: neither under the temporary name nor half written in place.
+
+    Args:
+        path: the file that appears, or is replaced.
+        temporary: the temporary name, in the same folder; by default one of this process alone.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
     """Writes a JSON file under a temporary name first, then renames it.
 
     Raises:
         MoloError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with written(path):
-            temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def new_name(path: Path) -> Path:

@@ -19,7 +19,7 @@ from molo_jax.engine.evaluation import FeatureStore
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.evaluate import Evaluator, load_network
-from molo_jax.files import written
+from molo_jax.files import replacing, written
 from molo_jax.methods.settings import settings_class
 
 # Up to so many points of a curve each is marked; a single one would be invisible without.
@@ -62,13 +62,8 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
         chance=1 / config.train.n_way,
     )
     path = workdir / "summary.png"
-    temporary = workdir / ".summary.tmp.png"
-    try:
-        with written(path):
-            figure.savefig(temporary, dpi=110)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path), replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 

@@ -116,7 +116,10 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple["Case", "Tensors"]]:
         from molo_jax.weights.torch_map import export_tensors
 
         weights = load_weights(options.checkpoint)
-        case = Case(backbone=weights.backbone, num_classes=weights.num_classes, **settings)
+        found = weights.settings
+        if found.method != "molo":
+            raise UsageError(f"--checkpoint holds {found.title}; this command compares MoLo")
+        case = Case(backbone=found.backbone, num_classes=found.num_classes, **settings)
         if case.num_classes < case.way:
             raise UsageError(f"--way is {case.way}, the checkpoint has {case.num_classes} classes")
         yield case, case.weights(export_tensors(weights.variables))

@@ -17,6 +17,7 @@ from molo_jax import evaluate
 from molo_jax.config import base_config
 from molo_jax.convert import convert
 from molo_jax.engine.step import make_mesh
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_files, torch_map
 from molo_jax.weights.networks import abstract_network, fixed_buffers
@@ -26,6 +27,7 @@ from parity_tests.tolerances import GOLDEN
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 # As the official cfg text begins; nothing reads it.
+FIXED = "pe.pe"
 CFG = "DATA:\n  NUM_INPUT_FRAMES: 8\n"
 LOGITS = GOLDEN["eval", "resnet18"].outputs
 
@@ -57,7 +59,7 @@ def official(tmp_path_factory):
             tensor.copy_(torch.from_numpy(np.asarray(stats[name])))
         elif name.endswith("num_batches_tracked"):
             tensor.fill_(1234)
-        elif name != torch_map.FIXED:
+        elif name != FIXED:
             tensor.copy_(torch.from_numpy(recipe.weight(name, tuple(tensor.shape))))
     path = tmp_path_factory.mktemp("official") / "checkpoint_epoch_00010.pyth"
     content = {
@@ -91,9 +93,10 @@ def test_an_official_checkpoint_gives_the_recorded_logits(official, converted, t
     @functools.partial(jax.jit, static_argnums=0)
     def run(graphdef, params, batch_stats):
         model = nnx.merge(graphdef, params, batch_stats)
-        labels = jnp.asarray(raw["support_labels"])
-        output = model(support, query, labels, n_way=meta["way"], train=False, reconstruct=False)
-        return output.logits.match, output.class_logits
+        names = ("support_labels", "query_labels", "support_real", "query_real")
+        episode = Episode(support, query, *(jnp.asarray(raw[name]) for name in names))
+        output = model.forward(episode, n_way=meta["way"], train=False, reconstruct=False)
+        return output.scores.match, output.class_logits
 
     found = []
     for source in (converted, official[0]):
@@ -135,17 +138,18 @@ def test_an_export_has_every_tensor_of_the_pytorch_network_and_no_other(backbone
     for state in abstract_network(MoLoSettings(num_classes=31, backbone=backbone))[1:]:
         for path, leaf in nnx.to_flat_state(state):
             variables[path] = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
-    exported = torch_map.export_tensors(variables, fixed_buffers(backbone))
+    fixed = fixed_buffers(MoLoSettings(num_classes=31, backbone=backbone))
+    exported = torch_map.export_tensors(variables, fixed)
     ours = {n: (value.shape, f"torch.{value.dtype}") for n, value in exported.items()}
     assert list(ours.items()) == list(reference_state(backbone, 31).items())
-    assert torch_map.recognize(exported) == (backbone, 31)
+    assert torch_map.recognize(exported) == ("molo", backbone, 31)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_the_positional_encoding_is_that_of_pytorch_bit_for_bit(backbone):
     # On the CPU, where the buffer gets its values.
     encoding = MoLo(num_classes=1, backbone=backbone).pe.pe.numpy()
-    ours = fixed_buffers(backbone)[torch_map.FIXED]
+    ours = fixed_buffers(MoLoSettings(1, backbone))[FIXED]
     assert (ours.dtype, ours.shape) == (encoding.dtype, encoding.shape)
     np.testing.assert_array_equal(ours, encoding)
 

@@ -16,7 +16,7 @@ import torch
 from flax import nnx
 
 import molo_torch_ref
-from molo_jax.methods.molo import MoLo
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_map
 from parity_tests import tolerances
@@ -146,7 +146,7 @@ def tokens():
 
 def jax_parts(tensors):
     """The modules with dropout of the default network."""
-    model = nnx.eval_shape(lambda: MoLo(CONFIG, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: CONFIG.build(nnx.Rngs(0)))
     graphdef, state = nnx.split(model.temporal_atte_before)
     named = {}
     for path, value in nnx.to_flat_state(state):
@@ -371,12 +371,14 @@ def record_forward(model, key, *, train):
     recorders.append(model.pe.dropout)
     rngs = nnx.Rngs(dropout=key) if train else None
     support, query, labels = map(jnp.asarray, (SUPPORT, QUERY, LABELS))
-    model(support, query, labels, n_way=2, train=train, reconstruct=False, rngs=rngs)
+    # Neither the queries' labels nor the training classes are read.
+    episode = Episode(support, query, labels, labels, labels, labels)
+    model.forward(episode, n_way=2, train=train, reconstruct=False, rngs=rngs)
     return recorders
 
 
 def test_a_forward_pass_of_jax_draws_a_mask_of_its_own_everywhere():
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: MoLo(CONFIG, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: CONFIG.build(nnx.Rngs(0))))
     rng = np.random.default_rng(4)
     state = jax.tree.map(lambda x: 0.05 * rng.standard_normal(x.shape, np.float32), state)
 
@@ -442,7 +444,7 @@ def test_a_forward_pass_in_evaluation_draws_nothing():
         seen = []
 
         def forward(key):
-            recorders = record_forward(MoLo(CONFIG, rngs=nnx.Rngs(key)), key, train=train)
+            recorders = record_forward(CONFIG.build(nnx.Rngs(key)), key, train=train)
             seen.extend(y is x for recorder in recorders for x, y in recorder.calls)
 
         jax.eval_shape(forward, jax.random.key(0))

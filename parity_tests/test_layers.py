@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import molo_torch_ref.matching
-from molo_jax.methods.base import MoLoSettings
 from molo_jax.methods.molo import MoLo
 from molo_jax.methods.molo_outputs import Tokens
+from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn import matching
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL
@@ -66,8 +66,8 @@ def test_matching_is_equal_for_other_options_uneven_shots_and_any_order(
     config = MoLoSettings(
         num_classes=3, motion_weight=motion_weight, single_direction=single_direction
     )
-    ours = MoLo.match(
-        _Settings(config),
+    ours = MoLo.scores(
+        _Network(config),
         Tokens(jnp.asarray(appearance[0]), jnp.asarray(moving[0])),
         Tokens(jnp.asarray(appearance[1]), jnp.asarray(moving[1])),
         jnp.asarray(labels),
@@ -88,11 +88,13 @@ def test_matching_is_equal_for_other_options_uneven_shots_and_any_order(
         np.testing.assert_allclose(getattr(ours, name), reference.numpy(), rtol=2e-6, err_msg=name)
 
 
-class _Settings:
-    """What `MoLo.match` reads of the network."""
+class _Network:
+    """What `MoLo.scores` reads of the network."""
 
-    def __init__(self, config):
-        self.config = config
+    _distance = MoLo._distance
+
+    def __init__(self, settings):
+        self.settings = settings
         self.scale, self.scale_motion = jnp.full((1,), 1.5), jnp.full((1,), 0.5)
 
 

@@ -45,7 +45,7 @@ class JaxRun:
         self._double = double
         # Before the precision is set: in float64 the same seed draws other weights.
         self._graphdef, *weights = create_model(
-            build.model_config(config, num_classes), config.seed
+            build.method_settings(config, num_classes), config.seed
         )
         with self._precision():
             self._build(config, *jax.tree.map(self._cast, weights))
@@ -60,7 +60,6 @@ class JaxRun:
             transformation,
             preprocess=_as_episode,
             episode_key=build.train_key(config),
-            weights=build.loss_weights(config),
             n_way=config.train.n_way,
             mesh=self._mesh,
         )
@@ -130,28 +129,31 @@ class TorchRun:
         *,
         double: bool = False,
     ):
-        model, loss = config.model, config.loss
+        model, method = config.model, config.method
         self.model = reference.MoLo(
             num_classes,
             model.backbone,
-            positional_a=model.positional_a,
-            positional_b=model.positional_b,
-            motion_weight=model.motion_weight,
-            single_direction=model.single_direction,
-            dropout_position=model.dropout_position,
-            dropout_attention=model.dropout_attention,
-            dropout_feedforward=model.dropout_feedforward,
+            positional_a=method.positional_a,
+            positional_b=method.positional_b,
+            motion_weight=method.motion_weight,
+            single_direction=method.single_direction,
+            dropout_position=method.dropout_position,
+            dropout_attention=method.dropout_attention,
+            dropout_feedforward=method.dropout_feedforward,
         )
         state = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         self.model.load_state_dict({_FIXED: self.model.pe.pe} | state, strict=True)
         self._dtype = torch.float64 if double else torch.float32
         self.model.to(self._dtype)
         self.coefficients = reference.Coefficients(
-            loss.classification, loss.contrast, loss.reconstruction
+            method.classification,
+            method.contrast,
+            # The reference multiplies it by the accumulation, as the official code does.
+            method.reconstruction / config.optimizer.accumulation,
         )
         self.optimizer = reference.make_optimizer(self.model, config.optimizer.weight_decay)
         self._schedule = _schedule(config)
-        self._accumulation = loss.accumulation
+        self._accumulation = config.optimizer.accumulation
         self._n_way, self._eval_n_way = config.train.n_way, config.eval.n_way
         self._steps = 0
 

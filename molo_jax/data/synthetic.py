@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 
 from molo_jax.data.store.processes import follow_parent, undisturbed
 from molo_jax.errors import MoloError, UsageError, shortened
-from molo_jax.files import parse_json
+from molo_jax.files import parse_json, replacing
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
 _DIRECTIONS = {
@@ -209,22 +209,21 @@ def render(motion: Motion, rng: np.random.Generator) -> UInt8[np.ndarray, "t h w
 
 def write_video(path: pathlib.Path, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
     """Encodes frames as H.264 in MP4; the file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=FRAME_RATE)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            # A constant quantizer: with rate control, x264 does not give the same bits each time.
-            stream.options = {"qp": "18", "preset": "veryfast", "threads": "1"}
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-                # The same holds for this conversion where it is left to the encoder.
-                container.mux(stream.encode(picture.reformat(format="yuv420p")))
-            container.mux(stream.encode())
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with (
+        replacing(path, part) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=FRAME_RATE)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # A constant quantizer: with rate control, x264 does not give the same bits each time.
+        stream.options = {"qp": "18", "preset": "veryfast", "threads": "1"}
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            # The same holds for this conversion where it is left to the encoder.
+            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+        container.mux(stream.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +358,5 @@ def _write_splits(folder: pathlib.Path, jobs: list[_Job]) -> None:
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text)
-    partial.rename(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

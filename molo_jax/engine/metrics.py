@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import parse_json, written
+from molo_jax.files import parse_json, replacing, written
 
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
@@ -149,14 +148,9 @@ def _no_metrics(path: Path, number: int, problem: str) -> MoloError:
 
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_suffix(".tmp")
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    try:
-        with written(path):
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

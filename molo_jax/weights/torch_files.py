@@ -6,7 +6,6 @@ can have. Reading needs no PyTorch; writing a ``.pth`` or ``.pyth`` file does.
 
 import dataclasses
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from molo_jax.errors import MoloError
-from molo_jax.files import check_file, new_name
+from molo_jax.files import check_file, new_name, replacing
 from molo_jax.weights.torch_archive import MAX_PICKLE, TooLargeError, open_archive
 from molo_jax.weights.torch_map import listed
 from molo_jax.weights.torch_pickle import DTYPES, CodeError, Other, Tensor
@@ -295,12 +294,8 @@ def write(
 
 def _write_whole(path: Path, content: bytes | memoryview) -> None:
     # The same name every time, so that the next run takes over what a killed one has left.
-    temporary = new_name(path)
-    try:
+    with replacing(path, new_name(path)) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _torch() -> Any:

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from molo_jax import files
 from molo_jax.errors import MoloError
 from molo_jax.weights import torch_files
 
@@ -253,7 +254,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch_files.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         torch_files.write(path, TENSORS)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x.pth", "old")]

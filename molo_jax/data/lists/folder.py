@@ -26,6 +26,7 @@ from molo_jax.data.lists.finder import EXTENSIONS, VideoFolder, printable
 from molo_jax.data.lists.split_file import SPELLINGS, Row, closest, read_split_file
 from molo_jax.data.lists.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
 from molo_jax.errors import MoloError, shortened
+from molo_jax.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +144,8 @@ def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file that is there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _usable(folder: VideoFolder) -> tuple[list[str], dict[str, str]]:
