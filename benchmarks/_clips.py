@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from molo_jax.data.processes import cores, follow_parent, undisturbed
+from molo_jax.data.store.processes import cores, follow_parent, undisturbed
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, write_json
 
@@ -38,7 +38,7 @@ class Kind:
     Attributes:
         title: what it is, for the output.
         dataset: the data set that it is like, by its name in molo_jax.
-        sampling: the rule that chooses frames of it, one of `molo_jax.data.frames.SAMPLINGS`.
+        sampling: the rule that chooses frames of it, one of `molo_jax.data.video.frames.SAMPLINGS`.
         height, width: pixels of a frame.
         fps: frames a second.
         seconds: duration.

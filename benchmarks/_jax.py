@@ -26,8 +26,8 @@ from molo_jax.engine.step import (
     make_train_step,
     replicated,
 )
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.weights import torch_map
 
 _MATMUL_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32"}
@@ -74,7 +74,7 @@ class Benchmark:
         @jax.jit
         def compute(params, stats, episode):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            terms = model.train_episode(episode, n_way=self._options["way"]).losses
+            terms = model(episode, n_way=self._options["way"], train=True).losses
             return terms | {"total": model.total_loss(terms)}
 
         losses = compute(self._params, self._stats, self._episode(0))
@@ -111,7 +111,7 @@ class Benchmark:
         @jax.jit
         def forward(params, stats, episode):
             model = nnx.merge(self._graphdef, params, stats, copy=True)
-            output = model(episode, n_way=way, train=False, reconstruct=False)
+            output = model.forward(episode, n_way=way, train=False, reconstruct=False)
             return output.scores.match, output.class_logits
 
         return forward

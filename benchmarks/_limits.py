@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from _our_way import RESIZE, load_episodes
 
-from molo_jax.data.encode import EncodedVideo, encode_video
-from molo_jax.data.frames import ChooseFrames
-from molo_jax.data.images import decode_jpegs
-from molo_jax.data.source import ClipSource
-from molo_jax.data.splits import Split
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.lists.splits import Split
+from molo_jax.data.video.encode import EncodedVideo, encode_video
+from molo_jax.data.video.frames import ChooseFrames
+from molo_jax.data.video.images import decode_jpegs
 
 _CROP = 224
 _MEAN, _STD = 0.45, 0.225

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from molo_jax.data.episodes import ClipRequest, ResolvedEpisode
+from molo_jax.data.clips.episodes import ClipRequest, ResolvedEpisode
 from molo_torch_ref import pixels
 
 CROP = 224

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import clip_batches, episode_batches
-from molo_jax.data.source import ClipSource
 from molo_jax.errors import MoloError
 
 RESIZE = 256
@@ -85,10 +85,10 @@ def load_episodes(source: ClipSource, first: int, count: int, options: dict[str,
 def _open(options: dict[str, Any]) -> ClipSource:
     policy = {"on_bad_video": "fail", "how_to_get": "Remove the folder and start again."}
     if options["path"] == "direct":
-        from molo_jax.data.dataset import VideoDataset
+        from molo_jax.data.clips.dataset import VideoDataset
 
         folder = options["folder"]
         return VideoDataset.open(f"{folder}/videos", f"{folder}/splits", "train", **policy)
-    from molo_jax.data.prepared import PreparedDataset
+    from molo_jax.data.store.prepared import PreparedDataset
 
     return PreparedDataset.open(options["prepared"], options["dataset"], "train", **policy)

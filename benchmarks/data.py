@@ -167,9 +167,9 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
     """Generates and prepares the files; returns what the processes need, and what there is."""
     from _clips import KINDS, make_clips
 
-    from molo_jax.data.episodes import EpisodeSampler
-    from molo_jax.data.records import Settings, prepared_folder
-    from molo_jax.data.splits import read_split
+    from molo_jax.data.clips.episodes import EpisodeSampler
+    from molo_jax.data.lists.splits import read_split
+    from molo_jax.data.store.records import Settings, prepared_folder
 
     what, folder = KINDS[kind], Path(options["clips"]) / kind
     made = ("classes", "videos_per_class", "seconds_scale", "seed")
@@ -202,7 +202,7 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
     }
     videos = sum(split.class_sizes)
     frames = what.frames(options["seconds_scale"])
-    facts = {
+    metadata = {
         "files": f"{what.title}, {frames} frames at {what.fps} a second",
         "videos": videos,
         "file_bytes": sum(file.stat().st_size for group in files for file in group) / videos,
@@ -210,13 +210,13 @@ def _make_ready(kind: str, options: dict[str, Any]) -> tuple[dict[str, Any], dic
         "settings": dataclasses.asdict(settings),
         "preparation_seconds": None if known else seconds,
     }
-    return job, facts
+    return job, metadata
 
 
 def _prepare(split: Any, settings: Any, videos: Path, out: Path, options: dict[str, Any]) -> float:
     """Prepares the videos if that has not been done; returns the seconds it took."""
-    from molo_jax.data import preparation
-    from molo_jax.data.survey import Need
+    from molo_jax.data.store import preparation
+    from molo_jax.data.store.report import Need
 
     plan = preparation.Plan(
         settings=settings,

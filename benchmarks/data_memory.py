@@ -17,10 +17,10 @@ from _workers import processor
 from absl import flags
 
 from molo_jax import cli
-from molo_jax.data.dataset import VideoDataset
-from molo_jax.data.episodes import EpisodeSampler
+from molo_jax.data.clips.dataset import VideoDataset
+from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.pipeline import clip_batches
-from molo_jax.data.prepared import PreparedDataset
+from molo_jax.data.store.prepared import PreparedDataset
 from molo_jax.errors import UsageError
 
 _OUT = flags.DEFINE_string("out", None, "Folder of prepared videos.")

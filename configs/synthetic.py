@@ -56,7 +56,7 @@ def get_config(method: str = DEFAULT_METHOD) -> ConfigDict:
     config.augment.contrast = 0.0
     config.augment.saturation = 0.0
     config.augment.hue = 0.0
-    config.augment.grey = 0.0
+    config.augment.gray = 0.0
 
     config.train.n_query = 1
     config.train.steps = 1200

@@ -146,9 +146,9 @@ def _data() -> dict:
 
 def _augment() -> dict:
     return {
-        # Of query clips in training: probability of a horizontal flip and of a greyscale step.
+        # Of query clips in training: probability of a horizontal flip and of a grayscale step.
         "flip": 0.5,
-        "grey": 0.3,
+        "gray": 0.3,
         # Of the same: brightness, contrast and saturation times U(1 - x, 1 + x); the hue moves
         # by U(-x, x) of its circle.
         "brightness": 0.5,
@@ -357,7 +357,7 @@ _AT_LEAST = {
 _ABOVE_ZERO = ("data.timeout", "optimizer.base_lr", "optimizer.eps")
 _FRACTIONS = (
     "augment.flip",
-    "augment.grey",
+    "augment.gray",
     "augment.brightness",
     "augment.contrast",
     "augment.saturation",

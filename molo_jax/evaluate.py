@@ -13,14 +13,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from molo_jax import assembly
+from molo_jax import build
 from molo_jax.console import Progress
-from molo_jax.data.episodes import ClipRequest
+from molo_jax.data.clips.episodes import ClipRequest
+from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import ClipBatch, clip_batches
-from molo_jax.data.source import ClipSource
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
-from molo_jax.engine.feed import prefetched
+from molo_jax.engine.prefetch import prefetched
 from molo_jax.engine.state import create_model
 from molo_jax.engine.step import (
     clips_sharding,
@@ -30,8 +30,8 @@ from molo_jax.engine.step import (
     replicated,
 )
 from molo_jax.errors import MoloError
+from molo_jax.methods.episode import Features
 from molo_jax.methods.settings import Settings
-from molo_jax.methods.structures import Features
 from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
 from molo_jax.results import Comparison, class_keys, write_result
 from molo_jax.weights.networks import (
@@ -94,9 +94,9 @@ class Evaluator:
     ):
         self._config, self._dataset, self._mesh = config, dataset, mesh
         self.samplers = {
-            shot: assembly.eval_sampler(config, dataset, n_way=n_way, n_shot=shot) for shot in shots
+            shot: build.eval_sampler(config, dataset, n_way=n_way, n_shot=shot) for shot in shots
         }
-        preprocess = assembly.eval_preprocess(config)
+        preprocess = build.eval_preprocess(config)
         self._embed = make_embed(graphdef, preprocess=preprocess, mesh=mesh)
         self._match = make_match(graphdef, n_way=n_way)
 
@@ -150,7 +150,7 @@ class Evaluator:
             workers=data.workers,
             prefetch=data.prefetch,
             resize=data.resize,
-            sampling=assembly.eval_sampling(self._config),
+            sampling=build.eval_sampling(self._config),
             static=static,
         )
         spread = clips_sharding(self._mesh)
@@ -246,7 +246,7 @@ def _newest(workdir: Path) -> tuple[Path, int]:
 
 def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
     weights = load_weights(config.init_from, config.method.name)
-    wanted = assembly.method_settings(config, weights.settings.num_classes)
+    wanted = build.method_settings(config, weights.settings.num_classes)
     check_kind(weights.source, weights.settings, wanted)
     graphdef, *abstract = abstract_network(wanted)
     states = [filled(state, weights.variables) for state in abstract]
@@ -260,7 +260,7 @@ def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh
     where = checkpoints.describe(step)
     meta = checkpoints.meta(step)
     stored = meta["architecture"]
-    wanted = assembly.method_settings(config, stored["num_classes"])
+    wanted = build.method_settings(config, stored["num_classes"])
     check_same_network(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
@@ -289,9 +289,9 @@ def check_data(config: ConfigDict, workdir: Path, trains: bool) -> None:
             or when the weights that training begins with were trained on its classes.
     """
     split = config.eval.split
-    dataset = assembly.open_split(config, split)
+    dataset = build.open_split(config, split)
     for shot in config.eval.shots:
-        assembly.eval_sampler(config, dataset, n_way=config.eval.n_way, n_shot=shot)
+        build.eval_sampler(config, dataset, n_way=config.eval.n_way, n_shot=shot)
     with Checkpoints(workdir / LATEST, read_only=True) as checkpoints:
         going_on = checkpoints.latest_step() is not None
     if trains and (going_on or config.init_from):
@@ -317,7 +317,7 @@ def evaluate(
             trained on classes of the split (see `eval.on_trained_classes`).
     """
     mesh = make_mesh()
-    dataset = assembly.open_split(config, config.eval.split)
+    dataset = build.open_split(config, config.eval.split)
     network = load_network(config, workdir, mesh, trained_here=trained_here)
     comparison = _compare(config, dataset, network)
     evaluator = Evaluator(

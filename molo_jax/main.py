@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import evaluate, report, train
+    from molo_jax import evaluate, summary, train
 
     trains = _MODE.value != "eval"
     if _MODE.value != "train":
@@ -60,7 +60,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     if _MODE.value != "train":
         evaluate.evaluate(config, workdir, trains)
     if _MODE.value == "train_and_eval":
-        report.write_summary(config, workdir)
+        summary.write_summary(config, workdir)
 
 
 def _workdir() -> Path:

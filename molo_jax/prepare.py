@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run() -> None:
     # These import OpenCV and more, for which a mistake in the flags should not have to wait.
-    from molo_jax.data import preparation
+    from molo_jax.data.store import preparation
 
     with contextlib.ExitStack() as stack:
         if _DATASET.value == "synthetic":
@@ -163,7 +163,7 @@ def _run() -> None:
 
 
 def _find_and_prepare() -> None:
-    from molo_jax.data import preparation
+    from molo_jax.data.store import preparation
 
     found = _find(_DATASET.value)
     plan = preparation.Plan(
@@ -248,8 +248,8 @@ def _check_split_flags(division) -> None:
 
 def _check_plan(found: _Videos, needs) -> None:
     """Refuses one's own videos that cannot make the episodes, before the first frame is decoded."""
-    from molo_jax.data.enough import Shortages, count_files
-    from molo_jax.data.records import prepared_folder
+    from molo_jax.data.lists.enough import Shortages, count_files
+    from molo_jax.data.store.records import prepared_folder
 
     # Listed videos whose files are gone may be prepared already.
     earlier = prepared_folder(_OUT.value, _DATASET.value).exists()
@@ -284,7 +284,7 @@ def _check_flags() -> None:
 
 
 def _settings():
-    from molo_jax.data.records import Settings
+    from molo_jax.data.store.records import Settings
 
     return Settings.of(
         _DATASET.value,
@@ -298,7 +298,7 @@ def _settings():
 
 
 def _needs() -> Mapping[str, object]:
-    from molo_jax.data.survey import Need
+    from molo_jax.data.store.report import Need
 
     value = {name: flag.value for name, flag in _EPISODE.items()}
     return {
@@ -310,7 +310,8 @@ def _needs() -> Mapping[str, object]:
 
 def _find(name: str) -> _Videos:
     """The listed videos of each split with their files."""
-    from molo_jax.data import official, preparation
+    from molo_jax.data.lists import official
+    from molo_jax.data.store import preparation
 
     if name == "folder" and not _LISTS.value:
         return _find_own()
@@ -330,7 +331,7 @@ def _find(name: str) -> _Videos:
 
 def _listed_division(lists):
     """The classes of one's own lists, by their names or else their numbers."""
-    from molo_jax.data.division import Division
+    from molo_jax.data.lists.division import Division
 
     classes = {
         split: tuple(
@@ -343,8 +344,8 @@ def _listed_division(lists):
 
 def _find_own() -> _Videos:
     """The same for a folder for each class."""
-    from molo_jax.data import preparation
-    from molo_jax.data.folder import read_folder
+    from molo_jax.data.lists.folder import read_folder
+    from molo_jax.data.store import preparation
 
     found = read_folder(
         _VIDEOS.value,
@@ -359,8 +360,8 @@ def _find_own() -> _Videos:
 
 def _keep_lists(lists) -> None:
     """Writes the lists of one's own videos, for use without preparation."""
-    from molo_jax.data.folder import FolderLists, write_lists
-    from molo_jax.data.splits import Split, Video
+    from molo_jax.data.lists.folder import FolderLists, write_lists
+    from molo_jax.data.lists.splits import Split, Video
 
     if _DATASET.value != "folder":
         return

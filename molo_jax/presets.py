@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from molo_jax.config import IMAGENET, base_config, with_settings
-from molo_jax.data.official import benchmark
+from molo_jax.config import IMAGENET, base_config
+from molo_jax.data.lists.official import benchmark
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD
 
@@ -75,7 +75,7 @@ def _molo(classification: float, reconstruction: float, **position: float) -> di
 
 
 def _hyrsm_pp(*values: float) -> dict[str, float]:
-    names = ("classification", "window", "temporal", "balance", "coefficient")
+    names = ("classification", "window", "temporal", "balance", "apart_weight")
     return dict(zip(names, values, strict=True))
 
 
@@ -158,7 +158,8 @@ def preset_config(name: str, method: str = DEFAULT_METHOD, *, shots: int) -> Con
 
 def _train(config: ConfigDict, name: str, method: str, shots: int) -> None:
     preset = _HYRSM[name] if method in _AS_HYRSM else _published(method)[name]
-    with_settings(config, **({} if method in _AS_HYRSM else preset.settings))
+    if method not in _AS_HYRSM:
+        config.method.update(preset.settings)
     config.train.n_shot = 1 if method == DEFAULT_METHOD else shots
     config.train.n_query = 6 if method == DEFAULT_METHOD else 7 if shots == 1 else 3
     config.train.steps = preset.iterations // preset.accumulation

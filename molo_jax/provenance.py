@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
 from molo_jax.config import REFUSE
-from molo_jax.data.source import ClipSource
-from molo_jax.data.splits import Split
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, own_fields
 from molo_jax.old_checkpoints import key_of_now

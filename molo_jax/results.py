@@ -12,8 +12,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from molo_jax.config import config_keys
-from molo_jax.data.source import ClipSource
-from molo_jax.data.splits import Split
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
 from molo_jax.files import parse_json, write_json
 from molo_jax.provenance import (

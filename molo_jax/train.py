@@ -16,12 +16,11 @@ from absl import logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from molo_jax import assembly
+from molo_jax import build
 from molo_jax.config import base_config, config_keys
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
-from molo_jax.engine.feed import place_episodes, prefetched
 from molo_jax.engine.metrics import (
     MetricLog,
     Stopwatch,
@@ -29,6 +28,7 @@ from molo_jax.engine.metrics import (
     format_metrics,
     mean_metrics,
 )
+from molo_jax.engine.prefetch import place_episodes, prefetched
 from molo_jax.engine.state import TrainState, count_parameters, create_model, create_state
 from molo_jax.engine.step import make_train_step, replicated
 from molo_jax.errors import MoloError
@@ -85,22 +85,22 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self._config, self._workdir = config, workdir
-        self._mesh = assembly.train_mesh(config)
-        self._dataset = assembly.open_split(config, "train")
-        self._sampler = assembly.train_sampler(config, self._dataset)
-        self._settings = assembly.method_settings(config, len(self._dataset.split.classes))
+        self._mesh = build.train_mesh(config)
+        self._dataset = build.open_split(config, "train")
+        self._sampler = build.train_sampler(config, self._dataset)
+        self._settings = build.method_settings(config, len(self._dataset.split.classes))
         self._lists = {"train": ListRecord.of(config.dataset.name, self._dataset.split)}
         self._origin = Provenance()
-        self._schedule = assembly.schedule(config)
-        optimizer = assembly.optimizer(config)
+        self._schedule = build.schedule(config)
+        optimizer = build.optimizer(config)
         graphdef, params, batch_stats = create_model(self._settings, config.seed)
         self._state = create_state(params, batch_stats, optimizer)
         self._validator = self._make_validator(graphdef) if config.train.eval_every else None
         self._step_function = make_train_step(
             graphdef,
             optimizer,
-            preprocess=assembly.train_preprocess(config),
-            episode_key=assembly.train_key(config),
+            preprocess=build.train_preprocess(config),
+            episode_key=build.train_key(config),
             n_way=config.train.n_way,
             mesh=self._mesh,
         )
@@ -166,7 +166,7 @@ class Trainer:
         self._report_bad_videos()
 
     def _make_validator(self, graphdef: Any) -> Evaluator:
-        dataset = assembly.open_split(self._config, "val")
+        dataset = build.open_split(self._config, "val")
         self._lists["val"] = ListRecord.of(self._config.dataset.name, dataset.split)
         return Evaluator(
             self._config,

@@ -1,4 +1,4 @@
-"""Loss of one episode and its terms."""
+"""Loss of one episode and its terms, for every method."""
 
 import dataclasses
 
@@ -6,31 +6,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from molo_torch_ref.model import Episode, Output
+from molo_torch_ref.structures import Episode, Output
+
+_CONTRAST = ("s2q", "q2s", "s2q_motion", "q2s_motion")
 
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """Weights of the auxiliary classifier, of each contrastive term and of the reconstruction."""
+    """Weights of the terms beside the match; a method without the term ignores its weight.
 
-    classification: float
-    contrast: float
-    reconstruction: float
+    Attributes:
+        classification: of the auxiliary classifier (MoLo, HyRSM, HyRSM++).
+        contrast: of each long-short term (MoLo).
+        reconstruction: of the decoded motion (MoLo).
+        temporal: of the temporal coherence (HyRSM++).
+    """
+
+    classification: float = 0.0
+    contrast: float = 0.0
+    reconstruction: float = 0.0
+    temporal: float = 0.0
 
 
 def loss_terms(output: Output, episode: Episode) -> dict[str, Tensor]:
-    """Computes the unweighted terms: cross-entropies in nats, and the mean squared error."""
+    """Computes the unweighted terms of the method that made the output.
+
+    Returns:
+        ``match`` always, and what the output has values for: ``classification``, the four
+        long-short terms (cross-entropies in nats), ``reconstruction`` (mean squared error) and
+        ``temporal``.
+    """
     labels = episode.query_labels
-    classes = torch.cat([episode.support_classes, episode.query_classes])
-    return {
-        "match": F.cross_entropy(output.logits, labels),
-        "classification": F.cross_entropy(output.class_logits, classes),
-        "s2q": F.cross_entropy(output.logits_s2q, labels),
-        "q2s": F.cross_entropy(output.logits_q2s, labels),
-        "s2q_motion": F.cross_entropy(output.logits_s2q_motion, labels),
-        "q2s_motion": F.cross_entropy(output.logits_q2s_motion, labels),
-        "reconstruction": F.mse_loss(output.reconstruction, output.reconstruction_target),
-    }
+    terms = {"match": F.cross_entropy(output.logits, labels)}
+    if output.class_logits is not None:
+        classes = torch.cat([episode.support_classes, episode.query_classes])
+        # One row a video, or one for each of its frames.
+        rows = classes.repeat_interleave(len(output.class_logits) // len(classes))
+        terms["classification"] = F.cross_entropy(output.class_logits, rows)
+    for name in _CONTRAST:
+        logits = getattr(output, f"logits_{name}")
+        if logits is not None:
+            terms[name] = F.cross_entropy(logits, labels)
+    if output.reconstruction is not None:
+        terms["reconstruction"] = F.mse_loss(output.reconstruction, output.reconstruction_target)
+    if output.coherence is not None:
+        terms["temporal"] = output.coherence
+    return terms
 
 
 def total_loss(
@@ -40,10 +61,8 @@ def total_loss(
 
     Quirk kept: the reconstruction is not divided by the number of accumulated episodes.
     """
-    contrast = terms["s2q"] + terms["q2s"] + terms["s2q_motion"] + terms["q2s_motion"]
-    entropies = (
-        terms["match"]
-        + coefficients.classification * terms["classification"]
-        + coefficients.contrast * contrast
-    )
-    return entropies / accumulation + coefficients.reconstruction * terms["reconstruction"]
+    weights = {"match": 1.0, "classification": coefficients.classification}
+    weights |= dict.fromkeys(_CONTRAST, coefficients.contrast)
+    weights |= {"temporal": coefficients.temporal}
+    weights |= {"reconstruction": coefficients.reconstruction * accumulation}
+    return sum(weights[name] * term for name, term in terms.items()) / accumulation

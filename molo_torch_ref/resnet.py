@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 (v1.5) without average pooling and classifier, numbered as a Sequential.
+"""ResNet-18, 34 and 50 (v1.5) without classifier, numbered as a Sequential.
 
 Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; in a bottleneck the
 stride sits on the 3x3 convolution.
@@ -66,11 +66,16 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def make_backbone(name: str) -> tuple[nn.Sequential, int]:
+def make_backbone(name: str, pooled: bool = False) -> tuple[nn.Sequential, int]:
     """Builds a backbone: 0 convolution, 1 normalization, 2 ReLU, 3 max-pool, 4 to 7 the stages.
 
+    Args:
+        name: ``resnet18``, ``resnet34`` or ``resnet50``.
+        pooled: whether a global average pool follows, as number 8.
+
     Returns:
-        The module, from frames ``(n, 3, h, w)`` to maps ``(n, d, h / 32, w / 32)``, and ``d``.
+        The module, from frames ``(n, 3, h, w)`` to maps ``(n, d, h / 32, w / 32)``, pooled
+        ``(n, d, 1, 1)``; and ``d``.
 
     Raises:
         ValueError: if there is no backbone of that name.
@@ -86,4 +91,5 @@ def make_backbone(name: str) -> tuple[nn.Sequential, int]:
             blocks.append(block(channels, width, stride=2 if i == 0 and number else 1))
             channels = width * block.expansion
         stages.append(nn.Sequential(*blocks))
-    return nn.Sequential(*stem, *stages), channels
+    pool = [nn.AdaptiveAvgPool2d(1)] if pooled else []
+    return nn.Sequential(*stem, *stages, *pool), channels

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from molo_torch_ref.losses import Coefficients, loss_terms, total_loss
-from molo_torch_ref.model import Episode, MoLo
+from molo_torch_ref.structures import Episode
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -19,6 +19,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """
     decayed, spared = [], []
     for name, parameter in model.named_parameters():
+        # The numbers of TRX's tuples are parameters by name alone.
+        if not parameter.requires_grad:
+            continue
         (spared if "bn" in name or "norm" in name else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -65,7 +68,7 @@ def learning_rate(schedule: Schedule, iteration: int) -> float:
 
 
 def train_step(
-    model: MoLo,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     episodes: Sequence[Episode],
     *,

@@ -11,27 +11,27 @@ from flax import nnx
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_state
 from molo_jax.engine.step import chunked, make_mesh, make_train_step, replicated
-from molo_jax.methods.base import Episode, Stages
-from molo_jax.methods.molo import MoLo, MoLoOutput
-from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.episode import Episode
+from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.weights import torch_map
+from molo_jax.weights.networks import abstract_network
 from parity_tests.case import Arrays, Case, Tensors
-from parity_tests.recording import LOSSES, Recording
+from parity_tests.methods import METHODS as _NAMED
+from parity_tests.recording import Recording
 
-_MATCHING = {
-    "logits": "match",
-    "logits_s2q": "support_to_query",
-    "logits_q2s": "query_to_support",
-    "logits_s2q_motion": "support_to_query_motion",
-    "logits_q2s_motion": "query_to_support_motion",
-}
-# Field of Stages -> official module, with its calls for the support and for the query set.
-_STAGES = {
+# The methods that this backend computes.
+METHODS = tuple(_NAMED)
+
+# Name of a stage of `Training.stages` -> official module, with its calls for the support and for
+# the query set.
+_BACKBONE = {
     "pool": ("backbone.3", 0, 1),
     "layer1": ("backbone.4", 0, 1),
     "layer2": ("backbone.5", 0, 1),
     "layer3": ("backbone.6", 0, 1),
     "layer4": ("backbone.7", 0, 1),
+}
+_MOLO = _BACKBONE | {
     "motion_reduce": ("motion_reduce", 0, 1),
     "motion_conv": ("motion_conv", 0, 1),
     "motion_up": ("motion_up", 0, 1),
@@ -44,7 +44,21 @@ _STAGES = {
     "feedforward_motion": ("temporal_atte_before_motion.layers.0.1", 1, 0),
     "encoded_motion": ("temporal_atte_before_motion", 1, 0),
 }
+_FRAMES = _BACKBONE | {"frames": ("backbone.8", 0, 1)}
+_HYRSM = _FRAMES | {"pe": ("pe", 0, 1), "encoded": ("temporal_atte_before", 0, 1)}
+_TRX = _FRAMES | {
+    f"transformers.{i}.{name}": (f"transformers.{i}.{name}", 0, 1)
+    for i in range(2)
+    for name in ("pe", "k_linear", "v_linear", "norm_k")
+}
 _DECODER = ("up1", "up2", "up3", "outc")
+# Of MoLo: an output's name -> field of its scores.
+_SCORES = {
+    "logits_s2q": "support_to_query",
+    "logits_q2s": "query_to_support",
+    "logits_s2q_motion": "support_to_query_motion",
+    "logits_q2s_motion": "query_to_support_motion",
+}
 
 
 def forward(
@@ -148,7 +162,6 @@ def steps(
             optimizer,
             preprocess=_as_episode,
             episode_key=jax.random.key,
-            weights=_weights(case),
             n_way=case.way,
             mesh=mesh,
         )
@@ -157,7 +170,7 @@ def steps(
         for number, episodes in enumerate(batches):
             # One episode at a time: what makes memory and compilation cheapest.
             state, metrics = step(state, chunked(_stacked(episodes, double), 1))
-            for term in (*LOSSES, "loss"):
+            for term in (*case.names.losses.values(), "loss"):
                 name = "total" if term == "loss" else term
                 losses[f"{number}/{name}"] = np.asarray(metrics[term])
     return {
@@ -169,9 +182,7 @@ def steps(
 
 def spared(case: Case) -> set[str]:
     """Returns the official names of the parameters without weight decay."""
-    config = MoLoSettings(**case.network())
-    abstract = nnx.state(nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0))), nnx.Param)
-    paths = [path for path, _ in nnx.to_flat_state(abstract)]
+    paths = [path for path, _ in nnx.to_flat_state(_structure(case)[1])]
     return {torch_map.official_name(path) for path in paths if not torch_map.decays(path)}
 
 
@@ -196,9 +207,17 @@ def make_network(
 
 def _structure(case: Case) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """The network without its arrays."""
-    config = MoLoConfig(**case.network())
-    abstract = nnx.eval_shape(lambda: MoLo(config, rngs=nnx.Rngs(0)))
-    return nnx.split(abstract, nnx.Param, nnx.BatchStat)
+    return abstract_network(settings_of(case))
+
+
+def settings_of(case: Case) -> Settings:
+    """Returns the settings of the method for a case."""
+    known = settings_class(case.method)
+    weights = vars(case.coefficients) | {}
+    # The official code multiplies the weight of the reconstruction by its accumulation.
+    weights["reconstruction"] *= case.accumulation
+    own = {name: value for name, value in weights.items() if name in own_fields(known)}
+    return known(**({"num_classes": case.num_classes} | own | case.network()))
 
 
 def to_jax(episode: Arrays, double: bool = False) -> Episode:
@@ -230,19 +249,13 @@ def compiled(function, quick: bool):
     return jax.jit(function, compiler_options=options)
 
 
-def _weights(case: Case) -> LossWeights:
-    return LossWeights(*case.coefficients, accumulation=case.accumulation)
-
-
 def run_episode(graphdef, case, params, stats, episode, *, train):
     """Returns the total loss, and what `to_recording` makes a recording of."""
     model = nnx.merge(graphdef, params, stats, copy=True)
-    output = model(
-        episode.support, episode.query, episode.support_labels, n_way=case.way, train=train
-    )
-    terms = loss_terms(output, episode)
-    total = total_loss(terms, _weights(case))
-    return total, (output, terms | {"total": total}, nnx.state(model, nnx.BatchStat))
+    output = model(episode, n_way=case.way, train=train)
+    total = model.total_loss(output.losses)
+    stats = nnx.state(model, nnx.BatchStat)
+    return total, (output, output.losses | {"total": total}, stats)
 
 
 def _as_episode(arrays, key):
@@ -260,28 +273,50 @@ def _stacked(episodes: Sequence[Arrays], double: bool) -> Arrays:
 def to_recording(recorded, *, with_statistics: bool) -> Recording:
     """Names what `run_episode` returned beside the loss as PyTorch does."""
     output, losses, stats = recorded
-    outputs = {name: getattr(output.logits, field) for name, field in _MATCHING.items()}
-    recording = {
-        "outputs": outputs | {"class_logits": output.class_logits},
-        "stages": _stages(output, output.stages),
-        "losses": losses,
-    }
+    named = _named(output.stages)
+    outputs = {"logits": output.logits}
+    if "classification_layer/0" in named:
+        outputs["class_logits"] = named["classification_layer/0"]
+    if "scores" in output.stages:
+        scores = output.stages["scores"]
+        found = {name: getattr(scores, field) for name, field in _SCORES.items()}
+        outputs |= {name: value for name, value in found.items() if value is not None}
+    recording = {"outputs": outputs, "stages": named, "losses": losses}
     return recording | ({"statistics": by_name(stats)} if with_statistics else {})
 
 
-def _stages(output: MoLoOutput, stages: Stages) -> dict[str, np.ndarray]:
-    named = {"classification_layer/0": output.class_logits}
-    for field, (module, support, query) in _STAGES.items():
-        sets = getattr(stages, field)
-        named[f"{module}/{support}"] = _official_layout(module, sets.support)
-        named[f"{module}/{query}"] = _official_layout(module, sets.query)
+def _named(stages) -> dict[str, np.ndarray]:
+    """Gives the stages the names and layouts of the official modules' outputs."""
+    named = {}
+    if "class_logits" in stages:
+        logits = stages["class_logits"]
+        if not isinstance(logits, np.ndarray):
+            # Of every frame, support first.
+            sets = (logits.support, logits.query)
+            logits = np.concatenate([x.reshape(-1, x.shape[-1]) for x in sets])
+        named["classification_layer/0"] = logits
+    names = _MOLO if "motion_reduce" in stages else _TRX | _HYRSM
+    for field, (module, support, query) in names.items():
+        if field in stages:
+            named[f"{module}/{support}"] = _official_layout(module, stages[field].support)
+            named[f"{module}/{query}"] = _official_layout(module, stages[field].query)
     for module in _DECODER:
-        named[f"{module}/0"] = _official_layout(module, getattr(stages, module))
+        if module in stages:
+            named[f"{module}/0"] = _official_layout(module, stages[module])
+    if "relation" in stages:
+        named["temporal_atte/0"] = stages["relation"]
+        tokens = stages["tokens"]
+        # The one-dimensional convolution has channels before frames.
+        support = tokens.support.reshape(-1, *tokens.support.shape[-2:])
+        named["layer2/0"] = np.moveaxis(support, -1, 1)
+        named["layer2/1"] = np.moveaxis(tokens.query, -1, 1)
     return named
 
 
 def _official_layout(module: str, array: np.ndarray) -> np.ndarray:
     """Maps of clips (v, t, h, w, c) become those of frames (v t, c, h, w); tokens stay."""
+    if module == "backbone.8":
+        return array.reshape(-1, array.shape[-1], 1, 1)
     if array.ndim != 5:
         return array
     if module == "motion_reduce":

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from molo_jax.model import matching, ops
+from molo_jax.nn import matching, ops
 from parity_tests import jax_backend
 from parity_tests.case import Arrays, Case, Tensors
 from parity_tests.recording import Recording

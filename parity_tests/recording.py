@@ -15,41 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity_tests.methods import judged_by
 from parity_tests.tolerances import Bounds
-
-OUTPUTS = (
-    "logits",
-    "class_logits",
-    "logits_s2q",
-    "logits_q2s",
-    "logits_s2q_motion",
-    "logits_q2s_motion",
-)
-LOSSES = ("match", "classification", "s2q", "q2s", "s2q_motion", "q2s_motion", "reconstruction")
-
-# Modules whose outputs are stages, and how often each is called in one episode.
-STAGES = {
-    "backbone.3": 2,
-    "backbone.4": 2,
-    "backbone.5": 2,
-    "backbone.6": 2,
-    "backbone.7": 2,
-    "motion_reduce": 2,
-    "motion_conv": 2,
-    "motion_up": 2,
-    "up1": 1,
-    "up2": 1,
-    "up3": 1,
-    "outc": 1,
-    "pe": 4,
-    "temporal_atte_before.layers.0.0": 2,
-    "temporal_atte_before.layers.0.1": 2,
-    "temporal_atte_before": 2,
-    "temporal_atte_before_motion.layers.0.0": 2,
-    "temporal_atte_before_motion.layers.0.1": 2,
-    "temporal_atte_before_motion": 2,
-    "classification_layer": 1,
-}
 
 Recording = dict[str, dict[str, np.ndarray]]
 
@@ -75,12 +42,17 @@ class Difference:
         return self.error <= self.bound
 
 
-def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Norm of the difference over the norm of the reference; infinite where shapes differ."""
+def relative_error(
+    ours: np.ndarray, reference: np.ndarray, measure: np.ndarray | None = None
+) -> float:
+    """Norm of the difference over that of the reference, or of another array that is the measure.
+
+    It is infinite where shapes differ.
+    """
     if np.shape(ours) != np.shape(reference):
         return np.inf
     ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    norm = float(np.linalg.norm(reference))
+    norm = float(np.linalg.norm(reference if measure is None else measure))
     difference = float(np.linalg.norm(ours - reference))
     return difference / norm if norm else (0.0 if difference == 0.0 else np.inf)
 
@@ -96,16 +68,32 @@ def output_error(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(np.max(np.abs(ours - reference)) / max(np.max(np.abs(reference)), 1.0))
 
 
-def compare(ours: Recording, reference: Recording, bounds: Bounds) -> list[Difference]:
+def compare(
+    ours: Recording, reference: Recording, bounds: Bounds, cancelled: tuple[str, ...] = ()
+) -> list[Difference]:
     """Compares all quantities of two recordings.
+
+    Args:
+        ours: what one backend computed.
+        reference: what the other one computed.
+        bounds: the largest errors by group.
+        cancelled: :attr:`Method.cancelled` of the method.
+
+    Returns:
+        One difference for each quantity.
 
     Raises:
         ValueError: if one has a quantity that the other lacks.
     """
     differences = []
     for group, name in _both(ours, reference):
-        measure = output_error if group == "outputs" else relative_error
-        error = measure(ours[group][name], reference[group][name])
+        pair = ours[group][name], reference[group][name]
+        if group == "outputs":
+            error = output_error(*pair)
+        elif group == "gradients":
+            error = relative_error(*pair, reference[group][judged_by(name, cancelled)])
+        else:
+            error = relative_error(*pair)
         differences.append(Difference(group, name, error, bounds[group]))
     return differences
 

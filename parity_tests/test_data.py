@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from molo_jax.data import augment, frames
-from molo_jax.data.decode import decode_clip
-from molo_jax.data.frames import frame_chooser, segment_frames
-from molo_jax.data.images import resize_frames
+from molo_jax.data import augment
+from molo_jax.data.video import frames
+from molo_jax.data.video.decode import decode_clip
+from molo_jax.data.video.frames import frame_chooser, segment_frames
+from molo_jax.data.video.images import resize_frames
 from molo_torch_ref import pixels
 from parity_tests import tolerances
 
@@ -116,7 +117,7 @@ def test_each_operation_in_torch_gives_the_recorded_values(name):
 
 def test_grey_normalization_resize_and_a_chain_in_torch_give_the_recorded_values():
     clip = to_torch(RECORDS["clip"])
-    assert_close(RECORDS["gray"], pixels.grey(clip), RECORDED)
+    assert_close(RECORDS["gray"], pixels.gray(clip), RECORDED)
     assert_close(RECORDS["normalize"], pixels.normalize(clip), RECORDED)
     resized = pixels.center_crop(pixels.resize(clip, 40), 32)
     assert_close(RECORDS["resize40_centre32"], resized, RECORDED)
@@ -147,7 +148,7 @@ def test_each_operation_equals_that_of_torch(name, clip):
 def test_grey_and_normalization_equal_those_of_torch():
     clip = every_color()
     ours = jnp.asarray(clip, jnp.float32) / 255
-    assert_close(augment.to_grey(ours), pixels.grey(to_torch(clip)), PIXELS)
+    assert_close(augment.to_gray(ours), pixels.gray(to_torch(clip)), PIXELS)
     assert_close(augment.normalize(ours), pixels.normalize(to_torch(clip)), PIXELS)
 
 
@@ -183,13 +184,13 @@ def drawn_choices(key, clips, sides, config):
 
 
 def choices_of(draws, room, config):
-    """Twelve draws: flip, grey, place, three factors, hue shift, and the order's four."""
+    """Twelve draws: flip, gray, place, three factors, hue shift, and the order's four."""
     strengths = (config.brightness, config.contrast, config.saturation)
     amounts = [1 - s + float(draw) * 2 * s for s, draw in zip(strengths, draws[4:7], strict=True)]
     amounts.append((2 * float(draws[7]) - 1) * config.hue)
     return pixels.QueryChoices(
         flip=draws[0] < config.flip,
-        grey=draws[1] < config.grey,
+        gray=draws[1] < config.gray,
         top=int(draws[2] * room),
         left=int(draws[3] * room),
         jitter=[(NAMES[i], amounts[i]) for i in np.argsort(draws[8:])],
@@ -214,11 +215,11 @@ def test_training_views_equal_those_of_torch_with_every_choice_and_order():
     seen = []
     for index in range(40):
         clips = noise(8, 2, 21, 21, seed=index)
-        clips[3] = clips[3, ..., :1]  # a grey video
+        clips[3] = clips[3, ..., :1]  # a gray video
         clips[4, :, :, 7:] = 255  # a large plain part
         key = augment.episode_key(3, "train", index)
         seen += assert_train_views(key, clips[:2], clips[2:], 13)
-    assert {(c.flip, c.grey) for c in seen} == set(itertools.product((True, False), repeat=2))
+    assert {(c.flip, c.gray) for c in seen} == set(itertools.product((True, False), repeat=2))
     assert {tuple(n for n, _ in c.jitter) for c in seen} == set(itertools.permutations(NAMES))
     assert {c.top for c in seen} == {c.left for c in seen} == set(range(8))
 

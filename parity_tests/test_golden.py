@@ -12,7 +12,7 @@ import pytest
 from parity_tests.golden import __main__ as command
 from parity_tests.golden.files import RefusedError, read
 from parity_tests.golden.replay import compute, findings, replay
-from parity_tests.tolerances import GOLDEN
+from parity_tests.tolerances import golden_bounds
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 EVAL = FOLDER / "r18_eval.npz"
@@ -38,7 +38,7 @@ def recomputed():
 
 
 def _outside(file, recording):
-    found = findings(file, recording, GOLDEN[file.kind, file.case.backbone])
+    found = findings(file, recording, golden_bounds("molo", file.kind, file.case.backbone))
     return [(finding.group, finding.name) for finding in found if not finding.inside]
 
 

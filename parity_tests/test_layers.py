@@ -11,11 +11,12 @@ import torch
 import molo_torch_ref.matching
 from molo_jax.methods.base import MoLoSettings
 from molo_jax.methods.molo import MoLo
-from molo_jax.methods.molo_structures import Tokens
+from molo_jax.methods.molo_outputs import Tokens
 from molo_jax.nn import matching
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL
-from parity_tests.recording import STAGES, compare, relative_error
+from parity_tests.methods import METHODS
+from parity_tests.recording import compare, relative_error
 from parity_tests.tolerances import DOUBLE, FORWARD
 
 BACKBONES = ("resnet18", "resnet34", "resnet50")
@@ -38,11 +39,12 @@ def test_every_stage_is_equal(computed, backbone, size, mode):
             cases, tensors, episode, train=train, double=double, quick=True
         )
     bounds = DOUBLE if double else FORWARD[mode, backbone]
+    stages = METHODS["molo"].stages
     for one, ours in zip(cases, recordings, strict=True):
         reference = torch_backend.forward(one, tensors, episode, train=train, double=double)
         differences = compare(ours, reference, bounds)
         names = {d.name for d in differences if d.group == "stages"}
-        assert names == {f"{module}/{i}" for module, calls in STAGES.items() for i in range(calls)}
+        assert names == {f"{module}/{i}" for module, calls in stages.items() for i in range(calls)}
         assert [d for d in differences if not d.inside] == []
     # The two encodings really differ, or the second comparison would prove nothing.
     first, second = (recording["stages"]["pe/2"] for recording in recordings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from molo_jax import assembly
+from molo_jax import build
 from molo_jax.data import synthetic
 from parity_tests import training
 from parity_tests.training_checks import (
@@ -86,7 +86,7 @@ def tensors(data):
 def _double_losses(data, tensors, alter, steps=2):
     """The float64 losses of the reference's first steps, with one thing altered."""
     config = make_config(SETTINGS, data)
-    dataset = assembly.open_split(config, "train")
+    dataset = build.open_split(config, "train")
     with torch_threads():
         run = TorchRun(config, 64, tensors, double=True)
         alter(run)

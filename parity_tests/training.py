@@ -47,13 +47,13 @@ def compare(
     Raises:
         MoloError: when the dataset is missing or has too few videos.
     """
-    from molo_jax import assembly
+    from molo_jax import build
     from parity_tests.training_checks import DOUBLE_RUNS, JAX, RUNS, TORCH, Comparison
     from parity_tests.training_data import make_config, read_test_episodes, training_batches
     from parity_tests.training_runs import make_runs, torch_threads
 
     config = make_config(settings, data)
-    dataset = assembly.open_split(config, "train")
+    dataset = build.open_split(config, "train")
     # Before the training, so that too few videos are found out at once.
     episodes = read_test_episodes(config)
     names = RUNS if single else DOUBLE_RUNS

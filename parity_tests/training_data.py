@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from molo_jax import assembly
+from molo_jax import build
 from molo_jax.cli import load_config
 from molo_jax.data.augment import eval_views
-from molo_jax.data.dataset import VideoDataset
-from molo_jax.data.episodes import ClipRequest
+from molo_jax.data.clips.dataset import VideoDataset
+from molo_jax.data.clips.episodes import ClipRequest
 from molo_jax.data.pipeline import clip_batches, episode_batches
 from molo_jax.engine.evaluation import clip_key
 
@@ -79,7 +79,7 @@ def training_batches(config: ConfigDict, dataset: VideoDataset) -> Iterator[dict
 
     Clips are float32 `(e, s, t, h, w, 3)`, support and query; the rest is as from the pipeline.
     """
-    preprocess, key = assembly.train_preprocess(config), assembly.train_key(config)
+    preprocess, key = build.train_preprocess(config), build.train_key(config)
 
     # The step splits an episode's key into one for the pixels and one for dropout.
     @jax.jit
@@ -91,7 +91,7 @@ def training_batches(config: ConfigDict, dataset: VideoDataset) -> Iterator[dict
     each = config.train.episodes_per_step
     stream = episode_batches(
         dataset,
-        assembly.train_sampler(config, dataset),
+        build.train_sampler(config, dataset),
         start=0,
         stop=config.train.steps * each,
         batch_size=each,
@@ -132,8 +132,8 @@ class TestEpisodes:
 
 def read_test_episodes(config: ConfigDict) -> TestEpisodes:
     """Draws the first `eval.episodes` 1-shot episodes of the test split and decodes their clips."""
-    dataset = assembly.open_split(config, "test")
-    sampler = assembly.eval_sampler(
+    dataset = build.open_split(config, "test")
+    sampler = build.eval_sampler(
         config, dataset, n_way=config.eval.n_way, n_shot=config.eval.shots[0]
     )
     episodes = [sampler.resolve(sampler(index)) for index in range(config.eval.episodes)]
@@ -160,7 +160,7 @@ def _decode(config: ConfigDict, dataset: VideoDataset, requests: list[ClipReques
         workers=config.data.workers,
         prefetch=config.data.prefetch,
         resize=config.data.resize,
-        sampling=assembly.eval_sampling(config),
+        sampling=build.eval_sampling(config),
     )
     view = jax.jit(lambda clips: eval_views(clips, config.data.crop))
     with contextlib.closing(stream):

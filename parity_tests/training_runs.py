@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from torch import nn
 
 import molo_torch_ref as reference
-from molo_jax import assembly
+from molo_jax import build
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import chunked, make_embed, make_match, make_mesh, make_train_step
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.weights.torch_map import export_tensors, import_tensors
 from molo_torch_ref.matching import match_stream
 from parity_tests.training_checks import JAX, JAX_DOUBLE, TORCH, TORCH_DOUBLE
@@ -45,7 +45,7 @@ class JaxRun:
         self._double = double
         # Before the precision is set: in float64 the same seed draws other weights.
         self._graphdef, *weights = create_model(
-            assembly.model_config(config, num_classes), config.seed
+            build.model_config(config, num_classes), config.seed
         )
         with self._precision():
             self._build(config, *jax.tree.map(self._cast, weights))
@@ -53,14 +53,14 @@ class JaxRun:
     def _build(self, config: ConfigDict, params: nnx.State, batch_stats: nnx.State) -> None:
         # One device: the episodes of a step are averaged one after another, as in the reference.
         self._mesh = make_mesh(jax.devices()[:1])
-        transformation = assembly.optimizer(config)
+        transformation = build.optimizer(config)
         self._state = create_state(params, batch_stats, transformation)
         self._step = make_train_step(
             self._graphdef,
             transformation,
             preprocess=_as_episode,
-            episode_key=assembly.train_key(config),
-            weights=assembly.loss_weights(config),
+            episode_key=build.train_key(config),
+            weights=build.loss_weights(config),
             n_way=config.train.n_way,
             mesh=self._mesh,
         )

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from molo_jax.data import tfds_builder
-from molo_jax.data.preparation import Plan, find_videos, prepare
-from molo_jax.data.prepared import PreparedDataset
-from molo_jax.data.records import Settings
-from molo_jax.data.splits import read_split
-from molo_jax.data.survey import Need
+from molo_jax.data.lists.splits import read_split
+from molo_jax.data.store import tfds_builder
+from molo_jax.data.store.preparation import Plan, find_videos, prepare
+from molo_jax.data.store.prepared import PreparedDataset
+from molo_jax.data.store.records import Settings
+from molo_jax.data.store.report import Need
 
 SIDE = 48
 

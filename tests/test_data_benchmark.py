@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from molo_jax.data.episodes import ClipRequest
+from molo_jax.data.clips.episodes import ClipRequest
 from molo_jax.errors import MoloError
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from molo_jax import assembly, evaluate
+from molo_jax import build, evaluate
 from molo_jax.config import base_config
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
@@ -56,7 +56,7 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
     config.init_from = "runs/x"
     config.train.n_way, config.train.n_shot, config.train.n_query = 5, 4, 6
     config.eval.n_query = 2
-    dataset = assembly.open_split(config, "test")
+    dataset = build.open_split(config, "test")
     network = evaluate.Network(SETTINGS, None, None, None, "runs/x/best/7", 7)
     comparison = Comparison("runs/x/best/7", Overlap(["a"], None), {"data.crop": {}}, "01ab")
     score = Score(0.5, 0.25, 1000, {0: 0.125, 2: 0.375})
@@ -76,7 +76,7 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
 def test_a_training_that_would_be_tested_on_classes_of_its_first_weights_does_not_begin(
     config, tmp_path
 ):
-    test = assembly.open_split(config, "test").split
+    test = build.open_split(config, "test").split
     origin = Provenance().followed_by(ListRecord.of("folder", test), None, {})
     with Checkpoints(tmp_path / "first/checkpoints") as checkpoints:
         checkpoints.save(3, meta=origin.to_meta(), model={"w": np.zeros(2)})

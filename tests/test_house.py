@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from matplotlib.image import imread
 
-from molo_jax import assembly, evaluate, report, train
+from molo_jax import build, evaluate, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
 from molo_jax.config import validate
@@ -23,8 +23,8 @@ from molo_jax.config_listing import listing
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
+from molo_jax.methods.episode import Training
 from molo_jax.methods.settings import METHODS, Settings, setting, weight
-from molo_jax.methods.structures import Training
 from molo_jax.weights.networks import abstract_network, filled, load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -71,9 +71,9 @@ class NearestMean(Method):
         squares = jnp.square(queries[:, None] - means).sum(axis=-1)
         return -self.settings.sharpness * squares
 
-    def train_episode(self, episode, *, n_way, rngs=None):
+    def __call__(self, episode, *, n_way, train, rngs=None):
         clips, sizes = join_sets(episode, self.settings)
-        features = self._features(clips, train=True)
+        features = self._features(clips, train=train)
         sets = split_sets(features, sizes)
         logits = self.match(sets.support, sets.query, episode.support_labels, n_way=n_way)
         return Training(
@@ -196,7 +196,7 @@ def numpy_features(kernel, bias, clips):
 
 def direct_accuracy(config, dataset, kernel, bias, shots):
     """The accuracy over the episodes of the evaluation, one after another in NumPy."""
-    sampler = assembly.eval_sampler(config, dataset, n_way=3, n_shot=shots)
+    sampler = build.eval_sampler(config, dataset, n_way=3, n_shot=shots)
     correct = []
     for index in range(config.eval.episodes):
         episode = sampler.resolve(sampler(index))
@@ -231,11 +231,11 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, SIDE, SIDE, 3), np.uint8)
     graphdef, *states = abstract_network(weights.settings)
     model = nnx.merge(graphdef, *(filled(state, weights.variables) for state in states))
-    found = model.embed(assembly.eval_preprocess(config)(clips))["frames"]
+    found = model.embed(build.eval_preprocess(config)(clips))["frames"]
     np.testing.assert_allclose(found, numpy_features(kernel, bias, clips), rtol=1e-4, atol=1e-5)
 
     results = evaluate.evaluate(config, tmp_path, trained_here=True)
-    dataset = assembly.open_split(config, "test")
+    dataset = build.open_split(config, "test")
     for shots in (1, 2):
         direct = direct_accuracy(config, dataset, kernel, bias, shots)
         assert results["trained", shots].accuracy == pytest.approx(direct)
@@ -244,7 +244,7 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
         assert record["accuracy"] == pytest.approx(direct)
         assert record["settings_not_as_in_training"] == {}
     assert "trained" in capsys.readouterr().out
-    assert imread(report.write_summary(config, tmp_path)).std() > 0.1
+    assert imread(summary.write_summary(config, tmp_path)).std() > 0.1
 
 
 def test_its_checkpoint_is_not_taken_for_one_of_another_method(config, tmp_path):

@@ -20,9 +20,9 @@ NO_TENSORFLOW = (
     "molo_jax.engine.schedule",
     "molo_jax.engine.step",
     "molo_jax.data.augment",
-    "molo_jax.data.decode",
-    "molo_jax.data.episodes",
-    "molo_jax.data.splits",
+    "molo_jax.data.video.decode",
+    "molo_jax.data.clips.episodes",
+    "molo_jax.data.lists.splits",
     "molo_jax.data.synthetic",
     "molo_jax.weights.torch_files",
 )
@@ -44,7 +44,7 @@ ROOMS = {
     # No concrete method: the engine sees what all of them have in common.
     "engine": (
         "molo_jax.methods.base",
-        "molo_jax.methods.structures",
+        "molo_jax.methods.episode",
         "molo_jax.methods.settings",
         "molo_jax.nn",
     ),

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from molo_jax import assembly, evaluate
+from molo_jax import build, evaluate
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
-from molo_jax.methods.structures import Episode
+from molo_jax.methods.episode import Episode
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"
@@ -240,12 +240,12 @@ def _best(workdir: Path) -> int:
 def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
     whole, monkeypatch, motion_data, tmp_path
 ):
-    from molo_jax import main, report, train
+    from molo_jax import main, summary, train
 
     config = _config(motion_data)
     config.init_from = "x.pth"
     seen = []
-    note = {"train": train, "evaluate": evaluate, "write_summary": report, "check_data": evaluate}
+    note = {"train": train, "evaluate": evaluate, "write_summary": summary, "check_data": evaluate}
     for name, module in note.items():
         used = lambda config, *rest, name=name: seen.append((name, config.init_from, *rest[1:]))  # noqa: E731
         monkeypatch.setattr(module, name, used)
@@ -310,7 +310,7 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
 ):
     config = _config(motion_data)
     network = _weights(motion_data, whole[0])
-    dataset = assembly.open_split(config, "test")
+    dataset = build.open_split(config, "test")
     mesh = make_mesh()
     evaluator = evaluate.Evaluator(config, dataset, network.graphdef, mesh, n_way=3, shots=(1,))
     weights = network.params, network.batch_stats

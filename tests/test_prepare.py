@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from molo_jax.data.prepared import PreparedDataset
-from molo_jax.data.records import prepared_folder
+from molo_jax.data.store.prepared import PreparedDataset
+from molo_jax.data.store.records import prepared_folder
 
 GOOD = 3
 

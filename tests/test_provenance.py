@@ -8,7 +8,7 @@ import pytest
 
 from molo_jax import provenance
 from molo_jax.config import base_config
-from molo_jax.data.splits import Split, Video
+from molo_jax.data.lists.splits import Split, Video
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import METHODS, TRAINING_ONLY, MoLoSettings, own_fields
 from molo_jax.provenance import ListRecord, Overlap, Provenance

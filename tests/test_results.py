@@ -6,7 +6,7 @@ import json
 import pytest
 
 from molo_jax import results
-from molo_jax.data.splits import Split, Video
+from molo_jax.data.lists.splits import Split, Video
 
 SPLIT = Split.of("test", "x", [Video("a/1", 4, 1), Video("b/1", 7, 2), Video("c/1", 9, 3)])
 RECORD = {

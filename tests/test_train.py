@@ -547,6 +547,6 @@ def test_metrics_are_json_numbers(stand_in, config, tmp_path):
     train.train(config, tmp_path)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["learning_rate"] == pytest.approx(
-        float(train.assembly.schedule(config)(jnp.int32(2)))
+        float(train.build.schedule(config)(jnp.int32(2)))
     )
     assert first["episodes_per_second"] > 0

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from molo_jax.data.episodes import check_seed
+from molo_jax.data.clips.episodes import check_seed
 from molo_jax.errors import UsageError
 
 MEAN, STD = 0.45, 0.225
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
-_QUERY_DRAWS = 12  # flip, grey, place (2), factors (3), hue, order (4)
+_QUERY_DRAWS = 12  # flip, gray, place (2), factors (3), hue, order (4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AugmentConfig:
 
     Attributes:
         flip: probability of a horizontal flip.
-        grey: probability of a conversion to grey in front of the color jitter.
+        gray: probability of a conversion to gray in front of the color jitter.
         brightness: the factor is uniform in [1 - brightness, 1 + brightness], not below 0.
         contrast: the same for contrast.
         saturation: the same for saturation.
@@ -40,14 +40,14 @@ class AugmentConfig:
     """
 
     flip: float = 0.5
-    grey: float = 0.3
+    gray: float = 0.3
     brightness: float = 0.5
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 0.25
 
     def __post_init__(self):
-        highest = {"flip": 1.0, "grey": 1.0, "hue": 0.5}
+        highest = {"flip": 1.0, "gray": 1.0, "hue": 0.5}
         for field in dataclasses.fields(self):
             value, limit = getattr(self, field.name), highest.get(field.name, float("inf"))
             if not 0 <= value <= limit:
@@ -123,7 +123,7 @@ def normalize(
     return (pixels - mean) / std
 
 
-def to_grey(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w c"]:
+def to_gray(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w c"]:
     """Luma in all three channels: .299 red + .587 green + .114 blue."""
     return jnp.broadcast_to(_luma(clip), clip.shape)
 
@@ -219,13 +219,13 @@ def _query_view(
     crop: int,
     config: AugmentConfig,
 ) -> Float[Array, "t {crop} {crop} c"]:
-    """Flip, crop, grey and jitter, with one choice of each for the whole clip."""
-    flip, grey, place, jitter = draws[0], draws[1], draws[2:4], draws[4:]
+    """Flip, crop, gray and jitter, with one choice of each for the whole clip."""
+    flip, gray, place, jitter = draws[0], draws[1], draws[2:4], draws[4:]
     if config.flip:
         clip = jnp.where(flip < config.flip, clip[:, :, ::-1], clip)
     pixels = _to_unit(_crop(clip, place, crop))
-    if config.grey:
-        pixels = jnp.where(grey < config.grey, to_grey(pixels), pixels)
+    if config.gray:
+        pixels = jnp.where(gray < config.gray, to_gray(pixels), pixels)
     return _jitter(pixels, jitter, config)
 
 

@@ -17,16 +17,16 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it announces itself, what
 import numpy as np
 import tensorflow as tf
 
-from molo_jax.data.containers import BadVideoError
-from molo_jax.data.episodes import (
+from molo_jax.data.clips.episodes import (
     INDEX_LIMIT,
     ClipRequest,
     EpisodeSampler,
     EpisodeSpec,
     ResolvedEpisode,
 )
-from molo_jax.data.frames import SAMPLINGS
-from molo_jax.data.source import ClipSource
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.video.containers import BadVideoError
+from molo_jax.data.video.frames import SAMPLINGS
 from molo_jax.errors import UsageError
 
 tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX

@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from molo_jax.data.processes import follow_parent, undisturbed
+from molo_jax.data.store.processes import follow_parent, undisturbed
 from molo_jax.errors import MoloError, UsageError, shortened
 from molo_jax.files import parse_json
 

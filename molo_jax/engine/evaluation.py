@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from molo_jax.errors import MoloError
-from molo_jax.methods.structures import Features
+from molo_jax.methods.episode import Features
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96

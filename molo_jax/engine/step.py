@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.engine.state import TrainState
 from molo_jax.methods.base import accuracy
-from molo_jax.methods.structures import Episode, Features, Training
+from molo_jax.methods.episode import Episode, Features, Training
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
 
 # The mesh axis over which episodes are spread.
@@ -157,7 +157,8 @@ def _chunk_gradient(
         augment_key, dropout_key = jax.random.split(episode_key(arrays["index"]))
         episode = preprocess(arrays, augment_key)
         model = nnx.merge(graphdef, params, empty_stats, copy=True)
-        training = model.train_episode(episode, n_way=n_way, rngs=nnx.Rngs(dropout=dropout_key))
+        rngs = nnx.Rngs(dropout=dropout_key)
+        training = model(episode, n_way=n_way, train=True, rngs=rngs)
         loss = model.total_loss(training.losses)
         metrics = training.losses | {"loss": loss} | _measured(training, episode)
         return loss, (metrics, nnx.state(model, nnx.BatchStat))

@@ -15,8 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
+from molo_jax.methods.episode import Episode, Features, Sets, Training
 from molo_jax.methods.settings import Settings
-from molo_jax.methods.structures import Episode, Features, Sets, Training
 
 
 class Method(nnx.Module, abc.ABC):
@@ -58,15 +58,17 @@ class Method(nnx.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def train_episode(
-        self, episode: Episode, *, n_way: int, rngs: nnx.Rngs | None = None
+    def __call__(
+        self, episode: Episode, *, n_way: int, train: bool, rngs: nnx.Rngs | None = None
     ) -> Training:
-        """Computes the losses of an episode with batch statistics and dropout.
+        """Runs one episode with its losses.
 
         Args:
-            episode: the clips and their classes.
+            episode: the clips and their classes; shots of a class may differ in number.
             n_way: number of classes.
-            rngs: source of dropout masks (stream ``dropout``), needed if a rate is not 0.
+            train: uses and tracks the batch statistics of each set, and applies dropout.
+            rngs: source of dropout masks (stream ``dropout``), needed in training if a rate is not
+                0.
 
         Raises:
             ValueError: if the clips' shapes are not those of a clip, or the two sets' differ.

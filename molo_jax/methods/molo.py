@@ -21,9 +21,9 @@ from molo_jax.methods.base import (
     join_sets,
     split_sets,
 )
-from molo_jax.methods.molo_structures import Matching, MoLoOutput, Tokens
+from molo_jax.methods.episode import Episode, Training
+from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode, Training
 from molo_jax.nn import attention, matching, motion
 from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
@@ -87,7 +87,7 @@ class MoLo(Method):
             rngs=rngs,
         )
 
-    def __call__(
+    def forward(
         self,
         episode: Episode,
         *,
@@ -129,15 +129,15 @@ class MoLo(Method):
             stages=sets | decoded,
         )
 
-    def train_episode(
-        self, episode: Episode, *, n_way: int, rngs: nnx.Rngs | None = None
+    def __call__(
+        self, episode: Episode, *, n_way: int, train: bool, rngs: nnx.Rngs | None = None
     ) -> Training:
-        output = self(episode, n_way=n_way, train=True, rngs=rngs)
+        output = self.forward(episode, n_way=n_way, train=train, rngs=rngs)
         return Training(
             logits=output.scores.match,
             losses=losses(output, episode),
             metrics={"class_accuracy": accuracy(output.class_logits, episode.classes)},
-            stages=output.stages,
+            stages=output.stages | {"scores": output.scores, "class_logits": output.class_logits},
         )
 
     @classmethod

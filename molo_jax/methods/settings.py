@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 # A rule from our dotted module path to the one of the official PyTorch code: a regular expression
 # and its replacement.
 NameRule = tuple[str, str]
+# Names in a legend that several methods have.
+_MATCH = "match: distance of query and support"
+_CLASSIFIER = "auxiliary classifier"
 # In the metadata of a field: see `setting`.
 TRAINING_ONLY = "training_only"
 
@@ -98,8 +101,8 @@ class MoLoSettings(Settings):
     title = "MoLo"
     network = "molo_jax.methods.molo:MoLo"
     losses = {  # noqa: RUF012
-        "match": "match: distance of query and support",
-        "classification": "auxiliary classifier",
+        "match": _MATCH,
+        "classification": _CLASSIFIER,
         "s2q": "support→query contrast (s2q)",
         "q2s": "query→support contrast (q2s)",
         "s2q_motion": "support→query contrast, motion (s2q_motion)",
@@ -157,8 +160,142 @@ class MoLoSettings(Settings):
     reconstruction: float = weight(0.4)
 
 
-# Every method by its name.
-METHODS: dict[str, type[Settings]] = {each.method: each for each in (MoLoSettings,)}
+@dataclasses.dataclass(frozen=True)
+class ProtoNetSettings(Settings):
+    """Prototypical network on mean frame features (Snell et al., NeurIPS 2017; the TSN head)."""
+
+    method = "protonet"
+    title = "ProtoNet"
+    network = "molo_jax.methods.protonet:ProtoNet"
+    losses = {"match": _MATCH}  # noqa: RUF012
+
+    # Score of a class: the negative squared distance to the mean of its shots, in place of the
+    # mean cosine with them.
+    euclidean: bool = setting(False)
+
+
+@dataclasses.dataclass(frozen=True)
+class BiMHMSettings(Settings):
+    """Frame features matched by the bidirectional mean Hausdorff metric (MoLo's baseline)."""
+
+    method = "bi_mhm"
+    title = "Bi-MHM"
+    network = "molo_jax.methods.bi_mhm:BiMHM"
+    losses = {"match": _MATCH}  # noqa: RUF012
+
+
+@dataclasses.dataclass(frozen=True)
+class OTAMSettings(Settings):
+    """OTAM: ordered temporal alignment of frame features (Cao et al., CVPR 2020)."""
+
+    method = "otam"
+    title = "OTAM"
+    network = "molo_jax.methods.otam:OTAM"
+    losses = {"match": _MATCH}  # noqa: RUF012
+
+    # Lambda of the softened minimum over alignments; the smaller, the closer to the minimum.
+    smoothing: float = setting(0.1, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TRXSettings(Settings):
+    """TRX: temporal-relational cross-attention of pairs and triples (Perrett et al., CVPR 2021)."""
+
+    method = "trx"
+    title = "TRX"
+    network = "molo_jax.methods.trx:TRX"
+    losses = {"match": _MATCH}  # noqa: RUF012
+    official_parts = ("transformers",)
+    official_order = (
+        *("transformers", "pe", "k_linear", "v_linear", "norm_k", "norm_v", "tuples"),
+    )
+    # A triple needs three frames; official checkpoints have twelve positions.
+    least_frames = 3
+    most_frames = 12
+
+    # Frames of a clip in official checkpoints, which hold all pairs and triples of their numbers.
+    # The network itself takes 3 to 12 frames, whatever this is.
+    frames: int = setting(8, at_least=3)
+    # Dropout rate after the positional encoding.
+    dropout_position: float = dropout(0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HyRSMSettings(Settings):
+    """HyRSM: hybrid relation of the videos of an episode (Wang et al., CVPR 2022)."""
+
+    method = "hyrsm"
+    title = "HyRSM"
+    network = "molo_jax.methods.hyrsm:HyRSM"
+    losses = {"match": _MATCH, "classification": _CLASSIFIER}  # noqa: RUF012
+    classifier = "classification_layer"
+    official_parts = (
+        *("pe", "temporal_atte_before", "temporal_atte", "layer2", "classification_layer"),
+    )
+    official_modules = (
+        (r"^temporal_atte_before\.to_qkv$", "temporal_atte_before.fn.to_qkv"),
+        (r"^temporal_atte_before\.to_out$", "temporal_atte_before.fn.to_out.0"),
+        (r"^layer2$", "layer2.0"),
+    )
+    official_order = (
+        *("pe", "temporal_atte_before", "temporal_atte", "layer2", "classification_layer"),
+        *("w_qs", "w_ks", "w_vs", "layer_norm", "fc"),
+        *("norm", "fn", "to_qkv", "to_out"),
+    )
+    most_frames = 20
+
+    # With several shots: the relation is that of the query and the prototypes of the classes, as in
+    # the official "5-shot" head. Otherwise it is that of the query and all support videos, and the
+    # distances to the shots of a class are averaged. With one shot both are the same.
+    prototypes_first: bool = setting(True)
+    # Positional encoding: features * sqrt(width / positional_a) + positional_b * encoding.
+    positional_a: float = setting(10.0, above=0)
+    positional_b: float = setting(1.0, at_least=0)
+    # Dropout rate after the positional encoding.
+    dropout_position: float = dropout(0.1)
+    # Dropout rate after the attention between the frames of a video.
+    dropout_attention: float = dropout(0.2)
+    # Dropout rates after the attention between videos, and on the weights of that attention.
+    dropout_relation: float = dropout(0.05)
+    dropout_relation_weights: float = dropout(0.1)
+    # Weight in the loss of the auxiliary classifier of frames.
+    classification: float = weight(0.6)
+
+
+@dataclasses.dataclass(frozen=True)
+class HyRSMPlusPlusSettings(HyRSMSettings):
+    """HyRSM++: HyRSM with temporal coherence (Wang et al., Pattern Recognition 2024)."""
+
+    method = "hyrsm_pp"
+    title = "HyRSM++"
+    network = "molo_jax.methods.hyrsm_pp:HyRSMPlusPlus"
+    losses = HyRSMSettings.losses | {"temporal": "temporal coherence of the frames of a video"}
+
+    # Weight in the loss of the temporal coherence.
+    temporal: float = weight(0.3)
+    # Frames of a video that are at most so far apart are drawn together, all others pushed apart.
+    window: int = setting(1, training_only=True, at_least=0)
+    # Sigma squared of the margin 1 - exp(-(frames beyond the window)^2 / balance), up to which the
+    # distance of two frames is pushed; the larger, the slower the margin grows with time.
+    balance: float = setting(51.0, training_only=True, above=0)
+    # What pushing apart counts beside drawing together (beta).
+    apart_weight: float = weight(10.0)
+
+
+# Every method by its name. Where the tensors of an official file are those of several methods, it
+# is taken for one of the first.
+METHODS: dict[str, type[Settings]] = {
+    each.method: each
+    for each in (
+        MoLoSettings,
+        ProtoNetSettings,
+        BiMHMSettings,
+        OTAMSettings,
+        TRXSettings,
+        HyRSMSettings,
+        HyRSMPlusPlusSettings,
+    )
+}
 DEFAULT_METHOD = MoLoSettings.method
 # Fields that the configuration does not set in its section of the method.
 _ELSEWHERE = ("num_classes", "backbone")

@@ -1,4 +1,4 @@
-"""Temporal encoders: self-attention and feed-forward.
+"""Self-attention between the frames of a video or between videos, and feed-forward.
 
 Reference: Wang et al., MoLo, CVPR 2023, "Long-short contrastive objective".
 """
@@ -33,6 +33,43 @@ class Attention(nnx.Module):
         y = jnp.einsum("vgij,vgjd->vgid", jax.nn.softmax(products, axis=-1), value)
         y = self.to_out(rearrange(y, "v g l d -> v l (g d)"))
         return x + self.dropout(y, deterministic=not train, rngs=rngs)
+
+
+class RelationAttention(nnx.Module):
+    """Self-attention between videos: ``LayerNorm(x + Drop(Linear(MHA(x))))``.
+
+    Dropout acts on the attention weights too. Reference: Wang et al., HyRSM, CVPR 2022, section
+    3.2.
+
+    Args:
+        width: channels of a token.
+        dropout: rate behind the output.
+        dropout_weights: rate on the attention weights.
+        rngs: source of the random weights.
+    """
+
+    def __init__(self, width: int, *, dropout: float, dropout_weights: float, rngs: nnx.Rngs):
+        self.w_qs = linear(width, width, use_bias=False, rngs=rngs)
+        self.w_ks = linear(width, width, use_bias=False, rngs=rngs)
+        self.w_vs = linear(width, width, use_bias=False, rngs=rngs)
+        self.layer_norm = layer_norm(width, rngs=rngs)
+        self.fc = linear(width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+        self.dropout_weights = nnx.Dropout(dropout_weights)
+
+    def __call__(
+        self, x: Float[Array, "v l d"], *, train: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "v l d"]:
+        drop = {"deterministic": not train, "rngs": rngs}
+        query, key, value = (
+            rearrange(project(x), "v l (g d) -> v g l d", g=_HEADS)
+            for project in (self.w_qs, self.w_ks, self.w_vs)
+        )
+        products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
+        weights = self.dropout_weights(jax.nn.softmax(products, axis=-1), **drop)
+        y = jnp.einsum("vgij,vgjd->vgid", weights, value)
+        y = self.fc(rearrange(y, "v g l d -> v l (g d)"))
+        return self.layer_norm(x + self.dropout(y, **drop))
 
 
 class FeedForward(nnx.Module):

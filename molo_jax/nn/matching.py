@@ -5,15 +5,16 @@ Hausdorff metric is that of Wang et al., HyRSM, CVPR 2022. Letters: q query, s s
 j tokens, d feature.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from molo_jax.nn.ops import safe_norm
 
 # Added to the product of norms, inside the cosine's denominator.
 _COSINE_EPSILON = 0.01
+# The least norm that a vector is divided by.
+_SMALLEST_NORM = 1e-12
 # The sums here are small and decide predictions: never in reduced precision.
 _PRECISION = lax.Precision.HIGHEST
 
@@ -25,16 +26,52 @@ def prototypes(
 
     Classes may have different numbers of shots, each at least one.
     """
-    member = (jnp.arange(n_way)[:, None] == labels[None]).astype(tokens.dtype)
-    mean = member / jnp.sum(member, axis=1, keepdims=True)
+    mean = _shares(labels, n_way, tokens.dtype)
     return jnp.einsum("ns,sld->nld", mean, tokens, precision=_PRECISION)
+
+
+def class_means(
+    scores: Float[Array, "q s"], labels: Int[Array, "s"], n_way: int
+) -> Float[Array, "q n"]:
+    """Mean over each class's shots of what was computed for every support clip.
+
+    Classes may have different numbers of shots, each at least one.
+    """
+    shares = _shares(labels, n_way, scores.dtype)
+    return jnp.einsum("ns,qs->qn", shares, scores, precision=_PRECISION)
+
+
+def members(labels: Int[Array, "s"], n_way: int) -> Bool[Array, "n s"]:
+    """Whether a support clip is one of a class."""
+    return jnp.arange(n_way)[:, None] == labels[None]
+
+
+def _shares(labels: Int[Array, "s"], n_way: int, dtype: jnp.dtype) -> Float[Array, "n s"]:
+    """The weight of every support clip in the mean of each class."""
+    member = members(labels, n_way).astype(dtype)
+    return member / jnp.sum(member, axis=1, keepdims=True)
+
+
+def cosines(a: Float[Array, "q i d"], b: Float[Array, "n j d"]) -> Float[Array, "q n i j"]:
+    """``a.b / (|a| |b| + 0.01)`` between every token of ``a`` and every token of ``b``."""
+    products = jnp.einsum("qid,njd->qnij", a, b, precision=_PRECISION)
+    norms = safe_norm(a)[:, None, :, None] * safe_norm(b)[None, :, None, :]
+    return products / (norms + _COSINE_EPSILON)
 
 
 def cosine_distances(a: Float[Array, "q i d"], b: Float[Array, "n j d"]) -> Float[Array, "q n i j"]:
     """``1 - a.b / (|a| |b| + 0.01)`` between every token of ``a`` and every token of ``b``."""
-    products = jnp.einsum("qid,njd->qnij", a, b, precision=_PRECISION)
-    norms = safe_norm(a)[:, None, :, None] * safe_norm(b)[None, :, None, :]
-    return 1.0 - products / (norms + _COSINE_EPSILON)
+    return 1.0 - cosines(a, b)
+
+
+def unit(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """``x / max(|x|, 1e-12)``: the direction of a vector; zero for a zero vector.
+
+    The gradient at a zero vector is that of ``x`` itself: finite, and small enough for an optimizer
+    that keeps squares of gradients.
+    """
+    norm = safe_norm(x)[..., None]
+    return x / jnp.where(norm == 0, 1.0, jnp.maximum(norm, _SMALLEST_NORM))
 
 
 def bi_mean_hausdorff(
@@ -89,22 +126,24 @@ def _alignment(distances: Float[Array, "q n i j"], smoothing: float) -> Float[Ar
 
     A column of zeros before the first and one behind the last let a path begin and end anywhere.
     Quirk kept: the first row is the plain sum of its distances, not softened.
+
+    In a row, ``cost[m] = d[m] + softmin(above[m - 1], cost[m - 1])``, in the first and the last
+    column with ``above[m]`` too. With ``c[m] = (d[1] + ... + d[m] - cost[m]) / smoothing`` this is
+    the running sum ``exp(c[m]) = exp(c[m - 1]) + exp(...)``, so a row takes one cumulative
+    logsumexp, which neither overflows nor underflows.
     """
-    columns = jnp.moveaxis(jnp.pad(distances, ((0, 0), (0, 0), (0, 0), (1, 1))), 3, 0)
-    # Rows l, of shape (columns, q, n, l).
-    first = jnp.cumsum(columns[..., 0], axis=0)
+    scaled = jnp.pad(distances, ((0, 0), (0, 0), (0, 0), (1, 1))) / smoothing
+    rows = jnp.moveaxis(jnp.cumsum(scaled, axis=-1), 2, 0)
+    logsumexp_axis = rows.ndim - 2
 
-    def softmin(*values: Array) -> Array:
-        stacked = jnp.stack(values)
-        return -smoothing * jax.nn.logsumexp(-stacked / smoothing, axis=0)
+    def next_row(above: Array, sums: Array) -> tuple[Array, None]:
+        # Column by column, what a path brings along that comes from the row above.
+        first = jnp.logaddexp(above[..., :1], above[..., 1:2])
+        last = jnp.logaddexp(above[..., -2:-1], above[..., -1:])
+        start = jnp.zeros_like(first)
+        arriving = jnp.concatenate([first, above[..., 1:-2], last], axis=-1) + sums[..., :-1]
+        reached = jnp.concatenate([start, arriving], axis=-1)
+        return lax.cumlogsumexp(reached, axis=logsumexp_axis) - sums, None
 
-    above = list(first)
-    for row in range(1, distances.shape[2]):
-        here = [jnp.zeros_like(above[0])]
-        for column in range(1, len(above)):
-            paths = [above[column - 1], here[column - 1]]
-            if column in (1, len(above) - 1):
-                paths.append(above[column])
-            here.append(columns[column, ..., row] + softmin(*paths))
-        above = here
-    return above[-1]
+    best, _ = lax.scan(next_row, -rows[0], rows[1:])
+    return -smoothing * best[..., -1]

@@ -23,6 +23,17 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "length d"]:
     return np.where(np.arange(width) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
+def textbook_sinusoids(length: int, width: int) -> Float[np.ndarray, "length d"]:
+    """Positional encoding of Vaswani et al. (2017, section 3.5).
+
+    ``pe[p, i] = sin(p / 10000^(i/D))`` and ``pe[p, i + 1] = cos(p / 10000^(i/D))`` for even ``i``.
+    """
+    position = np.arange(length, dtype=np.float64)[:, None]
+    channel = np.arange(width)
+    angle = position / 10000.0 ** ((channel - channel % 2) / width)
+    return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
 class PositionalEncoder(nnx.Module):
     """Scales tokens by ``sqrt(D / a)``, adds ``b`` times the sinusoids, then dropout."""
 

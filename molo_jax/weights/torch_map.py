@@ -7,6 +7,8 @@ stages. torchvision's ImageNet files name the same tensors ``conv1``, ``bn1``, `
 """
 
 import collections
+import graphlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -49,11 +51,21 @@ _BARE = tuple(dict.fromkeys(name for m in METHODS.values() for name in m.officia
 # Largest difference of a fixed buffer: sinusoids are below 1, so this is ten float32 roundings.
 _FIXED_TOLERANCE = 1e-6
 
+
+def _merged(orders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns all names in one order that agrees with each of several."""
+    sorter = graphlib.TopologicalSorter()
+    for order in orders:
+        for before, name in itertools.pairwise(order):
+            sorter.add(name, before)
+    return tuple(sorter.static_order())
+
+
 # Order of a PyTorch ``state_dict``: a module's own tensors, then its modules as they are made.
 _ORDER = (
     *_BARE,
     "backbone",
-    *dict.fromkeys(name for method in METHODS.values() for name in method.official_order),
+    *_merged(method.official_order for method in METHODS.values()),
     *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
     *("weight", "bias", "running_mean", "running_var", _COUNTER),
 )

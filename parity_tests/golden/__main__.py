@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = [read(path) for path in options.files]
     except RefusedError as error:
         _refuse(f"refused: {error}")
-    reports = [_report(file, options.backend, options.precision) for file in files]
+    try:
+        reports = [_report(file, options.backend, options.precision) for file in files]
+    except RefusedError as error:
+        _refuse(f"refused: {error}")
     faults = [report["file"] for report in reports if report["verdict"] == "fault"]
     if options.json:
         inside = all(report["inside"] for report in reports)
@@ -78,8 +81,8 @@ def _report(file: GoldenFile, backend: str, precision: str) -> dict[str, Any]:
     case = file.case
     a, b = case.position
     settings = (
-        f"{file.kind}, {case.backbone}, {case.way}-way {case.shot}-shot, {case.query} queries a"
-        f" class, seed {case.seed}, A={a:g} B={b:g}"
+        f"{case.method}, {file.kind}, {case.backbone}, {case.way}-way {case.shot}-shot,"
+        f" {case.query} queries a class, seed {case.seed}, A={a:g} B={b:g}"
     )
     print(f"\n{file.path}: {settings}, in {backend}, {precision}", flush=True)
     started = time.perf_counter()

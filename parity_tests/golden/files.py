@@ -1,6 +1,7 @@
 """Reads a file of recorded values; one that lacks fields or has unknown ones is refused.
 
-The file is an .npz. `meta` is JSON: the settings and, for `train` and `steps`, losses. Arrays:
+The file is an .npz. `meta` is JSON: the settings and losses. A file without `meta.method` is one of
+MoLo, with clips of 8 frames and 224 pixels, and has no losses if its kind is `eval`. Arrays:
 
 out/<name>              eval, train   a whole output
 stage/<module>/<call>   eval, train   probe of a module's output
@@ -24,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from molo_torch_ref import Coefficients
 from molo_torch_ref.resnet import DEPTHS
 from parity_tests.case import DEFAULT_POSITION, MAX_SEED, Case
-from parity_tests.recording import OUTPUTS, STAGES
+from parity_tests.methods import METHODS, Method, is_fixed
 
 _COMMON = ("kind", "backbone", "way", "shot", "query", "seed", "num_class", "position")
 _META = {
@@ -44,20 +46,13 @@ _META = {
     ),
 }
 KINDS = tuple(_META)
-# Recorded name of a loss term -> ours.
-LOSSES = {
-    "match": "match",
-    "cls": "classification",
-    "s2q": "s2q",
-    "q2s": "q2s",
-    "s2q_motion": "s2q_motion",
-    "q2s_motion": "q2s_motion",
-    "recons": "reconstruction",
-}
+# Fields more of a file that names its method; those of `eval` and `train` have losses, too.
+_NAMED = ("method", "multi_shot", "frames", "size", "scaled", "coef")
+_LOSSES = ("losses", "total")
+_TEMPORAL = ("window", "balance", "coefficient")
+_STRIDE = 32
 # What reading a damaged archive can raise beside the usual.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
-# Stages that are compared elsewhere but were not recorded.
-UNRECORDED = ("temporal_atte_before_motion.layers.0.0", "temporal_atte_before_motion.layers.0.1")
 
 
 class RefusedError(Exception):
@@ -120,7 +115,9 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for name, array in stored.items():
         group, _, rest = name.partition("/")
-        arrays.setdefault(group, {})[rest] = array
+        # Constants that are parameters by name alone.
+        if not is_fixed(rest):
+            arrays.setdefault(group, {})[rest] = array
     return meta, arrays
 
 
@@ -128,7 +125,8 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     kind = meta.get("kind")
     if kind not in KINDS:
         raise RefusedError(f"meta.kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    _check_names("meta", meta, _META[kind])
+    _check_names("meta", meta, _fields(meta))
+    method = METHODS[meta.get("method", "molo")]
     if not isinstance(meta["backbone"], str) or meta["backbone"] not in DEPTHS:
         known = ", ".join(DEPTHS)
         raise RefusedError(f"meta.backbone is {meta['backbone']!r}; expected one of {known}")
@@ -137,13 +135,45 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
     _check_seed(meta)
     if meta["num_class"] < meta["way"]:
         raise RefusedError(f"meta.num_class is {meta['num_class']}, less than way, {meta['way']}")
-    if kind == "train":
-        _check_losses("meta.losses", meta["losses"], LOSSES)
+    if "method" in meta:
+        _check_named(meta)
+    if "losses" in meta:
+        _check_losses("meta.losses", meta["losses"], method.losses)
         _check_number("meta.total", meta["total"])
-    if kind != "eval":
-        _check_losses("meta.coef", meta["coef"], ("cls", "con", "rec"))
+    if "coef" in meta:
+        _check_losses("meta.coef", meta["coef"], method.coefficients)
     if kind == "steps":
-        _check_steps(meta)
+        _check_steps(meta, method)
+
+
+def _fields(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the fields that a file of this kind and method has."""
+    fields = _META[meta["kind"]]
+    if "method" not in meta:
+        return fields
+    name = meta["method"]
+    if not isinstance(name, str) or name not in METHODS:
+        raise RefusedError(f"meta.method is {name!r}; expected one of {', '.join(METHODS)}")
+    temporal = ("temporal",) if "temporal" in METHODS[name].coefficients else ()
+    losses = () if meta["kind"] == "steps" else _LOSSES
+    return (*dict.fromkeys((*fields, *_NAMED, *losses, *temporal)),)
+
+
+def _check_named(meta: Mapping[str, Any]) -> None:
+    """Checks the fields of a file that names its method."""
+    _check_count("meta.multi_shot", meta["multi_shot"], 0)
+    _check_count("meta.frames", meta["frames"], 2)
+    _check_count("meta.size", meta["size"], _STRIDE)
+    if meta["size"] % _STRIDE:
+        raise RefusedError(f"meta.size is {meta['size']}; expected a multiple of {_STRIDE}")
+    if not isinstance(meta["scaled"], dict):
+        raise RefusedError("meta.scaled is no object from names to factors")
+    for name, factor in meta["scaled"].items():
+        _check_number(f"meta.scaled {name}", factor)
+    if "temporal" in meta:
+        _check_losses("meta.temporal", meta["temporal"], _TEMPORAL)
+        if meta["temporal"]["balance"] <= 0:
+            raise RefusedError("meta.temporal.balance is not above 0")
 
 
 def _check_seed(meta: Mapping[str, Any]) -> None:
@@ -152,7 +182,7 @@ def _check_seed(meta: Mapping[str, Any]) -> None:
         raise RefusedError(f"meta.seed is {meta['seed']}; expected at most {MAX_SEED}")
 
 
-def _check_steps(meta: Mapping[str, Any]) -> None:
+def _check_steps(meta: Mapping[str, Any], method: Method) -> None:
     _check_count("meta.steps", meta["steps"], 1)
     _check_count("meta.accum", meta["accum"], 1)
     _check_number("meta.weight_decay", meta["weight_decay"])
@@ -163,7 +193,7 @@ def _check_steps(meta: Mapping[str, Any]) -> None:
         raise RefusedError("meta.no_decay is no list of names")
     _check_list("meta.history", meta["history"], meta["steps"] * meta["accum"])
     for number, entry in enumerate(meta["history"]):
-        _check_losses(f"meta.history[{number}]", entry, (*LOSSES, "total"))
+        _check_losses(f"meta.history[{number}]", entry, (*method.losses, "total"))
 
 
 def _check_losses(where: str, values: Any, expected: Sequence[str] | Mapping[str, str]) -> None:
@@ -192,8 +222,11 @@ def _check_number(where: str, value: Any) -> None:
         raise RefusedError(f"{where} is {repr(value)[:40]}; expected a finite number")
 
 
-def _check_names(where: str, given: Mapping[str, Any], expected: Sequence[str]) -> None:
-    missing, unknown = set(expected) - set(given), set(given) - set(expected)
+def _check_names(
+    where: str, given: Mapping[str, Any], expected: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    missing = set(expected) - set(given) - set(optional)
+    unknown = set(given) - set(expected) - set(optional)
     problems = []
     for what, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
@@ -204,8 +237,12 @@ def _check_names(where: str, given: Mapping[str, Any], expected: Sequence[str]) 
 
 
 def _case(meta: Mapping[str, Any]) -> Case:
-    coefficients = meta.get("coef", {"cls": 0.0, "con": 0.0, "rec": 0.0})
-    return Case(
+    name = meta.get("method", "molo")
+    fields = METHODS[name].coefficients
+    coefficients = {fields[recorded]: value for recorded, value in meta.get("coef", {}).items()}
+    shape = {field: meta[field] for field in ("frames", "size") if field in meta}
+    case = Case(
+        method=name,
         backbone=meta["backbone"],
         way=meta["way"],
         shot=meta["shot"],
@@ -213,9 +250,26 @@ def _case(meta: Mapping[str, Any]) -> Case:
         seed=meta["seed"],
         num_classes=meta["num_class"],
         position=_position(meta["position"]),
-        coefficients=(coefficients["cls"], coefficients["con"], coefficients["rec"]),
+        coefficients=Coefficients(**coefficients),
         accumulation=meta.get("accum", 1),
+        options=_options(name, meta),
+        scaled=tuple(meta.get("scaled", {}).items()),
+        **shape,
     )
+    _check_names("meta.scaled", dict(case.scaled), (), tuple(case.shapes()))
+    return case
+
+
+def _options(name: str, meta: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Returns the settings that only some methods have."""
+    options: dict[str, Any] = {}
+    if name in ("hyrsm", "hyrsm_pp"):
+        options["prototypes_first"] = bool(meta["multi_shot"])
+    if name == "hyrsm_pp":
+        temporal = meta["temporal"]
+        options["window"], options["balance"] = temporal["window"], temporal["balance"]
+        options["apart_weight"] = temporal["coefficient"]
+    return tuple(options.items())
 
 
 def _position(value: Any) -> tuple[float, float]:
@@ -247,9 +301,11 @@ def _check_arrays(
     expected = _expected(meta["kind"], case)
     _check_names("the file", arrays, tuple(expected))
     for group, shapes in expected.items():
-        _check_names(f"{group}/", arrays[group], tuple(shapes))
-        for name, shape in shapes.items():
-            array = arrays[group][name]
+        # No loss moves these, so whether they were recorded says nothing.
+        unused = tuple(name for name in shapes if name.endswith(case.names.unused or ("/",)))
+        _check_names(f"{group}/", arrays[group], tuple(shapes), unused)
+        for name, array in arrays[group].items():
+            shape = shapes[name]
             if array.shape != shape:
                 raise RefusedError(f"{group}/{name} has shape {array.shape}, expected {shape}")
             if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
@@ -263,9 +319,17 @@ def _expected(kind: str, case: Case) -> dict[str, dict[str, tuple[int, ...]]]:
     parameters = dict.fromkeys(n for n in shapes if "running_" not in n and "num_batches" not in n)
     queries = case.way * case.query
     clips = queries + case.way * case.shot
-    outputs = dict.fromkeys(OUTPUTS, (queries, case.way))
-    outputs["class_logits"] = (clips, case.num_classes)
-    stages = [f"{m}/{c}" for m, n in STAGES.items() if m not in UNRECORDED for c in range(n)]
+    method = case.names
+    outputs = dict.fromkeys(method.outputs, (queries, case.way))
+    if method.class_rows:
+        rows = clips * (case.frames if method.class_rows == "frame" else 1)
+        outputs["class_logits"] = (rows, case.num_classes)
+    stages = [
+        f"{module}/{call}"
+        for module, calls in method.stages.items()
+        if module not in method.unrecorded
+        for call in range(calls)
+    ]
     probes = {"stage": stages, "grad": parameters, "param": parameters, "stat": buffers}
     groups = {group: dict.fromkeys(names, (2,)) for group, names in probes.items()}
     groups |= {"out": outputs, "stats": buffers}

@@ -11,9 +11,10 @@ import numpy as np
 
 from parity_tests.case import Case
 from parity_tests.golden import recipe
-from parity_tests.golden.files import LOSSES, UNRECORDED, GoldenFile
+from parity_tests.golden.files import GoldenFile, RefusedError
+from parity_tests.methods import is_fixed, judged_by
 from parity_tests.recording import Recording, output_error
-from parity_tests.tolerances import GOLDEN, GROUPS, GoldenBounds
+from parity_tests.tolerances import GROUPS, GoldenBounds, golden_bounds
 
 BACKENDS = ("jax", "torch")
 # Group of the report -> group of the file's probes.
@@ -66,17 +67,24 @@ def compare(file: GoldenFile, ours: Recording, backend: str) -> list[Finding]:
 
     Returns:
         The worst errors, group by group.
+
+    Raises:
+        RefusedError: if the backend does not have the file's method.
     """
-    found = findings(file, ours, GOLDEN[file.kind, file.case.backbone])
+    bounds = golden_bounds(file.case.method, file.kind, file.case.backbone)
+    found = findings(file, ours, bounds)
     if file.kind == "steps":
-        found.append(_decay(file, _backend(backend).spared(file.case)))
+        found.append(_decay(file, load_backend(backend).spared(file.case)))
     return found
 
 
 def compute(file: GoldenFile, backend: str, *, double: bool = False) -> Recording:
     """Computes what the file recorded; arguments as for :func:`replay`."""
-    module = _backend(backend)
+    module = load_backend(backend)
     case = file.case
+    if case.method not in module.METHODS:
+        known = ", ".join(module.METHODS)
+        raise RefusedError(f"{file.path}: {backend} computes {known}, and not {case.method}")
     if file.kind == "steps":
         count = file.meta["accum"]
         batches = (
@@ -97,20 +105,23 @@ def findings(file: GoldenFile, ours: Recording, bounds: GoldenBounds) -> list[Fi
     if "out" in file.arrays:
         errors = {n: output_error(ours["outputs"][n], a) for n, a in file.arrays["out"].items()}
         found.append(_worst("outputs", "value", errors, bounds.outputs))
-    if file.kind != "eval":
+    if file.kind == "steps" or "losses" in file.meta:
         found += _loss_findings(file, ours["losses"], bounds)
     for group, stored in _PROBED.items():
         if stored in file.arrays:
-            found += _probed(group, file.arrays[stored], ours[group], bounds)
+            cancelled = file.case.names.cancelled if group == "gradients" else ()
+            found += _probed(group, file.arrays[stored], ours[group], bounds, cancelled)
     return sorted(found, key=lambda finding: GROUPS.index(finding.group))
 
 
 def recorded(path: Path, case: Case, recording: Recording) -> GoldenFile:
     """Returns a computation of an episode with its gradients as if it had been read from a file."""
-    losses = {name: float(recording["losses"][ours]) for name, ours in LOSSES.items()}
+    losses = {name: float(recording["losses"][ours]) for name, ours in case.names.losses.items()}
     meta = {"losses": losses, "total": float(recording["losses"]["total"])}
     names = {group: list(recording[group]) for group in _PROBED if group in recording}
-    names["stages"] = [n for n in names["stages"] if n.rpartition("/")[0] not in UNRECORDED]
+    names["stages"] = [
+        n for n in names["stages"] if n.rpartition("/")[0] not in case.names.unrecorded
+    ]
     arrays = {
         _PROBED[group]: {
             name: np.array(recipe.probe(_direction(group, name), recording[group][name]))
@@ -128,21 +139,22 @@ def _direction(group: str, name: str) -> str:
     return name.rpartition("/")[0] if group == "stages" else name
 
 
-def _backend(name: str) -> ModuleType:
+def load_backend(name: str) -> ModuleType:
     return importlib.import_module(f"parity_tests.{name}_backend")
 
 
 def _losses(file: GoldenFile) -> Iterator[tuple[str, float]]:
     """Yields our names and the recorded values; of steps, means over their episodes."""
-    if file.kind == "train":
+    names = file.case.names.losses
+    if file.kind != "steps":
         for name, value in file.meta["losses"].items():
-            yield LOSSES[name], value
+            yield names[name], value
         yield "total", file.meta["total"]
         return
     count = file.meta["accum"]
     for step in range(file.meta["steps"]):
         entries = file.meta["history"][step * count : (step + 1) * count]
-        for name, ours in LOSSES.items():
+        for name, ours in names.items():
             yield f"{step}/{ours}", float(np.mean([entry[name] for entry in entries]))
         # What every episode adds to the loss of its step was recorded, so the sum is that loss.
         yield f"{step}/total", float(np.sum([entry["total"] for entry in entries]))
@@ -171,11 +183,12 @@ def _probed(
     recorded: Mapping[str, np.ndarray],
     ours: Mapping[str, np.ndarray],
     bounds: GoldenBounds,
+    cancelled: tuple[str, ...],
 ) -> list[Finding]:
     norms, projections = {}, {}
     for name, (norm, projection) in recorded.items():
         our_norm, our_projection = recipe.probe(_direction(group, name), ours[name])
-        scale = max(abs(norm), np.finfo(np.float32).tiny)
+        scale = max(abs(recorded[judged_by(name, cancelled)][0]), np.finfo(np.float32).tiny)
         norms[name] = abs(our_norm - norm) / scale
         projections[name] = abs(our_projection - projection) / scale
     limit = getattr(bounds, group)
@@ -199,7 +212,9 @@ def _worst(group: str, measure: str, errors: Mapping[str, float], bound: float) 
 
 def _decay(file: GoldenFile, spared: set[str]) -> Finding:
     """Compares the recorded list of the parameters without weight decay with ours."""
-    wrong = sorted(spared ^ set(map(str, file.meta["no_decay"])))
+    different = spared ^ set(map(str, file.meta["no_decay"]))
+    unused = file.case.names.unused or ("/",)
+    wrong = sorted(n for n in different if not n.endswith(unused) and not is_fixed(n))
     return Finding("decay", "parameters", wrong[0] if wrong else "none", float(len(wrong)), 0.0)
 
 

@@ -51,6 +51,8 @@ def decide(file: GoldenFile, ours: Recording) -> Verdict:
         file: the recorded values.
         ours: what JAX computed in float32.
     """
+    if file.case.method != "molo":
+        return Verdict(False, f"near ties of {file.case.method} are not looked for")
     if file.kind != "train":
         return Verdict(False, f"a file of the kind {file.kind} has no gradients of one episode")
     backbone = file.case.backbone

@@ -9,7 +9,7 @@ import pytest
 import videos
 from video_kinds import KINDS
 
-from molo_jax.data.dataset import VideoDataset
+from molo_jax.data.clips.dataset import VideoDataset
 
 
 @pytest.fixture(scope="session")

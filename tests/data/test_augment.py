@@ -16,7 +16,7 @@ from molo_jax.errors import UsageError
 GOLDEN = np.load(Path(__file__).parents[2] / "parity_tests" / "golden" / "augment.npz")
 # Both sides compute in float32 with other orders of the operations; the hue divides by the chroma.
 ATOL = 3e-6
-OFF = AugmentConfig(flip=0, grey=0, brightness=0, contrast=0, saturation=0, hue=0)
+OFF = AugmentConfig(flip=0, gray=0, brightness=0, contrast=0, saturation=0, hue=0)
 NAMES = ("brightness", "contrast", "saturation", "hue")
 OPERATIONS = (
     augment.adjust_brightness,
@@ -53,7 +53,7 @@ def test_each_operation_equals_the_official_one(clip, name):
 
 
 def test_grey_and_normalization_equal_the_official_ones(clip):
-    np.testing.assert_allclose(augment.to_grey(clip), GOLDEN["gray"], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(augment.to_gray(clip), GOLDEN["gray"], rtol=0, atol=ATOL)
     np.testing.assert_allclose(augment.normalize(clip), GOLDEN["normalize"], rtol=0, atol=ATOL)
 
 
@@ -161,7 +161,7 @@ def test_a_crop_as_large_as_the_frames_is_the_whole_frame():
 
 def test_query_clips_are_flipped_with_the_given_probability_before_the_crop():
     query = place_coded(5)
-    config = AugmentConfig(flip=0.3, grey=0, brightness=0, contrast=0, saturation=0, hue=0)
+    config = AugmentConfig(flip=0.3, gray=0, brightness=0, contrast=0, saturation=0, hue=0)
     keys = jax.random.split(jax.random.key(2), 300)
     view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 10, config)[1]))
     columns = to_levels(view(keys))[..., 0, :, 1]  # (300, q, t, 10)
@@ -175,17 +175,17 @@ def test_query_clips_are_flipped_with_the_given_probability_before_the_crop():
 
 def test_query_clips_turn_grey_with_the_given_probability():
     query = place_coded(4)
-    config = AugmentConfig(flip=0, grey=0.3, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+    config = AugmentConfig(flip=0, gray=0.3, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
     keys = jax.random.split(jax.random.key(3), 200)
     view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 10, config)[1]))
     views = np.asarray(view(keys))
-    grey = np.ptp(views, axis=-1).max(axis=(2, 3, 4)) < 1e-4
-    assert abs(grey.mean() - 0.3) < 0.05
+    gray = np.ptp(views, axis=-1).max(axis=(2, 3, 4)) < 1e-4
+    assert abs(gray.mean() - 0.3) < 0.05
 
 
 def test_brightness_factors_are_uniform_around_one():
     query = np.full((5, 1, 2, 2, 3), 100, np.uint8)
-    config = AugmentConfig(flip=0, grey=0, brightness=0.5, contrast=0, saturation=0, hue=0)
+    config = AugmentConfig(flip=0, gray=0, brightness=0.5, contrast=0, saturation=0, hue=0)
     keys = jax.random.split(jax.random.key(4), 400)
     view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 2, config)[1]))
     factors = (np.asarray(view(keys))[..., 0, 0, 0, 0] * 0.225 + 0.45) * 255 / 100
@@ -197,7 +197,7 @@ def test_brightness_factors_are_uniform_around_one():
 def test_hue_shifts_are_uniform_around_zero():
     pixel = np.array([200, 100, 100], np.uint8)
     query = np.broadcast_to(pixel, (5, 1, 2, 2, 3))
-    config = AugmentConfig(flip=0, grey=0, brightness=0, contrast=0, saturation=0, hue=1 / 6)
+    config = AugmentConfig(flip=0, gray=0, brightness=0, contrast=0, saturation=0, hue=1 / 6)
     keys = jax.random.split(jax.random.key(5), 400)
     view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 2, config)[1]))
     pixels = to_levels(view(keys))[:, :, 0, 0, 0]
@@ -233,16 +233,16 @@ def test_the_choices_for_a_clip_are_independent(monkeypatch):
     monkeypatch.setattr(augment, "color_jitter", show_amounts)
     query = place_coded(4, frames=1)
     keys = jax.random.split(jax.random.key(7), 1000)
-    config = AugmentConfig(flip=0.5, grey=0.5)
+    config = AugmentConfig(flip=0.5, gray=0.5)
     view = jax.jit(jax.vmap(lambda k: augment.train_views(k, query[:1], query, 10, config)[1]))
     views = (np.asarray(view(keys)) * 0.225 + 0.45).reshape(-1, 10, 10, 3)
-    grey = np.abs(views[..., 0] - views[..., 1]).max(axis=(1, 2)) < 1e-5
+    gray = np.abs(views[..., 0] - views[..., 1]).max(axis=(1, 2)) < 1e-5
     flipped = views[:, 0, 0, 1] > views[:, 0, 1, 1]
     amounts = views[:, :2, :2, 2].reshape(-1, 4).T
-    correlation = np.corrcoef([grey, flipped, *amounts])
+    correlation = np.corrcoef([gray, flipped, *amounts])
     assert np.abs(correlation - np.eye(6)).max() < 0.07
-    tops = np.where(grey, np.nan, views[:, 0, 0, 0])  # a grey pixel does not tell its row
-    of_colored = np.corrcoef([values[~grey] for values in (tops, flipped, *amounts)])
+    tops = np.where(gray, np.nan, views[:, 0, 0, 0])  # a gray pixel does not tell its row
+    of_colored = np.corrcoef([values[~gray] for values in (tops, flipped, *amounts)])
     assert np.abs(of_colored - np.eye(6)).max() < 0.1
 
 
@@ -286,7 +286,7 @@ def test_a_crop_larger_than_the_frames_is_refused():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("flip", 1.1), ("grey", -0.1), ("hue", 0.6), ("contrast", -1), ("flip", float("nan"))],
+    [("flip", 1.1), ("gray", -0.1), ("hue", 0.6), ("contrast", -1), ("flip", float("nan"))],
 )
 def test_a_setting_out_of_range_is_refused(field, value):
     with pytest.raises(UsageError, match=f"augment.{field} is {value}"):

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from molo_jax.data import dataset as dataset_module
-from molo_jax.data.decode import BadVideoError, decode_clip
-from molo_jax.data.episodes import EpisodeSampler
-from molo_jax.data.frames import segment_frames
+from molo_jax.data.clips import dataset as dataset_module
+from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.pipeline import EPISODE_FIELDS, clip_batches, episode_batches
+from molo_jax.data.video.decode import BadVideoError, decode_clip
+from molo_jax.data.video.frames import segment_frames
 from molo_jax.errors import MoloError, UsageError
 
 WAY, SHOT, QUERY, FRAMES, SIDE, LENGTH = 2, 1, 3, 5, 24, 17
@@ -260,8 +260,8 @@ def test_closing_early_is_quick_and_leaves_no_threads(open_dataset):
 
 
 PROGRAM = """
-from molo_jax.data.dataset import VideoDataset
-from molo_jax.data.episodes import EpisodeSampler
+from molo_jax.data.clips.dataset import VideoDataset
+from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.pipeline import episode_batches
 root = {root!r}
 data = VideoDataset.open(

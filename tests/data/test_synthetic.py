@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from molo_jax.data import synthetic
-from molo_jax.data.splits import read_split
+from molo_jax.data.lists.splits import read_split
 from molo_jax.errors import MoloError, UsageError
 
 FEW = {"train": 1, "val": 1, "test": 2}

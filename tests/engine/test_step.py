@@ -15,8 +15,8 @@ from flax import nnx
 from molo_jax.engine import step as steps
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.weights.torch_map import decays
 
 CONFIG = MoLoSettings(
@@ -88,7 +88,7 @@ def _one_by_one():
     def one(params, stats, episode):
         def loss(params):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            terms = model.train_episode(episode, n_way=WAY).losses
+            terms = model(episode, n_way=WAY, train=True).losses
             return model.total_loss(terms), (terms, nnx.state(model, nnx.BatchStat))
 
         return jax.value_and_grad(loss, has_aux=True)(params)

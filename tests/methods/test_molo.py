@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 from molo_jax.engine.state import create_model
+from molo_jax.methods.episode import Episode
 from molo_jax.methods.molo import MoLo
-from molo_jax.methods.molo_structures import Tokens
+from molo_jax.methods.molo_outputs import Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.methods.structures import Episode
 from molo_jax.nn import matching
 from molo_jax.nn.positions import sinusoids
 
@@ -47,7 +47,7 @@ def _episode(support, query, labels=LABELS):
 @functools.partial(jax.jit, static_argnames="train")
 def _forward(params, stats, support, query, train):
     model = nnx.merge(_network()[0], params, stats, copy=True)
-    output = model(_episode(support, query), n_way=2, train=train)
+    output = model.forward(_episode(support, query), n_way=2, train=train)
     return output, nnx.state(model, nnx.BatchStat)
 
 
@@ -199,7 +199,7 @@ def test_dropout_changes_training_outputs_and_only_with_the_key():
     def logits(key):
         model = nnx.merge(graphdef, params, stats, copy=True)
         episode, rngs = _episode(_clips(1, 3), _clips(2, 4)), nnx.Rngs(dropout=key)
-        return model.train_episode(episode, n_way=2, rngs=rngs).logits
+        return model(episode, n_way=2, train=True, rngs=rngs).logits
 
     first, again, other = (np.asarray(logits(jax.random.key(i))) for i in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -268,8 +268,8 @@ def test_one_stream_alone_is_scored_contrasted_and_classified(streams):
     frames = matching.cosine_distances(alone, classes)[:, :, 1:, 1:]
     expected = -matching.bi_mean_hausdorff(frames)
     np.testing.assert_allclose(scores.match, expected, rtol=1e-6)
-    losses = model.train_episode(
-        _episode(_clips(1, 3), _clips(2, 4)), n_way=2, rngs=nnx.Rngs(dropout=0)
+    losses = model(
+        _episode(_clips(1, 3), _clips(2, 4)), n_way=2, train=True, rngs=nnx.Rngs(dropout=0)
     ).losses
     contrasts = {f"s2q{suffix}", f"q2s{suffix}"}
     assert losses.keys() == {"match", "classification", "reconstruction"} | contrasts

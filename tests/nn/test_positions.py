@@ -6,13 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from molo_jax.nn.positions import PositionalEncoder, sinusoids
+from molo_jax.nn.positions import PositionalEncoder, sinusoids, textbook_sinusoids
 
 
 def test_sinusoids_double_the_channel_index_in_the_exponent():
     encoding = sinusoids(4, 6)
     assert math.isclose(encoding[3, 2], math.sin(3 / 10000 ** (4 / 6)), rel_tol=1e-6)
     assert math.isclose(encoding[3, 3], math.cos(3 / 10000 ** (6 / 6)), rel_tol=1e-6)
+    np.testing.assert_array_equal(encoding[0], [0, 1, 0, 1, 0, 1])
+
+
+def test_textbook_sinusoids_give_both_channels_of_a_pair_one_frequency():
+    encoding = textbook_sinusoids(4, 6)
+    assert math.isclose(encoding[3, 2], math.sin(3 / 10000 ** (2 / 6)), rel_tol=1e-6)
+    assert math.isclose(encoding[3, 3], math.cos(3 / 10000 ** (2 / 6)), rel_tol=1e-6)
     np.testing.assert_array_equal(encoding[0], [0, 1, 0, 1, 0, 1])
 
 

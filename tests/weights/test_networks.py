@@ -14,7 +14,7 @@ from made_weights import official_tensors, torchvision_tensors, variables
 from molo_jax import evaluate
 from molo_jax.backbones import BACKBONES
 from molo_jax.config import base_config
-from molo_jax.data.dataset import VideoDataset
+from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError

@@ -1,0 +1,1 @@
+"""Episodes, and the sources of their clips."""

@@ -1,0 +1,1 @@
+"""Which videos there are, and which split and class each belongs to."""

@@ -1,0 +1,1 @@
+"""Prepared videos on disk: writing, checking and reading them."""

@@ -1,0 +1,29 @@
+"""Ordered temporal alignment of frame features.
+
+Reference: Cao et al., Few-Shot Video Classification via Temporal Alignment, CVPR 2020.
+"""
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from molo_jax.methods.frames import FrameMethod, Stages
+from molo_jax.nn import matching
+
+
+class OTAM(FrameMethod):
+    """Scores a class by the negative mean cost of aligning the query with each of its shots."""
+
+    def score(
+        self,
+        support: Float[Array, "s t d"],
+        query: Float[Array, "q t d"],
+        labels: Int[Array, "s"],
+        *,
+        n_way: int,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Stages, Float[Array, "q n"]]:
+        del train, rngs
+        distances = matching.cosine_distances(query, support)
+        costs = matching.otam(distances, smoothing=self.settings.smoothing)
+        return {}, -matching.class_means(costs, labels, n_way)

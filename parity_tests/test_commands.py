@@ -1,0 +1,56 @@
+"""The documented commands of this folder, run small."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from molo_torch_ref import MoLo
+from parity_tests.case import SMALL
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_comparison_of_ones_own_weights_replaces_the_table(tmp_path, capsys):
+    from parity_tests import compare
+
+    path = tmp_path / "checkpoint_epoch_00010.pyth"
+    state = MoLo(**SMALL.network()).state_dict() | {
+        name: torch.as_tensor(array) for name, array in SMALL.weights().items()
+    }
+    torch.save({"epoch": 10, "model_state": {f"head.{n}": t for n, t in state.items()}}, path)
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{compare._BEGIN}\nold\n{compare._END}\nafter\n")
+    small = ["--mode=eval", "--size=32", "--frames=2", "--way=2", f"--write={page}"]
+    assert compare.main([f"--checkpoint={path}", *small]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()] == ["outputs", "stages", "losses"]
+    lines = page.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("before", "after")
+    rows = [line for line in lines if line.startswith("| ResNet-18, eval: ")]
+    assert len(rows) == 3
+    assert all(float(row.split("|")[3]) < 1e-10 < float(row.split("|")[4]) for row in rows)
+
+
+def test_the_rounding_of_recorded_values_is_shown(capsys):
+    from parity_tests.golden import __main__ as golden
+
+    file = str(ROOT / "parity_tests/golden/r18_eval.npz")
+    assert golden.main([file, "--backend=torch", "--precision=float64"]) == 0
+    printed = capsys.readouterr().out
+    assert "replayed in torch: all inside" in printed
+    (error,) = re.findall(r"^  outputs +value +(\S+)", printed, re.M)
+    # The recorded values are float32, and these are not.
+    assert 1e-8 < float(error) < 4e-6
+
+
+def test_a_whole_training_is_compared(tmp_path, capsys):
+    from parity_tests import training
+
+    small = ["--frames=2", "--way=2", "--test_episodes=2", "--precision=float64"]
+    arguments = ["--steps=1", "--episodes_per_step=1", f"--out={tmp_path / 'parity'}", *small]
+    assert training.main(arguments) == 0, capsys.readouterr().err
+    result = json.loads((tmp_path / "parity/result.json").read_text())
+    assert (tmp_path / "parity/curves.png").stat().st_size > 10_000
+    assert result

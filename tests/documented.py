@@ -1,0 +1,238 @@
+"""The commands that the documentation names."""
+
+import dataclasses
+import fnmatch
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ("ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
+_PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "molo_jax")
+_FENCE = re.compile(r"^(```|~~~).*?\n(.*?)^\1", re.M | re.S)
+_INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+# What may stand in front of a program: a prompt, the settings of variables, a folder of programs.
+_FRONT = re.compile(r"^(\$ )?(nohup )?([A-Z_]+=\S* )*(\.venv/bin/)?")
+# What may stand behind a command: a remark, an ampersand.
+_BEHIND = re.compile(r"(\s#\s|\s\s+(?=\S)).*$|\s&$|\s(->|→)\s.*$")
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """Every file that tells a user what to type: pages, commands and configurations."""
+    pages = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("parity_tests/**/*.md")]
+    folders = ("configs", "molo_jax", "benchmarks", "parity_tests", "parity_tests/golden")
+    modules = [path for folder in folders for path in (root / folder).glob("*.py")]
+    return sorted([*pages, *modules])
+
+
+def commands(path: Path) -> list[str]:
+    """The commands of a page, or of the docstring of a module, as they stand there."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        docstring = re.match(r'\s*"""(.*?)"""', text, re.S)
+        text = docstring[1] if docstring else ""
+        blocks = [text]
+    else:
+        blocks = [block for _, block in _FENCE.findall(text)]
+        text = _FENCE.sub("", text)
+    lines = [line for block in blocks for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines()]
+    inline = [" ".join(span.split()) for span in _INLINE.findall(text)]
+    return [found for part in [*lines, *inline] for found in _in_line(part)]
+
+
+def _in_line(line: str) -> Iterator[str]:
+    for part in line.strip().split("&&"):
+        command = _BEHIND.sub("", _FRONT.sub("", part.strip())).strip()
+        if command.split(" ")[0] in _PROGRAMS and " " in command:
+            yield command
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A command without the values of its example.
+
+    Attributes:
+        program: `molo_jax.prepare`, `benchmarks/data.py`, `make`, `pip`, …
+        flags: names of its flags, without dashes.
+        values: the values of the flags that decide what is done: `dataset`, `mode`, `backend`,
+            `config` (the name of the file). Other values, paths and numbers, are left out.
+        keys: keys of the configuration that it changes.
+        arguments: what is no flag.
+    """
+
+    program: str
+    flags: frozenset[str]
+    values: tuple[tuple[str, str], ...]
+    keys: frozenset[str]
+    arguments: tuple[str, ...]
+
+
+_DECIDE = ("dataset", "mode", "backend", "config")
+
+
+def shape(command: str) -> Shape:
+    """Takes a command apart."""
+    words = shlex.split(re.sub(r"[\[\]…](?!\w+\])", " ", command))
+    program, *rest = words
+    if program in ("python", "python3"):
+        takes = 2 if rest[0] == "-m" else 1
+        program, rest = rest[takes - 1], rest[takes:]
+    given = dict(w.removeprefix("--").partition("=")[::2] for w in rest if w.startswith("--"))
+    keys = {name.removeprefix("config.") for name in given if name.startswith("config.")}
+    values = {name: Path(given[name]).stem for name in _DECIDE if name in given}
+    return Shape(
+        program,
+        frozenset(name for name in given if not name.startswith("config.")),
+        tuple(values.items()),
+        frozenset(keys),
+        tuple(word for word in rest if not word.startswith("--")),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Commands of one kind, and where they are run.
+
+    Attributes:
+        program: as `Shape.program`.
+        tests: the tests that run them, as `file::function`.
+        flags: those that the tests use.
+        values: patterns of the values that decide what is done; a flag without one takes any.
+    """
+
+    program: str
+    tests: tuple[str, ...]
+    flags: str = ""
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def covers(self, command: Shape) -> bool:
+        """Whether the tests run such a command."""
+        given = dict(command.values)
+        return (
+            command.program == self.program
+            and command.flags <= set(self.flags.split())
+            and all(fnmatch.fnmatch(given.get(name, ""), p) for name, p in self.values.items())
+        )
+
+
+HERE = "tests/test_documentation.py"
+PREPARE = "dataset videos out check report resize splits_dir workers beam_runner"
+EPISODES = "n_way n_shot n_query train_n_shot train_n_query num_frames"
+TABLE = (
+    Row("make", (f"{HERE}::test_make_knows_every_documented_target",)),
+    Row("venv", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
+    Row("pip", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
+    Row("pytest", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
+    Row(
+        "molo_jax.prepare",
+        ("tests/test_prepare.py::test_the_generated_videos_are_prepared_too",),
+        f"dataset out seed train_videos val_videos test_videos {EPISODES}",
+        {"dataset": "synthetic"},
+    ),
+    Row(
+        "molo_jax.prepare",
+        (
+            "tests/test_main.py::test_ones_own_videos_are_prepared_trained_on_and_evaluated",
+            "tests/test_prepare.py::test_every_fault_is_reported_with_its_reason_and_the_rest_is_prepared",
+            f"{HERE}::test_a_folder_of_classes_is_divided_as_documented",
+        ),
+        f"{PREPARE} {EPISODES} ratio seed split_file",
+        {"dataset": "folder"},
+    ),
+    *(
+        Row(
+            "molo_jax.prepare",
+            (f"{HERE}::test_the_benchmarks_are_prepared_as_documented",),
+            f"{PREPARE} {EPISODES}",
+            {"dataset": name},
+        )
+        for name in BENCHMARKS
+    ),
+    # The command is named, and nothing of it.
+    Row("molo_jax.prepare", (f"{HERE}::test_the_benchmarks_are_prepared_as_documented",), ""),
+    Row(
+        "molo_jax.main",
+        (
+            "tests/test_main.py::test_a_run_leaves_checkpoints_metrics_results_and_the_picture",
+            "tests/test_main.py::test_a_result_file_holds_what_the_table_shows_and_how_it_came_about",
+        ),
+        "config workdir mode",
+        {"config": "synthetic"},
+    ),
+    Row(
+        "molo_jax.main",
+        ("tests/test_main.py::test_a_run_leaves_checkpoints_metrics_results_and_the_picture",),
+        "config workdir mode",
+        {"config": "FILE"},
+    ),
+    Row(
+        "molo_jax.main",
+        (
+            "tests/test_main.py::test_ones_own_videos_are_prepared_trained_on_and_evaluated",
+            f"{HERE}::test_a_configuration_without_its_data_names_the_command_that_prepares_them",
+        ),
+        "config workdir mode",
+        {"config": "folder"},
+    ),
+    Row(
+        "molo_jax.main",
+        (
+            f"{HERE}::test_a_configuration_without_its_data_names_the_command_that_prepares_them",
+            "tests/test_main.py::test_init_from_evaluates_those_weights_also_from_a_pytorch_file",
+            "tests/test_initial.py::test_*imagenet*",
+        ),
+        "config workdir mode",
+        {"config": "*_[15]shot"},
+    ),
+    Row(
+        "molo_jax.convert",
+        (
+            "tests/test_convert.py::test_the_command_prints_the_summary_and_ends_with_0",
+            "tests/test_convert.py::test_a_round_trip_gives_the_same_bits_names_and_order",
+            "tests/test_convert.py::test_what_exists_is_replaced_only_on_demand_and_only_by_its_like",
+        ),
+        "layout overwrite",
+    ),
+    Row(
+        "parity_tests.compare",
+        (
+            "parity_tests/test_commands.py::test_the_comparison_of_ones_own_weights_replaces_the_table",
+        ),
+        "checkpoint backbone mode size frames way seed write",
+    ),
+    Row(
+        "parity_tests.golden",
+        (
+            "parity_tests/test_golden.py::test_recorded_values_are_reproduced",
+            "parity_tests/test_golden.py::test_the_command_reports_and_exits_by_what_it_found",
+            "parity_tests/test_ties.py::test_a_near_tie_is_decided_in_float64",
+            "parity_tests/test_commands.py::test_the_rounding_of_recorded_values_is_shown",
+        ),
+        "backend json precision",
+    ),
+    Row(
+        "parity_tests.training",
+        ("parity_tests/test_commands.py::test_a_whole_training_is_compared",),
+        "steps out episodes_per_step frames way test_episodes precision",
+    ),
+    Row(
+        "parity_tests.tolerances",
+        ("parity_tests/test_tolerances.py::test_the_readme_holds_the_tables",),
+    ),
+    Row(
+        "benchmarks/train_step.py",
+        ("tests/test_benchmark.py::test_the_printed_ratio_is_the_quotient_of_the_printed_rates",),
+        "backbone crop frames way shot query steps warmup json peak_tflops",
+    ),
+    Row(
+        "benchmarks/data.py",
+        ("tests/test_data_benchmark.py::test_the_table_follows_from_the_recorded_rounds",),
+        "way shot query classes videos_per_class workers seconds_scale episodes rounds clips json",
+    ),
+    Row(
+        "benchmarks/data_memory.py",
+        (f"{HERE}::test_the_memory_of_the_input_pipeline_is_printed",),
+        "out dataset clips videos splits_dir",
+    ),
+)

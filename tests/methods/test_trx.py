@@ -1,0 +1,124 @@
+"""Cross-attention between tuples of frames against loops in NumPy."""
+
+import itertools
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from molo_jax.methods.frame_outputs import Tuples
+from molo_jax.methods.settings import METHODS
+from molo_jax.methods.trx import TRX, tuple_distances, tuples
+
+LABELS, QUERIES = (1, 0, 1, 1, 0), (0, 1)
+FRAMES = 4
+
+
+def _linear(layer, x):
+    return x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...])
+
+
+def _normalized(layer, x):
+    y = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+    return y * np.asarray(layer.scale[...], np.float64) + np.asarray(layer.bias[...])
+
+
+def _positioned(features):
+    frames, width = features.shape
+    encoding = np.zeros((frames, width))
+    for p in range(frames):
+        for i in range(0, width, 2):
+            encoding[p, i] = math.sin(p / 10000 ** (i / width))
+            encoding[p, i + 1] = math.cos(p / 10000 ** (i / width))
+    return features + 0.1 * encoding
+
+
+def _keys_and_values(transformer, features, cardinality):
+    """Whole tuples, concatenated and mapped, one after the other."""
+    positioned = _positioned(features)
+    found = []
+    for places in itertools.combinations(range(len(features)), cardinality):
+        joined = np.concatenate([positioned[place] for place in places])
+        key = _normalized(transformer.norm_k, _linear(transformer.k_linear, joined))
+        found.append((key, _linear(transformer.v_linear, joined)))
+    return found
+
+
+def _score(transformer, query, shots, cardinality):
+    """One softmax over all tuples of all shots of the class."""
+    of_query = _keys_and_values(transformer, query, cardinality)
+    of_class = [x for shot in shots for x in _keys_and_values(transformer, shot, cardinality)]
+    total = 0.0
+    for key, value in of_query:
+        weights = np.exp([key @ other / math.sqrt(1152) for other, _ in of_class])
+        expected = sum(w * v for w, (_, v) in zip(weights / weights.sum(), of_class, strict=True))
+        total += np.sum((value - expected) ** 2)
+    return -total / len(of_query)
+
+
+def test_scores_follow_the_definition_with_unequal_shots(
+    build, episode, run, embed_and_match, frame_features
+):
+    network, task = build("trx"), episode(LABELS, QUERIES, frames=FRAMES)
+    support, query = (frame_features(network, clips) for clips in (task.support, task.query))
+    expected = np.zeros((2, 2))
+    for q in range(2):
+        for label, shots in ((0, support[[1, 4]]), (1, support[[0, 2, 3]])):
+            scores = [
+                _score(network.transformers[i], query[q], shots, cardinality)
+                for i, cardinality in enumerate((2, 3))
+            ]
+            expected[q, label] = np.mean(scores)
+    np.testing.assert_allclose(run(network, task, n_way=2).logits, expected, rtol=1e-4)
+    np.testing.assert_allclose(embed_and_match(network, task, n_way=2), expected, rtol=1e-4)
+
+
+def test_tuples_are_the_ordered_ones_in_lexicographic_order():
+    assert tuples(4, 2) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert tuples(4, 3) == [(0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)]
+    assert (len(tuples(8, 2)), len(tuples(8, 3))) == (28, 56)
+
+
+def test_one_softmax_runs_over_all_shots_of_a_class_and_over_no_other_class():
+    # One tuple a clip and one channel: scores are products of the keys.
+    query = Tuples(jnp.asarray([[1.0]]), jnp.asarray([[0.0]]))
+    keys = jnp.asarray([math.log(3), 0.0, 0.0]).reshape(3, 1, 1)
+    support = Tuples(keys, jnp.asarray([4.0, 8.0, 7.0]).reshape(3, 1, 1))
+    distances = tuple_distances(query, support, jnp.asarray([0, 0, 1]), 2)
+    # Weights 3/4 and 1/4: the class expects 5.
+    np.testing.assert_allclose(distances, [25.0, 49.0], rtol=1e-6)
+
+
+def test_scores_far_beyond_the_range_of_an_exponential_are_weighed():
+    query = Tuples(jnp.asarray([[1.0]]), jnp.asarray([[0.0]]))
+    keys = jnp.asarray([900.0, 900.0 - math.log(3), -900.0]).reshape(3, 1, 1)
+    support = Tuples(keys, jnp.asarray([4.0, 8.0, 7.0]).reshape(3, 1, 1))
+    distances = tuple_distances(query, support, jnp.asarray([0, 0, 1]), 2)
+    np.testing.assert_allclose(distances, [25.0, 49.0], rtol=1e-4)
+
+
+def test_dropout_acts_on_positioned_frames_in_training_alone(build, episode, run):
+    network, task = build("trx", dropout_position=0.5), episode(LABELS, QUERIES)
+    plain = run(network, task, n_way=2).stages["transformers.0.pe"].query
+    training = run(network, task, n_way=2, train=True, keys=[1])
+    dropped = np.asarray(training.stages["transformers.0.pe"].query[0])
+    kept = dropped != 0
+    assert 0.3 < kept.mean() < 0.7
+    np.testing.assert_allclose(dropped[kept], 2 * np.asarray(plain)[kept], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("frames", "positions"), [(8, 12), (5, 7)])
+def test_official_files_hold_scaled_sinusoids_and_the_frame_numbers_of_tuples(frames, positions):
+    settings = METHODS["trx"](num_classes=1, backbone="resnet18", frames=frames)
+    buffers = TRX.fixed_buffers(settings)
+    pairs, triples = math.comb(frames, 2), math.comb(frames, 3)
+    assert len(buffers) == 2 + pairs + triples
+    encoding = buffers["transformers.1.pe.pe"]
+    assert encoding.shape == (1, positions, 512)
+    assert math.isclose(encoding[0, 6, 4], 0.1 * math.sin(6 / 10000 ** (4 / 512)), rel_tol=1e-5)
+    assert math.isclose(encoding[0, 6, 5], 0.1 * math.cos(6 / 10000 ** (4 / 512)), rel_tol=1e-5)
+    last = buffers[f"transformers.1.tuples.{triples - 1}"]
+    np.testing.assert_array_equal(last, [frames - 3, frames - 2, frames - 1])
+    assert last.dtype == np.int64
+    np.testing.assert_array_equal(buffers["transformers.0.tuples.1"], [0, 2])
