@@ -57,15 +57,14 @@ def schedule(config: ConfigDict) -> Schedule:
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer; weight decay acts on what it acts on in the official training."""
-    section = config.optimizer
     return make_optimizer(
         schedule(config),
         decays=decays,
-        name=section.name,
-        weight_decay=section.weight_decay,
-        b1=section.b1,
-        b2=section.b2,
-        eps=section.eps,
+        name=config.optimizer.name,
+        weight_decay=config.optimizer.weight_decay,
+        b1=config.optimizer.b1,
+        b2=config.optimizer.b2,
+        eps=config.optimizer.eps,
     )
 
 

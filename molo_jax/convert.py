@@ -24,6 +24,7 @@ from molo_jax import cli, files
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.old_checkpoints import config_of_now
 from molo_jax.weights.imagenet import BEST, LATEST
 from molo_jax.workdir import keep_trainings_out
 
@@ -270,7 +271,7 @@ def _evaluation(weights: "Weights", destination: Path) -> str:
     from molo_jax.cli import load_config
 
     name = _dataset(weights) or "ssv2"
-    stored = weights.meta.get("config", {})
+    stored = config_of_now(weights.meta.get("config", {}))
     if name not in _OWN_DATASETS:
         name += "_1shot" if stored.get("eval", {}).get("shots") == [1] else "_5shot"
     file, method = Path("configs") / f"{name}.py", weights.settings.method

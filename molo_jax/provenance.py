@@ -19,14 +19,13 @@ from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, own_fields
+from molo_jax.old_checkpoints import key_of_now
 
 # Two of 70,000 videos get the same digest once in 10^10 trainings.
 _DIGEST_BYTES = 8
 _EXAMPLES = 8
 # Where the configuration of an older checkpoint says what its network saw.
 _DATA_KEYS = ("num_frames", "sampling", "resize", "crop")
-# What the settings of a method were called in checkpoints that knew of one method alone.
-_OLD_SECTION, _SECTION = "model.", "method."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +154,7 @@ class Provenance:
             tuple(stage and ListRecord.from_json(stage) for stage in meta[key])
             for key in ("trained_on", "validated_on")
         )
-        seen = {_key_of_now(key): value for key, value in meta["seen"].items()}
+        seen = {key_of_now(key): value for key, value in meta["seen"].items()}
         return cls(trained, validated, meta["init_from"], seen)
 
     def to_meta(self) -> dict[str, Any]:
@@ -187,11 +186,6 @@ class Provenance:
         }
 
 
-def _key_of_now(key: str) -> str:
-    old = key.startswith(_OLD_SECTION)
-    return f"{_SECTION}{key.removeprefix(_OLD_SECTION)}" if old else key
-
-
 def _with(stages: Stages, new: ListRecord) -> Stages:
     return stages if stages and stages[-1] == new else (*stages, new)
 
@@ -208,7 +202,7 @@ def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[s
     fields = own_fields(known) if known else {}
     seen = [key for key, field in fields.items() if not field.metadata.get(TRAINING_ONLY)]
     return {f"data.{key}": data[key] for key in _DATA_KEYS if key in data} | {
-        f"{_SECTION}{key}": architecture[key] for key in seen if key in architecture
+        f"method.{key}": architecture[key] for key in seen if key in architecture
     }
 
 

@@ -33,6 +33,7 @@ from molo_jax.engine.state import TrainState, count_parameters, create_model, cr
 from molo_jax.engine.step import make_train_step, replicated
 from molo_jax.errors import MoloError
 from molo_jax.evaluate import Evaluator
+from molo_jax.old_checkpoints import config_of_now
 from molo_jax.provenance import (
     ListRecord,
     Provenance,
@@ -519,7 +520,7 @@ def _warn_of_changes(stored: dict[str, Any], config: ConfigDict) -> None:
 def _changes(stored: dict[str, Any], config: ConfigDict) -> list[str]:
     now = json.loads(json.dumps(config.to_dict()))
     defaults = json.loads(json.dumps(base_config(config.method.name).to_dict()))
-    changes = []
+    stored, changes = config_of_now(stored), []
     for key in config_keys(now):
         # What is younger than the checkpoint had its default value then.
         old, new = _lookup(stored, key, _lookup(defaults, key)), _lookup(now, key)

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from matplotlib.image import imread
 
-from molo_jax import build, evaluate, train
+from molo_jax import build, evaluate, summary, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
 from molo_jax.config import validate
