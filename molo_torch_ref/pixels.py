@@ -88,7 +88,7 @@ def normalize(clip: Tensor) -> Tensor:
     return (clip - MEAN) / STD
 
 
-def grey(clip: Tensor) -> Tensor:
+def gray(clip: Tensor) -> Tensor:
     """The luma in all three channels."""
     return _luma(clip).expand_as(clip)
 
@@ -115,7 +115,7 @@ def hue(clip: Tensor, shift: float) -> Tensor:
 
 
 def rgb_to_hsv(clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in [0, 1), saturation and value, each ``(t, h, w)``; the hue of a grey pixel is 0."""
+    """Hue in [0, 1), saturation and value, each ``(t, h, w)``; the hue of a gray pixel is 0."""
     red, green, blue = clip.unbind(-3)
     value, largest = clip.max(-3)
     chroma = value - clip.amin(-3)
@@ -161,7 +161,7 @@ class QueryChoices:
     Attributes:
         flip: whether to mirror it.
         top, left: place of the crop.
-        grey: whether to make it grey, in front of the jitter.
+        gray: whether to make it gray, in front of the jitter.
         jitter: ``brightness``, ``contrast``, ``saturation`` and ``hue`` with their amounts, in the
             order of their application.
     """
@@ -169,7 +169,7 @@ class QueryChoices:
     flip: bool
     top: int
     left: int
-    grey: bool
+    gray: bool
     jitter: Sequence[tuple[str, float]]
 
 
@@ -179,11 +179,11 @@ def support_view(clip: Tensor, top: int, left: int, side: int, resized: int = RE
 
 
 def query_view(clip: Tensor, choices: QueryChoices, side: int, resized: int = RESIZE) -> Tensor:
-    """A query clip in training: flip, resize, crop, grey, color jitter, normalize."""
+    """A query clip in training: flip, resize, crop, gray, color jitter, normalize."""
     pixels = to_unit(flip(clip) if choices.flip else clip)
     pixels = crop(resize(pixels, resized), choices.top, choices.left, side)
-    if choices.grey:
-        pixels = grey(pixels)
+    if choices.gray:
+        pixels = gray(pixels)
     for name, amount in choices.jitter:
         pixels = _OPERATIONS[name](pixels, amount)
     return normalize(pixels)

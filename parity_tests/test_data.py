@@ -49,7 +49,7 @@ def to_numpy(clips):
 
 
 def every_color():
-    """A frame with all colors of nine levels: greys, black, white and ties of every kind."""
+    """A frame with all colors of nine levels: grays, black, white and ties of every kind."""
     levels = np.array([0, 1, 31, 64, 127, 128, 200, 254, 255], np.uint8)
     colors = np.array(list(itertools.product(levels, repeat=3)), np.uint8)
     return colors.reshape(1, 27, 27, 3)
@@ -115,7 +115,7 @@ def test_each_operation_in_torch_gives_the_recorded_values(name):
     assert_close(RECORDS[name], result, RECORDED)
 
 
-def test_grey_normalization_resize_and_a_chain_in_torch_give_the_recorded_values():
+def test_gray_normalization_resize_and_a_chain_in_torch_give_the_recorded_values():
     clip = to_torch(RECORDS["clip"])
     assert_close(RECORDS["gray"], pixels.gray(clip), RECORDED)
     assert_close(RECORDS["normalize"], pixels.normalize(clip), RECORDED)
@@ -145,7 +145,7 @@ def test_each_operation_equals_that_of_torch(name, clip):
         assert_close(ours, IN_TORCH[name](to_torch(clip), amount), PIXELS)
 
 
-def test_grey_and_normalization_equal_those_of_torch():
+def test_gray_and_normalization_equal_those_of_torch():
     clip = every_color()
     ours = jnp.asarray(clip, jnp.float32) / 255
     assert_close(augment.to_gray(ours), pixels.gray(to_torch(clip)), PIXELS)
