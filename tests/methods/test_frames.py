@@ -59,7 +59,7 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_that_the_settings_name(
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     picked = chances[np.arange(4), np.array(QUERIES)]
     np.testing.assert_allclose(training.losses["match"], -np.log(picked).mean(), rtol=1e-4)
-    values = {name: 10.0**place for place, name in enumerate(METHODS[method].losses)}
+    values = {n: jnp.float32(10**place) for place, n in enumerate(METHODS[method].losses)}
     weights = {"hyrsm": 1 + 0.6 * 10, "hyrsm_pp": 1 + 0.6 * 10 + 0.3 * 100}
     np.testing.assert_allclose(network.total_loss(values), weights.get(method, 1), rtol=1e-6)
 

@@ -89,5 +89,5 @@ def test_alignment_of_many_frames_neither_underflows_nor_loses_its_gradient():
     cost, grad = jax.value_and_grad(lambda x: jnp.sum(matching.otam(x, smoothing=0.1)))(distances)
     assert 50 < cost < 64
     # A path takes one distance of every column, and now and then two of the first.
-    assert np.all(np.asarray(grad) >= 0)
-    assert 64 <= grad.sum() + 1e-3 < 65
+    assert grad.min() > -1e-5
+    assert 63.99 <= grad.sum() < 65
