@@ -331,10 +331,10 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
         support_classes=np.zeros(3, np.int32),
         query_classes=np.zeros(3, np.int32),
     )
-    output = model(whole_episode, n_way=3, train=False, reconstruct=False)
+    output = model(whole_episode, n_way=3, train=False)
     labels = episode.support_labels[None]
     logits = evaluator.match(*weights, table, np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]]), labels)
-    np.testing.assert_allclose(logits[0], output.scores.match, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits[0], output.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
