@@ -227,7 +227,7 @@ def test_embedded_clips_match_as_the_network_matches_whole_episodes():
     @jax.jit
     def whole(episode):
         model = nnx.merge(graphdef, params, stats)
-        return model(episode, n_way=2, train=False).scores.match
+        return model(episode, n_way=2, train=False).logits
 
     for e in range(2):
         episode = Episode(
