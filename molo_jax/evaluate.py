@@ -99,6 +99,8 @@ class Evaluator:
         preprocess = build.eval_preprocess(config)
         self._embed = make_embed(graphdef, preprocess=preprocess, mesh=mesh)
         self._match = make_match(graphdef, n_way=n_way)
+        # Whether the programs have been compiled, by an evaluation before this one.
+        self._has_run = False
 
     def scores(
         self,
@@ -119,6 +121,11 @@ class Evaluator:
             static: show one frame of each clip again and again.
         """
         weights = params, batch_stats
+        if not self._has_run:
+            logging.info(
+                "the first clips compile the network, which takes some seconds to a minute on a CPU"
+            )
+            self._has_run = True
         with Progress(title, "clips") as bar:
             store = FeatureStore(
                 lambda clips: self.embed(*weights, clips, static=static, bar=bar),

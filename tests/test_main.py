@@ -231,6 +231,7 @@ def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
             assert mine["trained_classes_tested"] == known
             assert mine["settings_not_as_in_training"] == (None if source.suffix else {})
     assert "it is not known what" in caplog.text
+    assert "the first clips compile the network" in caplog.text
 
 
 def _best(workdir: Path) -> int:
