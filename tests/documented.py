@@ -229,6 +229,14 @@ TABLE = (
         "backend json precision",
     ),
     Row(
+        "parity_tests.golden.record",
+        (
+            "parity_tests/test_commands.py::test_what_is_recorded_of_one_implementation_is_replayed_in_it",
+            "parity_tests/test_golden_methods.py::test_a_recorded_optimizer_step_is_read_and_replayed",
+        ),
+        "method kind backbone",
+    ),
+    Row(
         "parity_tests.training",
         ("parity_tests/test_commands.py::test_a_whole_training_is_compared",),
         "steps out episodes_per_step frames way test_episodes precision",
