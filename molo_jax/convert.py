@@ -97,7 +97,7 @@ def _trainings_kept_out(destination: Path) -> contextlib.AbstractContextManager[
 def _convert(
     source: Path, destination: Path, layout: str | None, overwrite: bool, to_torch: bool
 ) -> str:
-    from molo_jax import torch_files
+    from molo_jax.weights import torch_files
 
     if not to_torch:
         _recover(destination)

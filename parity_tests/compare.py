@@ -2,7 +2,7 @@
 
     python -m parity_tests.compare                              all backbones, drawn weights
     python -m parity_tests.compare --checkpoint=FILE            one's own weights
-    python -m parity_tests.compare --write=README.md            and replace the table in a file
+    python -m parity_tests.compare --write=docs/parity.md       and replace the table in a file
 
 Every stage, loss, gradient and statistic is compared. Columns: the worst error of JAX against
 PyTorch in float64; the same in float32; and, to judge that by, PyTorch in float32 against itself

@@ -45,6 +45,19 @@ def test_the_rounding_of_recorded_values_is_shown(capsys):
     assert 1e-8 < float(error) < 4e-6
 
 
+def test_what_is_recorded_of_one_implementation_is_replayed_in_it(tmp_path, capsys):
+    from parity_tests.golden import __main__ as golden
+    from parity_tests.golden import record
+    from parity_tests.golden.files import read
+
+    file = tmp_path / "trx.npz"
+    assert record.main([str(file), "--method=trx", "--kind=eval", "--backbone=resnet18"]) == 0
+    written = read(file)
+    assert (written.kind, written.case.method, written.case.backbone) == ("eval", "trx", "resnet18")
+    assert golden.main([str(file), "--backend=torch"]) == 0
+    assert "replayed in torch: all inside" in capsys.readouterr().out
+
+
 def test_a_whole_training_is_compared(tmp_path, capsys):
     from parity_tests import training
 

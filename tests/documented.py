@@ -56,7 +56,8 @@ class Shape:
         program: `molo_jax.prepare`, `benchmarks/data.py`, `make`, `pip`, …
         flags: names of its flags, without dashes.
         values: the values of the flags that decide what is done: `dataset`, `mode`, `backend`,
-            `config` (the name of the file). Other values, paths and numbers, are left out.
+            `config` (the name of the file) and `method` (what stands behind its colon). Other
+            values, paths and numbers, are left out.
         keys: keys of the configuration that it changes.
         arguments: what is no flag.
     """
@@ -80,7 +81,11 @@ def shape(command: str) -> Shape:
         program, rest = rest[takes - 1], rest[takes:]
     given = dict(w.removeprefix("--").partition("=")[::2] for w in rest if w.startswith("--"))
     keys = {name.removeprefix("config.") for name in given if name.startswith("config.")}
-    values = {name: Path(given[name]).stem for name in _DECIDE if name in given}
+    path, _, method = given.get("config", "").partition(":")
+    decide = given | {"config": path} if path else given
+    values = {name: Path(decide[name]).stem for name in _DECIDE if name in decide}
+    if method:
+        values["method"] = method
     return Shape(
         program,
         frozenset(name for name in given if not name.startswith("config.")),
@@ -98,7 +103,8 @@ class Row:
         program: as `Shape.program`.
         tests: the tests that run them, as `file::function`.
         flags: those that the tests use.
-        values: patterns of the values that decide what is done; a flag without one takes any.
+        values: patterns of the values that decide what is done; a flag without one takes any. Only
+            a row with a pattern of `method` covers commands that choose a method.
     """
 
     program: str
@@ -109,10 +115,11 @@ class Row:
     def covers(self, command: Shape) -> bool:
         """Whether the tests run such a command."""
         given = dict(command.values)
+        patterns = {"method": ""} | self.values
         return (
             command.program == self.program
             and command.flags <= set(self.flags.split())
-            and all(fnmatch.fnmatch(given.get(name, ""), p) for name, p in self.values.items())
+            and all(fnmatch.fnmatch(given.get(name, ""), p) for name, p in patterns.items())
         )
 
 
@@ -180,10 +187,20 @@ TABLE = (
         (
             f"{HERE}::test_a_configuration_without_its_data_names_the_command_that_prepares_them",
             "tests/test_main.py::test_init_from_evaluates_those_weights_also_from_a_pytorch_file",
-            "tests/test_initial.py::test_*imagenet*",
+            "tests/weights/test_imagenet.py::test_*imagenet*",
         ),
         "config workdir mode",
         {"config": "*_[15]shot"},
+    ),
+    Row(
+        "molo_jax.main",
+        (
+            f"{HERE}::test_a_documented_method_is_chosen_behind_the_name_of_the_file",
+            f"{HERE}::test_every_method_is_chosen_for_the_demonstration",
+            "tests/test_house.py::test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn",
+        ),
+        "config workdir mode list_keys",
+        {"config": "*", "method": "?*"},
     ),
     Row(
         "molo_jax.convert",
@@ -210,6 +227,14 @@ TABLE = (
             "parity_tests/test_commands.py::test_the_rounding_of_recorded_values_is_shown",
         ),
         "backend json precision",
+    ),
+    Row(
+        "parity_tests.golden.record",
+        (
+            "parity_tests/test_commands.py::test_what_is_recorded_of_one_implementation_is_replayed_in_it",
+            "parity_tests/test_golden_methods.py::test_a_recorded_optimizer_step_is_read_and_replayed",
+        ),
+        "method kind backbone",
     ),
     Row(
         "parity_tests.training",

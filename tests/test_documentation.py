@@ -19,6 +19,7 @@ from documented import BENCHMARKS, ROOT, TABLE, Shape
 
 from molo_jax.config import base_config, config_keys
 from molo_jax.data.store.records import prepared_folder
+from molo_jax.methods.settings import METHODS, own_fields
 
 TINY_EPISODES = ("--n_way=2", "--n_shot=1", "--n_query=1", "--train_n_query=1", "--num_frames=2")
 
@@ -85,6 +86,9 @@ def test_a_command_keeps_its_shape_when_paths_and_numbers_change_and_a_new_flag_
     assert any(row.covers(shape("--videos=DIR")) for row in TABLE)
     assert not any(row.covers(shape("--videos=DIR --surprise=1")) for row in TABLE)
     assert not any(row.covers(documented.shape("python -m molo_jax.surprise")) for row in TABLE)
+    method = documented.shape("python -m molo_jax.main --config=configs/folder.py:otam")
+    assert method.values == (("config", "folder"), ("method", "otam"))
+    assert [row.values for row in TABLE if row.covers(method)] == [{"config": "*", "method": "?*"}]
 
 
 # The runs
@@ -288,6 +292,54 @@ def test_a_configuration_without_its_data_names_the_command_that_prepares_them(r
         s for w, s in arguments_of("molo_jax.main", config=name) if "workdir" in s.flags
     ]
     assert documented_here, f"configs/{name}.py does not name its command"
+
+
+CHOSEN = sorted(
+    {tuple(words) for words, s in arguments_of("molo_jax.main") if "method" in dict(s.values)}
+)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """What each documented choice of a method says, and each method for the demonstration."""
+    words = [*CHOSEN, *([f"--config=configs/synthetic.py:{name}"] for name in (*METHODS, "none"))]
+    commands = [
+        [
+            *(word.replace("=configs/", f"={ROOT}/configs/") for word in each),
+            "--config.model.pretrained=",
+        ]
+        for each in words
+    ]
+    runs = run_all("molo_jax.main", commands, tmp_path_factory.mktemp("methods"))
+    return dict(zip(map(tuple, words), runs, strict=True))
+
+
+@pytest.mark.parametrize("words", CHOSEN, ids=" ".join)
+def test_a_documented_method_is_chosen_behind_the_name_of_the_file(chosen, words):
+    code, said, errors = chosen[words]
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    file, method = given["--config"].split(":")
+    if "--list_keys" in words:
+        assert code == 0, errors
+        assert f"--config.method.name={method}\n" in said
+        assert all(f"--config.method.{name}=" in said for name in own_fields(METHODS[method]))
+    elif "--config.init_from" in given:
+        assert code == 1
+        assert given["--config.init_from"] in error_line(errors)
+    else:
+        dataset = re.sub(r"configs/(.*?)(_[15]shot)?\.py", r"\1", file)
+        assert code == 1
+        assert f"python -m molo_jax.prepare --dataset={dataset}" in error_line(errors)
+
+
+def test_every_method_is_chosen_for_the_demonstration(chosen):
+    for name in METHODS:
+        code, _, errors = chosen[(f"--config=configs/synthetic.py:{name}",)]
+        assert code == 1
+        assert "python -m molo_jax.prepare --dataset=synthetic" in error_line(errors)
+    code, _, errors = chosen[("--config=configs/synthetic.py:none",)]
+    assert code == 2
+    assert f"method 'none' is unknown; choose one of {', '.join(METHODS)}" in error_line(errors)
 
 
 def test_the_memory_of_the_input_pipeline_is_printed(prepared, tree):
