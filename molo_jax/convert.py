@@ -23,12 +23,13 @@ from ml_collections import ConfigDict
 from molo_jax import cli, files
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.methods.settings import DEFAULT_METHOD, METHODS
 from molo_jax.old_checkpoints import config_of_now
 from molo_jax.weights.imagenet import BEST, LATEST
 from molo_jax.workdir import keep_trainings_out
 
 if TYPE_CHECKING:
+    from molo_jax.methods.settings import Settings
     from molo_jax.weights.networks import Weights
 
 _LAYOUT = flags.DEFINE_enum(
@@ -44,17 +45,30 @@ _DATASETS = (*_OWN_DATASETS, "ssv2", "ssv2_small", "kinetics100", "ucf101", "hmd
 _EVALUATED = ("model", "method", "data", "eval")
 _ELSEWHERE = ("method.name", "model.pretrained", "data.workers", "data.prefetch")
 
+_METHOD = flags.DEFINE_enum(
+    "method",
+    None,
+    list(METHODS),
+    "The method of a PyTorch SRC whose tensors fit several (OTAM, Bi-MHM and ProtoNet have the same,"
+    " HyRSM and HyRSM++ too); default: the first that fits.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST if it exists.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     source, destination = (Path(argument) for argument in argv[1:])
-    print(convert(source, destination, layout=_LAYOUT.value, overwrite=_OVERWRITE.value))
+    options = {"layout": _LAYOUT.value, "overwrite": _OVERWRITE.value, "method": _METHOD.value}
+    print(convert(source, destination, **options))
 
 
 def convert(
-    source: Path, destination: Path, *, layout: str | None = None, overwrite: bool = False
+    source: Path,
+    destination: Path,
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+    method: str | None = None,
 ) -> str:
     """Converts a checkpoint; writes all of it or nothing.
 
@@ -67,6 +81,7 @@ def convert(
         destination: a folder to make, or a PyTorch file; the other kind than the source.
         layout: of a `.pth` or `.pyth` file: `official` (default) or `bare`.
         overwrite: replace what is at the destination.
+        method: that of a PyTorch file whose tensors fit several.
 
     Returns:
         What was converted, and the command that uses it.
@@ -83,7 +98,7 @@ def convert(
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
     _check_layout(destination, layout, to_torch)
     with _trainings_kept_out(destination):
-        return _convert(source, destination, layout, overwrite, to_torch)
+        return _convert(source, destination, layout, overwrite, to_torch, method)
 
 
 def _trainings_kept_out(destination: Path) -> contextlib.AbstractContextManager[None]:
@@ -95,7 +110,12 @@ def _trainings_kept_out(destination: Path) -> contextlib.AbstractContextManager[
 
 
 def _convert(
-    source: Path, destination: Path, layout: str | None, overwrite: bool, to_torch: bool
+    source: Path,
+    destination: Path,
+    layout: str | None,
+    overwrite: bool,
+    to_torch: bool,
+    method: str | None,
 ) -> str:
     from molo_jax.weights import torch_files
 
@@ -107,7 +127,12 @@ def _convert(
 
     from molo_jax.weights.networks import load_weights
 
-    weights = load_weights(source)
+    weights = load_weights(source, method or "")
+    if method and weights.settings.method != method:
+        raise UsageError(
+            f"--method={method} is for PyTorch files with tensors of that method; {source} is of"
+            f" {weights.settings.method}"
+        )
     destination.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to_torch:
         return _export(weights, destination, layout or torch_files.OFFICIAL)
@@ -212,18 +237,31 @@ def _export(weights: "Weights", destination: Path, layout: str) -> str:
     epoch = weights.meta.get("epoch") or 0
     cfg = weights.meta.get("official_cfg") or torch_meta.to_cfg(weights.meta)
     torch_files.write(destination, tensors, layout=layout, epoch=epoch, cfg=cfg)
-    # JSON's quotes, as the shell's are around it.
-    backbone, path = json.dumps(weights.settings.backbone), json.dumps(str(destination))
     program = (
-        "from molo_torch_ref import MoLo, load_official;"
-        f" model = MoLo(num_classes={weights.settings.num_classes}, backbone={backbone});"
-        f" load_official(model, {path})"
+        "from molo_torch_ref import load_official, make_network;"
+        f" model = make_network({_torch_arguments(weights.settings)});"
+        f" load_official(model, {json.dumps(str(destination))})"
     )
     bare = layout == torch_files.BARE or destination.suffix.lower() == torch_files.SAFETENSORS
     kind = "bare names" if bare else "the official dictionary"
     left = ["optimizer state"] if (Path(weights.source) / "optimizer").is_dir() else []
     written = f"{destination}, {kind}, {len(tensors)} tensors"
     return _summary(weights, left, written, f"python -c {shlex.quote(program)}")
+
+
+def _torch_arguments(settings: "Settings") -> str:
+    """Returns the arguments that make the network of the PyTorch reference, as Python."""
+    arguments = {"backbone": settings.backbone}
+    if settings.classifier:
+        arguments = {"num_classes": settings.num_classes} | arguments
+    stored = settings.to_json()
+    # What decides which tensors there are.
+    arguments |= {name: stored[name] for name in ("streams", "frames") if name in stored}
+    if arguments.get("streams") == "both":
+        del arguments["streams"]
+    # JSON's quotes, as the shell's are around it.
+    named = [f"{name}={json.dumps(value)}" for name, value in arguments.items()]
+    return ", ".join([json.dumps(settings.method), *named])
 
 
 def _ignored(weights: "Weights") -> list[str]:

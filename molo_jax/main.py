@@ -21,7 +21,10 @@ from molo_jax.workdir import work_folder
 _CONFIG = cli.define_config()
 flags.adopt_module_key_flags(cli)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints and results; default: runs/<name of the config file>."
+    "workdir",
+    None,
+    "Folder of checkpoints and results; default: runs/<name of the config file>, and _<method>"
+    " where one is named.",
 )
 _LIST_KEYS = flags.DEFINE_bool(
     "list_keys", False, "Only print every key of the configuration, its value and its meaning."
@@ -64,8 +67,10 @@ def _run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _workdir() -> Path:
-    config_name = Path(flags.FLAGS["config"].config_filename).stem
-    return Path(_WORKDIR.value or f"runs/{config_name}").absolute()
+    file, _, method = flags.FLAGS["config"].config_filename.partition(":")
+    # Two methods of one configuration file are two trainings.
+    name = f"{Path(file).stem}_{method}" if method else Path(file).stem
+    return Path(_WORKDIR.value or f"runs/{name}").absolute()
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ class TorchRun:
         rows = zip(episodes.support, episodes.query, episodes.support_labels, strict=True)
         scores = []
         for support, query, labels in rows:
-            way = torch.from_numpy(labels), self._eval_n_way, self.model.single_direction
+            way = torch.from_numpy(labels), self._eval_n_way, *self.model.match
             frames, *_ = match_stream(appearance[support], appearance[query], *way)
             moving, *_ = match_stream(motion[support], motion[query], *way)
             scores.append(-(frames + self.model.motion_weight * moving))
