@@ -10,6 +10,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 DEMO ?= runs/demo
 DEMO_ARGS ?=
+METHODS_ARGS ?=
 # A file's tests stay in one process, for they share what is slow to make; the slow files come first.
 TEST_ARGS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
@@ -26,6 +27,9 @@ demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (
 	$(BIN)/python -m molo_jax.prepare --dataset=synthetic --out=$(DEMO)/data
 	$(BIN)/python -m molo_jax.main --config=configs/synthetic.py --workdir=$(DEMO) \
 	  --config.data.prepared=$(DEMO)/data $(DEMO_ARGS)
+
+methods: $(VENV)/.installed ## train and evaluate all methods as the demo does, print one table (over an hour)
+	$(BIN)/python benchmarks/methods.py $(METHODS_ARGS)
 
 test: lint ## lint, check the formatting, run all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -59,4 +63,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
-.PHONY: help demo test lint install clean
+.PHONY: help demo methods test lint install clean

@@ -23,6 +23,7 @@ MODULES = {
     "direct": "_our_way",
     "prepared": "_our_way",
     "limits": "_limits",
+    "matching": "_matching",
 }
 # Seconds that a process is given to end.
 _PATIENCE = 10

@@ -256,6 +256,16 @@ TABLE = (
         "way shot query classes videos_per_class workers seconds_scale episodes rounds clips json",
     ),
     Row(
+        "benchmarks/methods.py",
+        ("tests/test_methods_benchmark.py::test_the_table_shows_the_result_files_and_the_time",),
+        "method steps episodes out data",
+    ),
+    Row(
+        "benchmarks/matching.py",
+        ("tests/test_matching_benchmark.py::test_the_table_shows_what_was_measured",),
+        "method shots episodes batch classes videos way frames json",
+    ),
+    Row(
         "benchmarks/data_memory.py",
         (f"{HERE}::test_the_memory_of_the_input_pipeline_is_printed",),
         "out dataset clips videos splits_dir",

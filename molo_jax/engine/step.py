@@ -264,6 +264,8 @@ def make_match(
 ) -> Callable[[nnx.State, nnx.State, Features, Array, Array, Array], Float[Array, "e q n"]]:
     """Builds the jitted matching of many episodes among embedded clips.
 
+    Of the episodes of a call, ``matched_at_once`` of the method are matched side by side.
+
     Returns:
         ``match(params, batch_stats, features, support, query, support_labels)`` with ``support (e,
         s)`` and ``query (e, q)`` the positions of the episodes' clips in ``features``; gives the
@@ -280,7 +282,7 @@ def make_match(
         return jax.lax.map(
             lambda episode: episode_logits(model, features, *episode),
             (support, query, support_labels),
-            batch_size=64,
+            batch_size=model.matched_at_once,
         )
 
     return match

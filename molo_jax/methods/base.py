@@ -5,7 +5,7 @@ Letters: v videos, s support, q query, n way, t frame, h w space, k training cla
 
 import abc
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,14 @@ class Method(nnx.Module, abc.ABC):
     Args:
         settings: everything that fixes its computation.
         rngs: source of the random weights.
+
+    Attributes:
+        matched_at_once: episodes that an evaluation matches side by side. The memory of
+            :meth:`match` grows with it; a method whose `match` has large intermediate values sets a
+            smaller number.
     """
+
+    matched_at_once: ClassVar[int] = 64
 
     def __init__(self, settings: Settings, *, rngs: nnx.Rngs):
         self.settings = settings

@@ -4,6 +4,7 @@ Reference: Perrett et al., Temporal-Relational CrossTransformers for Few-Shot Ac
 CVPR 2021, section 3.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -29,6 +30,9 @@ CARDINALITIES = (2, 3)
 _WIDTH = 1152
 # Weight of the positional encoding.
 _POSITION_WEIGHT = 0.1
+# Queries that are matched at once. Each takes the values that it expects of every support clip,
+# 6 MB with 25 clips of 8 frames.
+_QUERIES_AT_ONCE = 5
 # Attention and distances decide predictions: never in reduced precision.
 _PRECISION = lax.Precision.HIGHEST
 
@@ -84,6 +88,9 @@ class CrossTransformer(nnx.Module):
 class TRX(FrameMethod):
     """The mean of the logits of one :class:`CrossTransformer` for each cardinality."""
 
+    # The products of one episode keep the processor busy, and its values fit into its cache.
+    matched_at_once = 1
+
     def __init__(self, settings: TRXSettings, *, rngs: nnx.Rngs):
         super().__init__(settings, rngs=rngs)
         width, rate = backbone_info(settings.backbone).width, settings.dropout_position
@@ -119,8 +126,9 @@ class TRX(FrameMethod):
         *,
         n_way: int,
     ) -> Float[Array, "q n"]:
-        # One query after the other: the values that all of them expect would need much memory.
-        return self._score(support, query, support_labels, n_way, over_queries=lax.map)[1]
+        # A few queries after the other: what all of them expect would need much memory.
+        few = functools.partial(lax.map, batch_size=_QUERIES_AT_ONCE)
+        return self._score(support, query, support_labels, n_way, over_queries=few)[1]
 
     def _score(
         self, support, query, labels: Array, n_way: int, *, over_queries: Callable

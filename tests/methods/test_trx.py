@@ -3,10 +3,13 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from molo_jax.engine.step import make_match
 from molo_jax.methods.frame_outputs import Tuples
 from molo_jax.methods.settings import METHODS
 from molo_jax.methods.trx import TRX, tuple_distances, tuples
@@ -122,3 +125,38 @@ def test_official_files_hold_scaled_sinusoids_and_the_frame_numbers_of_tuples(fr
     np.testing.assert_array_equal(last, [frames - 3, frames - 2, frames - 1])
     assert last.dtype == np.int64
     np.testing.assert_array_equal(buffers["transformers.0.tuples.1"], [0, 2])
+
+
+def _clips_and_episodes(network, *, episodes, way, shot, queries):
+    """Features of 60 clips of 8 frames, and episodes of them by position."""
+    rng = np.random.default_rng(2)
+    frames = jnp.asarray(rng.standard_normal((60, 8, 16)), jnp.float32)
+    features = network.encode(frames, train=False, rngs=None)[1]
+    places = [rng.permutation(60)[: way * shot + queries] for _ in range(episodes)]
+    support, query = np.split(np.int32(places), [way * shot], axis=1)
+    return features, support, query, np.tile(np.int32(np.repeat(range(way), shot)), (episodes, 1))
+
+
+def test_queries_matched_in_groups_score_as_side_by_side(build):
+    network = build("trx")
+    # Seven queries: one group of five, and two left over.
+    features, support, query, labels = _clips_and_episodes(
+        network, episodes=2, way=3, shot=2, queries=7
+    )
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    logits = make_match(graphdef, n_way=3)(params, stats, features, support, query, labels)
+    assert logits.shape == (2, 7, 3)
+    for e in range(2):
+        sets = (jax.tree.map(lambda x, i=i: x[i], features) for i in (support[e], query[e]))
+        expected = network.score(*sets, jnp.asarray(labels[e]), n_way=3)[1]
+        np.testing.assert_allclose(logits[e], expected, rtol=1e-5)
+
+
+def test_the_memory_of_an_evaluation_is_that_of_one_episode(build):
+    network = build("trx")
+    arguments = _clips_and_episodes(network, episodes=64, way=5, shot=5, queries=5)
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    match = make_match(graphdef, n_way=5)
+    memory = match.lower(params, stats, *arguments).compile().memory_analysis()
+    # Side by side, 64 episodes would take 3 GB.
+    assert memory.temp_size_in_bytes < 100e6

@@ -132,6 +132,8 @@ class EpisodeSampler:
         self.class_sizes = tuple(class_sizes)
         self.split_name, self.frame_draw = split_name, frame_draw
         self.n_way, self.n_shot, self.n_query, self.num_frames = n_way, n_shot, n_query, num_frames
+        # With frame_draw="video": (class position, video position) -> its only clip.
+        self._clips: dict[tuple[int, int], ClipRequest] = {}
         self._class_ids = tuple(range(len(class_sizes)) if class_ids is None else class_ids)
         self._check_classes()
 
@@ -216,14 +218,19 @@ class EpisodeSampler:
 
         The index matters with `frame_draw="episode"` only, and must be given then.
         """
+        video = class_position, video_position
         if self.frame_draw == "video":
-            stream, index = _STREAM_VIDEO_FRAMES, 0
-        elif index is None:
+            # Seeding a generator takes most of the time of drawing an episode.
+            if video not in self._clips:
+                self._clips[video] = self._drawn(_STREAM_VIDEO_FRAMES, 0, *video)
+            return self._clips[video]
+        if index is None:
             raise ValueError("frame_draw='episode' needs the episode's index")
-        else:
-            stream = _STREAM_EPISODE_FRAMES
-        random = self._random(stream, index, class_position, video_position)
-        return ClipRequest(class_position, video_position, random.random(self.num_frames))
+        return self._drawn(_STREAM_EPISODE_FRAMES, index, *video)
+
+    def _drawn(self, stream: int, index: int, *video: int) -> ClipRequest:
+        random = self._random(stream, index, *video)
+        return ClipRequest(*video, random.random(self.num_frames))
 
     def check_usable(self, is_bad: Callable[[int, int], bool]) -> None:
         """Checks that every class has enough videos that are not bad, whether drawn or not.

@@ -126,6 +126,8 @@ def test_a_video_shows_the_same_frames_in_every_episode_if_asked_to():
     assert len(seen) == sum(SIZES)
     assert len({tuple(draws) for draws in seen.values()}) == sum(SIZES)
     assert sampler.clip(2, 3).draws.tolist() == seen[2, 3]
+    # Drawn once, which an evaluation of thousands of episodes would otherwise wait for.
+    assert sampler.clip(2, 3) is sampler.clip(2, 3)
     # Which videos are drawn does not depend on how their frames are.
     same = draw(make_sampler(), 7)
     assert [c.video for c in same.query] == [c.video for c in draw(sampler, 7).query]
