@@ -49,8 +49,8 @@ _METHOD = flags.DEFINE_enum(
     "method",
     None,
     list(METHODS),
-    "The method of a PyTorch SRC whose tensors fit several (OTAM, Bi-MHM and ProtoNet have the same,"
-    " HyRSM and HyRSM++ too); default: the first that fits.",
+    "The method of a PyTorch SRC whose tensors fit several (OTAM, Bi-MHM and ProtoNet have the"
+    " same, HyRSM and HyRSM++ too); default: the first that fits.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace DST if it exists.")
 

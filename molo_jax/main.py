@@ -23,7 +23,7 @@ flags.adopt_module_key_flags(cli)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of checkpoints and results; default: runs/<name of the config file>, and _<method>"
+    "Folder of checkpoints and results; default: runs/<name of the config file>, with _<method>"
     " where one is named.",
 )
 _LIST_KEYS = flags.DEFINE_bool(

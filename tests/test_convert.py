@@ -16,9 +16,9 @@ from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.methods.settings import MoLoSettings
-from molo_jax.weights import torch_files, torch_meta
-from molo_jax.weights.networks import abstract_network, filled, load_weights
+from molo_jax.methods.settings import HyRSMPlusPlusSettings, HyRSMSettings, MoLoSettings
+from molo_jax.weights import torch_files, torch_map, torch_meta
+from molo_jax.weights.networks import abstract_network, filled, fixed_buffers, load_weights
 from molo_jax.workdir import work_folder
 
 ROOT = Path(__file__).parents[1]
@@ -493,3 +493,24 @@ def test_checkpoints_of_a_running_training_are_read_but_not_replaced(converted, 
     assert sorted(run.rglob("*")) == before
     convert(official, run / "checkpoints", overwrite=True)
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints"]
+
+
+def test_a_file_whose_tensors_fit_several_methods_is_of_the_named_one(tmp_path):
+    settings = HyRSMSettings(num_classes=3, backbone="resnet18")
+    flat = {}
+    for state in abstract_network(settings)[1:]:
+        for path, leaf in nnx.to_flat_state(state):
+            flat[path] = np.zeros(leaf.shape, leaf.dtype)
+    tensors = torch_map.export_tensors(flat, fixed_buffers(settings))
+    torch_files.write(tmp_path / "x.pth", tensors, layout="bare")
+    assert "method    HyRSM\n" in convert(tmp_path / "x.pth", tmp_path / "one")
+    summary = convert(tmp_path / "x.pth", tmp_path / "two", method="hyrsm_pp")
+    assert "method    HyRSM++\n" in summary
+    assert "--config=configs/ssv2_5shot.py:hyrsm_pp " in summary
+    assert load_weights(tmp_path / "two").settings == HyRSMPlusPlusSettings(3, "resnet18")
+    with pytest.raises(UsageError, match=r"--method=otam is for .* is of hyrsm$"):
+        convert(tmp_path / "x.pth", tmp_path / "three", method="otam")
+    back = convert(tmp_path / "two", tmp_path / "back.pth")
+    assert 'make_network("hyrsm_pp", num_classes=3, backbone="resnet18")' in back
+    for folder in ("one", "two"):
+        shutil.rmtree(tmp_path / folder)
