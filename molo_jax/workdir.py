@@ -76,11 +76,11 @@ def _locked(folder: Path, otherwise: str = _OR_ELSEWHERE) -> Iterator[None]:
     with written(path):
         file = _open_locked(folder, path, otherwise)
     with file:
-        with written(path):
-            file.truncate(0)
-            file.write(f"{os.getpid()} {platform.node()}\n")
-            file.flush()
         try:
+            with written(path):
+                # Not through the file object: on a full disk, closing it would fail once more.
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"{os.getpid()} {platform.node()}\n".encode())
             yield
         finally:
             if _is_at(file, path):

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -102,3 +103,14 @@ def test_where_the_file_system_has_no_locks_the_training_runs_with_a_warning(
     with work_folder(tmp_path, for_training=True):
         pass
     assert caplog.messages == [f"{tmp_path}/.lock cannot be locked (No locks available)"]
+
+
+def test_a_full_disk_names_the_lock_file_and_leaves_none(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(workdir.os, "write", full)
+    message = rf"^{tmp_path}/{LOCK_FILE} cannot be written: No space left on device; make room"
+    with pytest.raises(MoloError, match=message), work_folder(tmp_path, for_training=True):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []

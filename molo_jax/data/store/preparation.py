@@ -21,6 +21,7 @@ from molo_jax.data.store.report import Need, Report, VideoState
 from molo_jax.data.video.decode import BadVideoError, one_video, probe
 from molo_jax.data.video.encode import EncodedVideo, encode_or_reason
 from molo_jax.errors import MoloError
+from molo_jax.files import written
 
 # Videos that the size of the prepared data is estimated from, and how many it takes to bother.
 _SAMPLE, _WORTH_A_SAMPLE = 16, 64
@@ -215,7 +216,8 @@ def lock(folder: Path) -> Iterator[None]:
     """Keeps a second preparation out of a folder, until the block or the process ends.
 
     Raises:
-        MoloError: naming the folder and the process that is at work in it.
+        MoloError: naming the folder and the process that is at work in it, or the file that cannot
+            be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
@@ -227,9 +229,10 @@ def lock(folder: Path) -> Iterator[None]:
             raise MoloError(
                 f"another preparation{other} is at work in {folder}; wait for it"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with written(folder / ".lock"):
+            # Not through the file object: on a full disk, closing it would fail once more.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield
 
 
@@ -242,6 +245,7 @@ def _check_space(plan: Plan, todo: Sequence[str], folder: Path) -> None:
     if len(todo) < _WORTH_A_SAMPLE:
         return
     sample = todo[:: -(-len(todo) // _SAMPLE)]
+    logging.info("decoding %d of the videos to estimate the room they all need", len(sample))
     tasks = ((path, plan.settings) for path in sample)
     results = list(in_order(encode_or_reason, tasks, workers=plan.workers, seconds=plan.seconds))
     sizes = [sum(map(len, r.images)) + _OVERHEAD for r in results if isinstance(r, EncodedVideo)]

@@ -1,6 +1,7 @@
 """What a preparation finds, refuses and reports."""
 
 import dataclasses
+import errno
 import fcntl
 import os
 import shutil
@@ -122,3 +123,13 @@ def test_who_is_at_work_in_a_folder_is_named_until_the_work_ends(tmp_path):
             pass
     with preparation.lock(tmp_path):
         pass
+
+
+def test_a_full_disk_names_the_lock_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(preparation.os, "write", full)
+    message = rf"^{tmp_path}/\.lock cannot be written: No space left on device; make room"
+    with pytest.raises(MoloError, match=message), preparation.lock(tmp_path):
+        raise AssertionError
