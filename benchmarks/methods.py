@@ -13,10 +13,11 @@ together. A method that fails is named in one line, and the others go on; the ex
     python benchmarks/methods.py --method=molo,otam --steps=50 --episodes=100 --out=runs/small
 """
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ RUN_FILE = "run.json"
 LOG_FILE = "log.txt"
 # Seconds between two notes of the time, all that a killed command loses of it.
 _NOTE_SECONDS = 2.0
+# Seconds after which a process that is to end is asked again.
+_PATIENCE_SECONDS = 5.0
 
 _METHODS = flags.DEFINE_list("method", list(METHODS), "Methods to compare, with commas.")
 _OUT = flags.DEFINE_string("out", "runs/methods", "Folder of the work folders.")
@@ -192,7 +195,7 @@ def _value(config: dict[str, Any], key: str) -> Any:
     return found
 
 
-def _call(command: Sequence[str], log: Path | None, note: Any) -> int:
+def _call(command: Sequence[str], log: Path | None, note: Callable[[float], None]) -> int:
     """Runs a command to its end, which a signal to this process is to it too.
 
     Args:
@@ -214,11 +217,21 @@ def _call(command: Sequence[str], log: Path | None, note: Any) -> int:
             except subprocess.TimeoutExpired:
                 note(time.monotonic() - began)
     finally:
-        child.terminate()
-        child.wait()
+        _end(child)
         if stream:
             stream.close()
         note(time.monotonic() - began)
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Waits until a process has ended, which is asked to as long as it runs.
+
+    A signal can get lost while the process starts.
+    """
+    while child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_PATIENCE_SECONDS)
 
 
 def _last_line(log: Path) -> str:
