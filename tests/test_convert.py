@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from made_weights import official_tensors, torchvision_tensors, variables
 
 from molo_jax.cli import load_config

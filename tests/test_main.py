@@ -208,6 +208,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
 def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
     whole, motion_data, tmp_path, capsys, caplog
 ):
+    caplog.set_level("INFO", logger="absl")
     config = _config(motion_data)
     config.eval.shots, config.eval.controls = (1, 3), ()
     convert(whole[0], tmp_path / "x.safetensors")

@@ -291,8 +291,11 @@ def _twice(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def is_torchvision(tensors: Iterable[str]) -> bool:
-    """Whether names are those of a torchvision ResNet."""
-    return any(re.match(r"layer[1-4]\.\d+\.", name) for name in tensors)
+    """Whether names are those of a torchvision ResNet, and not those of a whole network."""
+    names = list(tensors)
+    # HyRSM has a module called layer2, too.
+    whole = any(name.startswith("backbone.") for name in names)
+    return not whole and any(re.match(r"layer[1-4]\.\d+\.", name) for name in names)
 
 
 def from_torchvision(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
