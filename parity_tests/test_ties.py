@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from molo_torch_ref import Coefficients
 from parity_tests import kinks, torch_backend
 from parity_tests.case import SMALL, Case
 from parity_tests.golden import __main__ as command
@@ -33,7 +34,8 @@ class Tied(Case):
 
 
 # The match loss, in which the tie is, counts most.
-CASE = Tied(**vars(SMALL) | {"coefficients": (0.08, 0.005, 0.01)})
+WEIGHTS = Coefficients(classification=0.08, contrast=0.005, reconstruction=0.01)
+CASE = Tied(**vars(SMALL) | {"coefficients": WEIGHTS})
 
 
 class Computed:

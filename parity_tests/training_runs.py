@@ -23,11 +23,10 @@ from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights.torch_map import export_tensors, import_tensors
 from molo_torch_ref.matching import match_stream
+from parity_tests.methods import is_fixed
 from parity_tests.training_checks import JAX, JAX_DOUBLE, TORCH, TORCH_DOUBLE
 from parity_tests.training_data import TestEpisodes
 
-# The fixed positional encoding: a buffer of the official state, no variable of ours.
-_FIXED = "pe.pe"
 # Clips that PyTorch embeds at once.
 _CLIPS = 32
 
@@ -142,7 +141,8 @@ class TorchRun:
             dropout_feedforward=method.dropout_feedforward,
         )
         state = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
-        self.model.load_state_dict({_FIXED: self.model.pe.pe} | state, strict=True)
+        fixed = {n: t for n, t in self.model.state_dict().items() if is_fixed(n)}
+        self.model.load_state_dict(fixed | state, strict=True)
         self._dtype = torch.float64 if double else torch.float32
         self.model.to(self._dtype)
         self.coefficients = reference.Coefficients(
@@ -179,7 +179,8 @@ class TorchRun:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns copies of parameters and statistics under their official names."""
-        return {name: tensor.numpy().copy() for name, tensor in self.model.state_dict().items()}
+        state = self.model.state_dict().items()
+        return {name: tensor.numpy().copy() for name, tensor in state if not is_fixed(name)}
 
     @torch.no_grad()
     def logits(self, episodes: TestEpisodes) -> np.ndarray:
