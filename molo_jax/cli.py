@@ -25,6 +25,7 @@ from molo_jax.config import config_keys
 from molo_jax.console import BesideBars, end_process, show_error
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import failure
+from molo_jax.methods.settings import METHODS, own_fields
 from molo_jax.stopping import Stopped
 
 # TensorFlow reads these when it is imported; it only feeds the data here.
@@ -191,7 +192,8 @@ def _check_config(arguments: Sequence[str]) -> None:
             keys = ", ".join(config[name].keys())
             raise UsageError(f"--config.{name} is a section; set one of its keys: {keys}")
         if name not in known:
-            raise UsageError(f"unknown key --config.{name}{_closest_key(name, known)}")
+            hint = _owners(name, config) or _closest_key(name, known)
+            raise UsageError(f"unknown key --config.{name}{hint}")
 
 
 def _config_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -209,6 +211,17 @@ def _config_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if name.startswith(f"{_CONFIG_FLAG}."):
             overrides.append(name.removeprefix(f"{_CONFIG_FLAG}."))
     return paths, overrides
+
+
+def _owners(wrong: str, config: ConfigDict) -> str:
+    """Says which methods have a setting that the chosen method lacks; nothing if none has it."""
+    section, _, setting = wrong.partition(".")
+    owners = [name for name, known in METHODS.items() if setting in own_fields(known)]
+    if section != "method" or "method" not in config or not owners:
+        return ""
+    *first, last = owners
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"; {setting} is a setting of {listed}, and the method is {config.method.name}"
 
 
 def _closest_key(wrong: str, known: Sequence[str]) -> str:

@@ -41,6 +41,16 @@ def error_of(*arguments, cwd, code=2):
         (["--config=none.py"], "error: configuration file 'none.py' does not exist"),
         ([SYNTHETIC, "--config.train.stpes=5"], "did you mean --config.train.steps?"),
         ([SYNTHETIC, "--config.crop=64"], "did you mean --config.data.crop?"),
+        (
+            [f"{SYNTHETIC}:trx", "--config.method.reconstruction=1"],
+            "unknown key --config.method.reconstruction; reconstruction is a setting of molo, and"
+            " the method is trx",
+        ),
+        (
+            [SYNTHETIC, "--config.method.dropout_relation=0"],
+            "dropout_relation is a setting of hyrsm and hyrsm_pp, and the method is molo",
+        ),
+        ([SYNTHETIC, "--config.method.crop=64"], "did you mean --config.data.crop?"),
         ([SYNTHETIC, "--config.train=5"], "--config.train is a section; set one of its keys"),
         (
             [SYNTHETIC, "--config.train.steps=many"],
