@@ -105,6 +105,86 @@ def test_a_benchmark_has_the_values_of_the_papers_setting(name, shots):
     assert (config.data.split_dir, config.optimizer.accumulation) == ("", 4)
 
 
+# HyRSM's: weight of classification, positional A and B, learning rate, start of its warm-up, P,
+# boundaries, factors, iterations, accumulation.
+_HYRSM = {
+    "ssv2": ".6 | 10 1 | 1e-4 2e-5 | 3000 | 0 6 9 | 1 .1 .01 | 40000 | 4",
+    "ssv2_small": ".15 | 10 1 | 1e-4 2e-5 | 1500 | 0 4 8 | 1 .1 .01 | 20000 | 4",
+    "kinetics100": ".4 | 2048 .01 | 2.2e-5 5e-6 | 100 | 0 4 6 9 | 1 .5 .1 .05 | 1200 | 4",
+    "ucf101": ".15 | 10 1 | 5e-5 1e-5 | 700 | 0 3 5 7 | 1 .5 .1 .01 | 2500 | 4",
+    "hmdb51": ".15 | 10 1 | 5e-5 1e-5 | 300 | 0 2 3 7 | 1 .5 .1 .01 | 2000 | 2",
+}
+# HyRSM++'s: weight of classification, positional A and B, window, weight of the temporal coherence,
+# balance, weight of pushing apart, P, iterations; the rest is as for HyRSM.
+_HYRSM_PP = {
+    "ssv2": ".6 | 10 1 | 1 .3 51 10 | 3000 40000",
+    "ssv2_small": ".2 | 10 1 | 3 .3 23 10 | 1500 20000",
+    "kinetics100": ".1 | 10 1 | 3 .1 23 10 | 100 1500",
+    "ucf101": ".6 | 10 1 | 3 .1 23 10 | 700 2500",
+    "hmdb51": ".15 | 50 1 | 1 .2 51 20 | 300 2000",
+}
+
+
+def _of_a_method(name, shots, method):
+    return runpy.run_path(str(ROOT / f"configs/{name}_{shots}shot.py"))["get_config"](method)
+
+
+def _assert_rows(found, table):
+    expected = [[float(n) for n in row.split()] for row in table.split(" | ")]
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("name", _HYRSM)
+def test_a_benchmark_has_the_values_of_hyrsms_setting(name, shots):
+    config = _of_a_method(name, shots, "hyrsm")
+    method, optimizer, train = config.method, config.optimizer, config.train
+    found = [
+        [method.classification],
+        [method.positional_a, method.positional_b],
+        [optimizer.base_lr, optimizer.warmup_start_lr],
+        [optimizer.steps_iter],
+        list(optimizer.boundaries),
+        list(optimizer.factors),
+        [train.steps * optimizer.accumulation],
+        [optimizer.accumulation],
+    ]
+    _assert_rows(found, _HYRSM[name])
+    # Trained with as many shots as tested, as prototypes.
+    queries = 7 if shots == 1 else 3
+    assert (train.n_way, train.n_shot, train.n_query) == (5, shots, queries)
+    assert (train.episodes_per_step, method.prototypes_first) == (16, True)
+    assert (optimizer.name, optimizer.schedule, optimizer.weight_decay) == (
+        *("adam", "official", 1e-3),
+    )
+    assert (config.eval.shots, config.eval.n_query, config.eval.episodes) == ((shots,), 1, 10000)
+    dropouts = "position", "attention", "relation", "relation_weights"
+    assert [method[f"dropout_{place}"] for place in dropouts] == [0.1, 0.2, 0.05, 0.1]
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("name", _HYRSM_PP)
+def test_a_benchmark_has_the_values_of_hyrsm_pps_setting_and_the_rest_of_hyrsms(name, shots):
+    config, other = (_of_a_method(name, shots, each) for each in ("hyrsm_pp", "hyrsm"))
+    method, optimizer = config.method, config.optimizer
+    found = [
+        [method.classification],
+        [method.positional_a, method.positional_b],
+        [method.window, method.temporal, method.balance, method.apart_weight],
+        [optimizer.steps_iter, config.train.steps * optimizer.accumulation],
+    ]
+    _assert_rows(found, _HYRSM_PP[name])
+    own = ("window", "temporal", "balance", "apart_weight", "name")
+    own += ("classification", "positional_a", "positional_b")
+    both = [{k: v for k, v in each.method.items() if k not in own} for each in (config, other)]
+    assert both[0] == both[1]
+    other.train.steps = config.train.steps
+    for section in ("data", "train", "optimizer", "eval", "augment", "model"):
+        assert config[section] == other[section]
+    assert config.seed == other.seed == (8 if name == "ssv2" else 18)
+
+
 @pytest.mark.parametrize("shots", [1, 5])
 @pytest.mark.parametrize("name", _TABLE)
 def test_a_benchmarks_docstring_has_its_accuracy_and_its_command(name, shots):
