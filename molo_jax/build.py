@@ -3,6 +3,7 @@
 The commands share this; nothing below them knows the configuration.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ def method_settings(config: ConfigDict, num_classes: int) -> Settings:
     section = config.method
     known = settings_class(section.name)
     own = {name: section[name] for name in own_fields(known)}
+    if "frames" in {field.name for field in dataclasses.fields(known)}:
+        own["frames"] = config.data.num_frames
     return known(num_classes=num_classes, backbone=config.model.backbone, **own)
 
 

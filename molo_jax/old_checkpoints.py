@@ -1,21 +1,71 @@
-"""How checkpoints named their settings before every method had a section of its own.
+"""How older checkpoints name settings and tensors.
 
-Those checkpoints are all of MoLo. Its settings stood in the section `model`, and the weights of its
-loss in the section `loss`.
+Before every method had a section of its own, all checkpoints were of MoLo. Its settings stood in
+the section `model`, and the weights of its loss in the section `loss`.
+
+Later than that, modules still had the names that they have in the official PyTorch code.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from molo_jax.methods.settings import MoLoSettings, own_fields
 
 _OLD_SECTION, _SECTION = "model.", "method."
+# Path of a module, or of a parameter that belongs to none -> its former one; applied in order.
+_FORMER = {
+    # MoLo
+    "contrast_scale": "scale",
+    "motion_contrast_scale": "scale_motion",
+    "motion_class_token": "class_token_motion",
+    "motion_encoder": "temporal_atte_before_motion",
+    "motion_reduction": "motion_reduce",
+    "motion_convolution": "motion_conv",
+    "motion_expansion": "motion_up",
+    "motion_decoder/blocks/0": "up1",
+    "motion_decoder/blocks/1": "up2",
+    "motion_decoder/blocks/2": "up3",
+    "motion_decoder/output": "outc",
+    # HyRSM
+    "relation/query_projection": "temporal_atte/w_qs",
+    "relation/key_projection": "temporal_atte/w_ks",
+    "relation/value_projection": "temporal_atte/w_vs",
+    "relation/norm": "temporal_atte/layer_norm",
+    "relation/output_projection": "temporal_atte/fc",
+    "fusion": "layer2",
+    # MoLo and HyRSM
+    "frame_encoder": "temporal_atte_before",
+    "qkv_projection": "to_qkv",
+    "output_projection": "to_out",
+    "classifier": "classification_layer",
+    # TRX
+    "cross_transformers": "transformers",
+    "key_projection": "k_linear",
+    "value_projection": "v_linear",
+    "key_norm": "norm_k",
+    "value_norm": "norm_v",
+}
+# Whole names between slashes only.
+_FORMER_RULES = tuple((re.compile(f"(?<![^/]){now}(?![^/])"), old) for now, old in _FORMER.items())
 
 
 def key_of_now(key: str) -> str:
     """Returns the dotted key that a setting of the network has now: `method.…` for `model.…`."""
     old = key.startswith(_OLD_SECTION)
     return f"{_SECTION}{key.removeprefix(_OLD_SECTION)}" if old else key
+
+
+def former_path(path: Sequence[str]) -> tuple[str, ...]:
+    """Returns the path of a tensor in checkpoints from before its modules were renamed.
+
+    Args:
+        path: names from the root of a stored tree, of weights or of an optimizer's moments.
+    """
+    name = "/".join(path)
+    for rule, old in _FORMER_RULES:
+        name = rule.sub(old, name)
+    return tuple(name.split("/"))
 
 
 def config_of_now(stored: Mapping[str, Any]) -> dict[str, Any]:

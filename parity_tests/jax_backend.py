@@ -32,26 +32,33 @@ _BACKBONE = {
     "layer4": ("backbone.7", 0, 1),
 }
 _MOLO = _BACKBONE | {
-    "motion_reduce": ("motion_reduce", 0, 1),
-    "motion_conv": ("motion_conv", 0, 1),
-    "motion_up": ("motion_up", 0, 1),
-    "pe": ("pe", 2, 3),
-    "pe_motion": ("pe", 1, 0),
+    "motion_reduction": ("motion_reduce", 0, 1),
+    "motion_convolution": ("motion_conv", 0, 1),
+    "motion_expansion": ("motion_up", 0, 1),
+    "positioned": ("pe", 2, 3),
+    "motion_positioned": ("pe", 1, 0),
     "attention": ("temporal_atte_before.layers.0.0", 0, 1),
     "feedforward": ("temporal_atte_before.layers.0.1", 0, 1),
     "encoded": ("temporal_atte_before", 0, 1),
-    "attention_motion": ("temporal_atte_before_motion.layers.0.0", 1, 0),
-    "feedforward_motion": ("temporal_atte_before_motion.layers.0.1", 1, 0),
-    "encoded_motion": ("temporal_atte_before_motion", 1, 0),
+    "motion_attention": ("temporal_atte_before_motion.layers.0.0", 1, 0),
+    "motion_feedforward": ("temporal_atte_before_motion.layers.0.1", 1, 0),
+    "motion_encoded": ("temporal_atte_before_motion", 1, 0),
 }
 _FRAMES = _BACKBONE | {"frames": ("backbone.8", 0, 1)}
-_HYRSM = _FRAMES | {"pe": ("pe", 0, 1), "encoded": ("temporal_atte_before", 0, 1)}
+_HYRSM = _FRAMES | {"positioned": ("pe", 0, 1), "encoded": ("temporal_atte_before", 0, 1)}
 _TRX = _FRAMES | {
-    f"transformers.{i}.{name}": (f"transformers.{i}.{name}", 0, 1)
+    f"cross_transformers.{i}.{name}": (f"transformers.{i}.{module}", 0, 1)
     for i in range(2)
-    for name in ("pe", "k_linear", "v_linear", "norm_k")
+    for name, module in (
+        ("positioned", "pe"),
+        ("key_projection", "k_linear"),
+        ("value_projection", "v_linear"),
+        ("key_norm", "norm_k"),
+    )
 }
-_DECODER = ("up1", "up2", "up3", "outc")
+# Of MoLo: the stages of the decoder, which runs on both sets at once -> official module.
+_DECODER = {f"motion_decoder.blocks.{i}": f"up{i + 1}" for i in range(3)}
+_DECODER["motion_decoder.output"] = "outc"
 # Of MoLo: an output's name -> field of its scores.
 _SCORES = {
     "logits_s2q": "support_to_query",
@@ -295,14 +302,14 @@ def _named(stages) -> dict[str, np.ndarray]:
             sets = (logits.support, logits.query)
             logits = np.concatenate([x.reshape(-1, x.shape[-1]) for x in sets])
         named["classification_layer/0"] = logits
-    names = _MOLO if "motion_reduce" in stages else _TRX | _HYRSM
+    names = _MOLO if "motion_reduction" in stages else _TRX | _HYRSM
     for field, (module, support, query) in names.items():
         if field in stages:
             named[f"{module}/{support}"] = _official_layout(module, stages[field].support)
             named[f"{module}/{query}"] = _official_layout(module, stages[field].query)
-    for module in _DECODER:
-        if module in stages:
-            named[f"{module}/0"] = _official_layout(module, stages[module])
+    for field, module in _DECODER.items():
+        if field in stages:
+            named[f"{module}/0"] = _official_layout(module, stages[field])
     if "relation" in stages:
         named["temporal_atte/0"] = stages["relation"]
         tokens = stages["tokens"]

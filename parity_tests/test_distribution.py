@@ -147,15 +147,15 @@ def tokens():
 def jax_parts(tensors):
     """The modules with dropout of the default network."""
     model = nnx.eval_shape(lambda: CONFIG.build(nnx.Rngs(0)))
-    graphdef, state = nnx.split(model.temporal_atte_before)
+    graphdef, state = nnx.split(model.frame_encoder)
     named = {}
     for path, value in nnx.to_flat_state(state):
-        name = torch_map.official_name(("temporal_atte_before", *path))
+        name = torch_map.official_name(("frame_encoder", *path))
         array = tensors[name.removeprefix("temporal_atte_before.")]
         named[path] = value.replace(jnp.asarray(torch_map.from_official(path, array)))
     encoder = nnx.merge(graphdef, nnx.from_flat_state(named))
     parts = {
-        "position": model.pe,
+        "position": model.positional_encoder,
         "attention": encoder.attention,
         "feedforward": encoder.feedforward,
     }
@@ -363,12 +363,13 @@ def record_forward(model, key, *, train):
     # Without dropout, and slow to compile.
     model.backbone = pooled_maps
     recorders = []
-    for stream in (model.temporal_atte_before, model.temporal_atte_before_motion):
+    for stream in (model.frame_encoder, model.motion_encoder):
         for part in (stream.attention, stream.feedforward):
             part.dropout = Recorded(part.dropout)
             recorders.append(part.dropout)
-    model.pe.dropout = Recorded(model.pe.dropout)
-    recorders.append(model.pe.dropout)
+    position = model.positional_encoder
+    position.dropout = Recorded(position.dropout)
+    recorders.append(position.dropout)
     rngs = nnx.Rngs(dropout=key) if train else None
     support, query, labels = map(jnp.asarray, (SUPPORT, QUERY, LABELS))
     # Neither the queries' labels nor the training classes are read.

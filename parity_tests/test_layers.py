@@ -95,7 +95,8 @@ class _Network:
 
     def __init__(self, settings):
         self.settings = settings
-        self.scale, self.scale_motion = jnp.full((1,), 1.5), jnp.full((1,), 0.5)
+        self.contrast_scale = jnp.full((1,), 1.5)
+        self.motion_contrast_scale = jnp.full((1,), 0.5)
 
 
 def test_the_gradient_at_a_zero_token_is_finite_and_equal():

@@ -20,7 +20,8 @@ from molo_jax.data.store.records import (
     prepared_folder,
 )
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.methods.settings import MoLoSettings, own_fields
+from molo_jax.methods.settings import MoLoSettings, TRXSettings, own_fields
+from molo_jax.methods.trx import TRX
 
 
 def test_the_methods_settings_take_every_field_from_their_section():
@@ -45,6 +46,16 @@ def test_the_methods_settings_take_every_field_from_their_section():
     config.method.update(values)
     expected = MoLoSettings(num_classes=31, backbone="resnet34", **values)
     assert build.method_settings(config, 31) == expected
+
+
+def test_trx_takes_its_number_of_frames_from_the_data():
+    config = base_config("trx")
+    assert "frames" not in config.method
+    config.data.num_frames = 5
+    settings = build.method_settings(config, 31)
+    assert settings == TRXSettings(31, "resnet50", frames=5)
+    # 5 frames have 10 pairs and 10 triples.
+    assert len(TRX.fixed_buffers(settings)) == 2 + 10 + 10
 
 
 def test_the_optimizer_takes_its_rate_its_decay_and_its_moments_from_the_configuration():

@@ -23,6 +23,7 @@ from molo_jax.weights.networks import abstract_network, filled, fixed_buffers, l
 from molo_jax.workdir import work_folder
 
 ROOT = Path(__file__).parents[1]
+OUTPUT = ("motion_decoder", "output")
 CFG = "NUM_GPUS: 4\n"
 
 
@@ -63,7 +64,7 @@ def test_a_converted_checkpoint_holds_the_official_tensors_in_our_layout(convert
     kernel = weights.variables[("backbone", "layer2", 0, "downsample", "conv", "kernel")]
     official = tensors["backbone.5.0.downsample.0.weight"]
     np.testing.assert_array_equal(kernel[0, 0], official[:, :, 0, 0].T)
-    kernel = weights.variables[("motion_reduce", "kernel")]
+    kernel = weights.variables[("motion_reduction", "kernel")]
     assert kernel[2, 0, 1, 5, 7] == tensors["motion_reduce.weight"][7, 5, 2, 0, 1]
     assert weights.variables.keys() == variables().keys()
     for path, value in variables().items():
@@ -160,8 +161,8 @@ def test_half_precision_is_widened_and_said_so(tmp_path):
         "widened   2 tensors from float16 to float32, exactly, 1 tensors from float64 to" in summary
     )
     weights = load_weights(tmp_path / "out").variables
-    np.testing.assert_array_equal(weights[("outc", "bias")], tensors["outc.conv.bias"])
-    assert weights[("outc", "bias")].dtype == np.float32
+    np.testing.assert_array_equal(weights[(*OUTPUT, "bias")], tensors["outc.conv.bias"])
+    assert weights[(*OUTPUT, "bias")].dtype == np.float32
 
 
 def test_the_backbone_is_recognized(tmp_path):
@@ -244,13 +245,13 @@ def test_an_imagenet_file_is_refused_with_the_key_that_takes_it(tmp_path):
 
 
 def test_a_network_with_weights_that_are_not_finite_is_not_exported(converted, tmp_path):
-    broken = dict(variables()) | {("outc", "bias"): np.float32([1, np.nan, 2])}
+    broken = dict(variables()) | {(*OUTPUT, "bias"): np.float32([1, np.nan, 2])}
     states = abstract_network(MoLoSettings(num_classes=7, backbone="resnet18"))[1:]
     model = dict(zip(("params", "batch_stats"), (filled(s, broken) for s in states), strict=True))
     meta = {"architecture": {"backbone": "resnet18", "num_classes": 7}, "config": {}}
     with Checkpoints(tmp_path / "broken") as checkpoints:
         checkpoints.save(4, meta=meta, model=jax.device_get(model))
-    message = r"broken/4 is of no use: .* not finite .*, in params/outc/bias"
+    message = r"broken/4 is of no use: .* not finite .*, in params/motion_decoder/output/bias"
     with pytest.raises(MoloError, match=message):
         convert(tmp_path / "broken", tmp_path / "x.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]

@@ -47,6 +47,8 @@ ROOMS = {
         "molo_jax.methods.episode",
         "molo_jax.methods.settings",
         "molo_jax.nn",
+        # How tensors were named in older files.
+        "molo_jax.old_checkpoints",
     ),
     "data": ("molo_jax.downloads",),
     "weights": (

@@ -6,10 +6,11 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jax.sharding import Sharding
 
 from molo_jax.errors import MoloError
 from molo_jax.files import failure, write_json
+from molo_jax.old_checkpoints import former_path
 
 # How tensorstore quotes the operating system.
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -165,7 +167,7 @@ class Checkpoints:
         write_json(self.folder / str(step) / "meta" / "metadata", meta, indent=None)
 
     def restore(self, step: int, targets: Mapping[str, Any], sharding: Sharding) -> dict[str, Any]:
-        """Reads items of the checkpoint of `step`.
+        """Reads items of the checkpoint of `step`, also one whose tensors have their former names.
 
         Args:
             step: which checkpoint.
@@ -187,15 +189,20 @@ class Checkpoints:
             )
         abstract = {item: to_plain(_abstract(tree, sharding)) for item, tree in targets.items()}
         stored = self._read(step, lambda: {item: self._tree(step, item) for item in abstract})
-        for item, expected in abstract.items():
+        named = {item: _named_as(stored[item], tree) for item, tree in abstract.items()}
+        for item, expected in named.items():
             self._check_shapes(step, expected, stored[item])
-        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in abstract.items()}
-        restored = self._read(
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in named.items()}
+        found = self._read(
             step, lambda: self._manager.restore(step, args=ocp.args.Composite(**arguments))
         )
-        for item, tree in restored.items():
+        restored = {}
+        for item, target in targets.items():
+            former = named[item] is not abstract[item]
+            tree = _in_place_of(abstract[item], found[item]) if former else found[item]
             self._check_finite(step, item, tree)
-        return {item: from_plain(targets[item], restored[item]) for item in targets}
+            restored[item] = from_plain(target, tree)
+        return restored
 
     def describe(self, step: int) -> str:
         """Returns the checkpoint's path."""
@@ -263,24 +270,43 @@ def to_plain(tree: Any) -> dict[str, Any]:
     """Turns any tree into nested dictionaries named by the paths of its leaves."""
     nested: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        *parents, name = _names(path)
-        here = nested
-        for parent in parents:
-            here = here.setdefault(parent, {})
-        here[name] = leaf
+        _put(nested, _names(path), leaf)
     return nested
+
+
+def _put(nested: dict[str, Any], path: Sequence[str], leaf: Any) -> None:
+    *parents, name = path
+    for parent in parents:
+        nested = nested.setdefault(parent, {})
+    nested[name] = leaf
+
+
+def _get(nested: Mapping[str, Any], path: Sequence[str]) -> Any:
+    return functools.reduce(lambda tree, name: tree[name], path, nested)
 
 
 def from_plain(target: Any, plain: Mapping[str, Any]) -> Any:
     """Undoes `to_plain`: returns a tree of the structure of `target` with the leaves of `plain`."""
     paths, structure = jax.tree_util.tree_flatten_with_path(target)
-    leaves = []
-    for path, _ in paths:
-        leaf = plain
-        for name in _names(path):
-            leaf = leaf[name]
-        leaves.append(leaf)
+    leaves = [_get(plain, _names(path)) for path, _ in paths]
     return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _named_as(stored: Any, expected: dict[str, Any]) -> dict[str, Any]:
+    """Returns the expected tree, with its tensors' former names if the stored tree has those."""
+    former: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]:
+        _put(former, former_path(_names(path)), leaf)
+    found = _shapes(stored).keys()
+    more = len(found & _shapes(former).keys()) > len(found & _shapes(expected).keys())
+    return former if more else expected
+
+
+def _in_place_of(expected: dict[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a tree with former names by the names of the expected tree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _get(former, former_path(_names(path))), expected
+    )
 
 
 def _names(path: tuple) -> list[str]:

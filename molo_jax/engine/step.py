@@ -195,7 +195,11 @@ def _no_totals(gradient: _ChunkGradient, state: TrainState, chunk: Batch) -> _To
 def _update(
     optimizer: optax.GradientTransformation, state: TrainState, means: _Totals
 ) -> tuple[TrainState, Metrics]:
-    """Applies the optimizer, unless the loss or the gradient is not finite."""
+    """Applies the optimizer, unless the loss or the gradient is not finite.
+
+    The norm of the gradient is a sum over the parameters in the order of their names, so its last
+    bit can change with a name. It is reported, and nothing is computed from it.
+    """
     metrics = means.metrics | {"grad_norm": optax.tree.norm(means.grads)}
 
     def apply():

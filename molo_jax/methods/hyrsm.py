@@ -29,7 +29,7 @@ _POSITIONS = HyRSMSettings.most_frames
 _PRECISION = lax.Precision.HIGHEST
 
 
-class JoiningMap(nnx.Module):
+class Fusion(nnx.Module):
     """Linear map of a frame token with its video's relation behind it, 2 D to D channels.
 
     It is the sum of a map of the one and a map of the other, which are computed apart: the frames
@@ -61,35 +61,35 @@ class HyRSM(FrameMethod):
     def __init__(self, settings: HyRSMSettings, *, rngs: nnx.Rngs):
         super().__init__(settings, rngs=rngs)
         width = backbone_info(settings.backbone).width
-        self.pe = PositionalEncoder(
+        self.positional_encoder = PositionalEncoder(
             width,
             positions=_POSITIONS,
             a=settings.positional_a,
             b=settings.positional_b,
             dropout=settings.dropout_position,
         )
-        self.temporal_atte_before = Attention(width, dropout=settings.dropout_attention, rngs=rngs)
-        self.temporal_atte = RelationAttention(
+        self.frame_encoder = Attention(width, dropout=settings.dropout_attention, rngs=rngs)
+        self.relation = RelationAttention(
             width,
             dropout=settings.dropout_relation,
             dropout_weights=settings.dropout_relation_weights,
             rngs=rngs,
         )
-        self.layer2 = JoiningMap(width, rngs=rngs)
-        self.classification_layer = linear(width, settings.num_classes, rngs=rngs)
+        self.fusion = Fusion(width, rngs=rngs)
+        self.classifier = linear(width, settings.num_classes, rngs=rngs)
 
     def encode(
         self, frames: Float[Array, "v t d"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Stages, Encoded]:
-        positioned = self.pe(frames, train=train, rngs=rngs)
-        encoded = self.temporal_atte_before(positioned, train=train, rngs=rngs)
+        positioned = self.positional_encoder(frames, train=train, rngs=rngs)
+        encoded = self.frame_encoder(positioned, train=train, rngs=rngs)
         tokens = jax.nn.relu(encoded)
         stages = {
-            "pe": positioned,
+            "positioned": positioned,
             "encoded": encoded,
-            "class_logits": self.classification_layer(tokens),
+            "class_logits": self.classifier(tokens),
         }
-        return stages, Encoded(jnp.mean(tokens, axis=1), self.layer2.of_frames(tokens))
+        return stages, Encoded(jnp.mean(tokens, axis=1), self.fusion.of_frames(tokens))
 
     def score(
         self,
@@ -116,8 +116,8 @@ class HyRSM(FrameMethod):
         queries = query.means.shape[0]
         shots = jnp.broadcast_to(support.means, (queries, *support.means.shape))
         videos = jnp.concatenate([shots, query.means[:, None]], axis=1)
-        relation = self.temporal_atte(videos, train=train, rngs=rngs)
-        mapped = self.layer2.of_relation(jax.nn.relu(relation))[:, :, None]
+        relation = self.relation(videos, train=train, rngs=rngs)
+        mapped = self.fusion.of_relation(jax.nn.relu(relation))[:, :, None]
         tokens = Sets(support=support.mapped + mapped[:, :-1], query=query.mapped + mapped[:, -1])
         products = jnp.einsum(
             "qid,qsjd->qsij",

@@ -1,7 +1,7 @@
 """MoLo: motion-augmented long-short contrastive learning for few-shot action recognition.
 
-Reference: Wang et al., CVPR 2023, arXiv 2304.00946. Attribute names follow the official PyTorch
-modules. Both streams (appearance and motion) run through the same functions.
+Reference: Wang et al., CVPR 2023, arXiv 2304.00946. Both streams (appearance and motion)
+run through the same functions; what is the motion stream's own is called `motion_…`.
 """
 
 from collections.abc import Mapping
@@ -50,15 +50,15 @@ class MoLo(Method):
             settings.streams != "appearance",
         )
         if uses_appearance:
-            self.scale = nnx.Param(jnp.ones((1,)))
+            self.contrast_scale = nnx.Param(jnp.ones((1,)))
         if uses_motion:
-            self.scale_motion = nnx.Param(jnp.ones((1,)))
+            self.motion_contrast_scale = nnx.Param(jnp.ones((1,)))
         if uses_appearance:
             self.class_token = nnx.Param(jax.random.normal(rngs.params(), (1, 1, width)))
         if uses_motion:
-            self.class_token_motion = nnx.Param(jax.random.normal(rngs.params(), (1, 1, width)))
+            self.motion_class_token = nnx.Param(jax.random.normal(rngs.params(), (1, 1, width)))
         self.backbone = info.build(rngs)
-        self.pe = PositionalEncoder(
+        self.positional_encoder = PositionalEncoder(
             width,
             positions=_POSITIONS,
             a=settings.positional_a,
@@ -66,18 +66,15 @@ class MoLo(Method):
             dropout=settings.dropout_position,
         )
         if uses_appearance:
-            self.temporal_atte_before = self._encoder(width, rngs)
+            self.frame_encoder = self._encoder(width, rngs)
         if uses_motion:
-            self.temporal_atte_before_motion = self._encoder(width, rngs)
-        self.motion_reduce = TemporalConv3d(width, reduced, rngs=rngs)
-        self.motion_conv = Conv2d(reduced, reduced, 3, padding=1, use_bias=True, rngs=rngs)
+            self.motion_encoder = self._encoder(width, rngs)
+        self.motion_reduction = TemporalConv3d(width, reduced, rngs=rngs)
+        self.motion_convolution = Conv2d(reduced, reduced, 3, padding=1, use_bias=True, rngs=rngs)
         if uses_motion:
-            self.motion_up = Conv2d(reduced, width, 1, use_bias=True, rngs=rngs)
-        self.classification_layer = linear(width, settings.num_classes, rngs=rngs)
-        self.up1 = motion.UpBlock(reduced, 128, 2, rngs=rngs)
-        self.up2 = motion.UpBlock(128, 32, 4, rngs=rngs)
-        self.up3 = motion.UpBlock(32, 16, 4, rngs=rngs)
-        self.outc = Conv2d(16, 3, 1, use_bias=True, rngs=rngs)
+            self.motion_expansion = Conv2d(reduced, width, 1, use_bias=True, rngs=rngs)
+        self.classifier = linear(width, settings.num_classes, rngs=rngs)
+        self.motion_decoder = motion.MotionDecoder(reduced, rngs=rngs)
 
     def _encoder(self, width: int, rngs: nnx.Rngs) -> attention.TemporalEncoder:
         return attention.TemporalEncoder(
@@ -122,9 +119,9 @@ class MoLo(Method):
             scores=self.scores(
                 token_sets.support, token_sets.query, episode.support_labels, n_way=n_way
             ),
-            class_logits=self.classification_layer(sum(means[1:], means[0])),
+            class_logits=self.classifier(sum(means[1:], means[0])),
             tokens=token_sets,
-            reconstruction=decoded["outc"] if reconstruct else None,
+            reconstruction=decoded["motion_decoder.output"] if reconstruct else None,
             reconstruction_target=motion.frame_differences(clips),
             stages=sets | decoded,
         )
@@ -174,11 +171,11 @@ class MoLo(Method):
         """Scores queries against the prototypes of the classes (long-short contrastive objective).
 
         Match logits are ``-(D_appearance + motion_weight D_motion)``, with one stream alone ``-D``;
-        long-short logits are negative sums of distances to the global token, scaled by ``scale``
-        and ``scale_motion``.
+        long-short logits are negative sums of distances to the global token, scaled by
+        ``contrast_scale`` and ``motion_contrast_scale``.
         """
         found = {}
-        for name, scale in (("appearance", "scale"), ("motion", "scale_motion")):
+        for name, scale in (("appearance", "contrast_scale"), ("motion", "motion_contrast_scale")):
             if getattr(query, name) is None:
                 found[name] = None, None, None
                 continue
@@ -218,43 +215,48 @@ class MoLo(Method):
         )
         stages = {k: v.reshape(videos, frames, *v.shape[1:]) for k, v in maps.items()}
         features = stages[backbone_info(self.settings.backbone).output]
-        reduced = self.motion_reduce(features)
-        convolved = motion.over_frames(self.motion_conv, reduced)
+        reduced = self.motion_reduction(features)
+        convolved = motion.over_frames(self.motion_convolution, reduced)
         differences = motion.motion_differences(reduced, convolved)
-        stages |= {"motion_reduce": reduced, "motion_conv": convolved, "differences": differences}
+        stages |= {
+            "motion_reduction": reduced,
+            "motion_convolution": convolved,
+            "differences": differences,
+        }
         drop = {"train": train, "rngs": rngs}
         tokens = {"appearance": None, "motion": None}
         if self.settings.streams != "motion":
-            appearance = self._stream(self.class_token, self.temporal_atte_before, features, **drop)
+            appearance = self._stream(self.class_token, self.frame_encoder, features, **drop)
             stages |= appearance
             tokens["appearance"] = jax.nn.relu(appearance["encoded"])
         if self.settings.streams != "appearance":
-            lifted = motion.over_frames(self.motion_up, differences)
+            expanded = motion.over_frames(self.motion_expansion, differences)
             moving = self._stream(
-                self.class_token_motion,
-                self.temporal_atte_before_motion,
-                jax.nn.relu(lifted),
+                self.motion_class_token,
+                self.motion_encoder,
+                jax.nn.relu(expanded),
                 **drop,
             )
-            stages |= {"motion_up": lifted, **{f"{k}_motion": v for k, v in moving.items()}}
+            stages |= {"motion_expansion": expanded}
+            stages |= {f"motion_{name}": value for name, value in moving.items()}
             tokens["motion"] = jax.nn.relu(moving["encoded"])
         return stages, Tokens(**tokens)
 
     def _stream(self, token, encoder, maps: Array, **drop) -> dict[str, Array]:
         """Pools maps to frame tokens, adds class token and positions, and encodes."""
         tokens = _prepend_token(token[...], jnp.mean(maps, axis=(2, 3)))
-        positioned = self.pe(tokens, **drop)
-        return {"pe": positioned, **encoder(positioned, **drop)}
+        positioned = self.positional_encoder(tokens, **drop)
+        return {"positioned": positioned, **encoder(positioned, **drop)}
 
     def _decode(self, differences: Array, *, train: bool) -> dict[str, Array]:
         """Decodes the difference maps of all videos in one batch to pixel differences."""
         videos, steps = differences.shape[:2]
         x = differences.reshape(videos * steps, *differences.shape[2:])
-        decoded = {}
-        for name in ("up1", "up2", "up3"):
-            x = decoded[name] = getattr(self, name)(x, train=train)
-        decoded["outc"] = self.outc(x)
-        return {k: v.reshape(videos, steps, *v.shape[1:]) for k, v in decoded.items()}
+        decoded = self.motion_decoder(x, train=train)
+        return {
+            f"motion_decoder.{name}": value.reshape(videos, steps, *value.shape[1:])
+            for name, value in decoded.items()
+        }
 
 
 def losses(output: MoLoOutput, episode: Episode) -> dict[str, Float[Array, ""]]:

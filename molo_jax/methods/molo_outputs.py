@@ -48,10 +48,11 @@ class MoLoOutput:
         reconstruction_target: differences of consecutive normalized frames, in the same order.
         stages: intermediate values by name, each a :class:`Sets`, those of the decoder arrays of
             all videos: ``pool, layer1 ... layer4`` backbone maps ``(v, t, h', w', c)``;
-            ``motion_reduce, motion_conv`` reduced maps and their convolution; ``motion_up``
-            difference maps lifted to ``d`` channels, before ReLU; ``pe`` tokens after the
-            positional encoding; ``attention, feedforward, encoded`` stages of the encoder, the
-            last before ReLU; the last four also with ``_motion``; ``up1, up2, up3, outc``.
+            ``motion_reduction, motion_convolution`` reduced maps and their convolution;
+            ``motion_expansion`` difference maps with ``d`` channels again, before ReLU;
+            ``positioned`` tokens after the positional encoding; ``attention, feedforward,
+            encoded`` stages of the encoder, the last before ReLU; the last four also with
+            ``motion_`` in front; ``motion_decoder.blocks.0 ... 2, motion_decoder.output``.
     """
 
     scores: Matching

@@ -64,10 +64,13 @@ class Settings:
     # First parts of the names of the tensors in official checkpoints, beside the backbone's: by
     # these the method of a file is recognized.
     official_parts: ClassVar[tuple[str, ...]] = ()
-    # Names of its modules in official checkpoints; those of the backbone are not among them.
+    # Names of its modules in official checkpoints, and of its parameters that belong to no module;
+    # those of the backbone are not among them.
     official_modules: ClassVar[tuple[NameRule, ...]] = ()
-    # Parameters that belong to no module and have the same name there.
+    # Parameters that belong to no module, by their names there.
     official_bare: ClassVar[tuple[str, ...]] = ()
+    # Modules whose buffers there are fixed -> what these hold, for messages.
+    official_fixed: ClassVar[Mapping[str, str]] = {}
     # Names of the modules of the official code in the order in which it makes them.
     official_order: ClassVar[tuple[str, ...]] = ()
     # Frames that a clip must have at least, and may have at most (None: no limit).
@@ -109,23 +112,36 @@ class MoLoSettings(Settings):
         "q2s_motion": "query→support contrast, motion (q2s_motion)",
         "reconstruction": "reconstruction of frame differences",
     }
-    classifier = "classification_layer"
+    classifier = "classifier"
     official_parts = (
         *("scale", "scale_motion", "class_token", "class_token_motion", "pe"),
         *("temporal_atte_before", "temporal_atte_before_motion", "motion_reduce", "motion_conv"),
         *("motion_up", "classification_layer", "up1", "up2", "up3", "outc"),
     )
     official_modules = (
-        (r"^(temporal_atte_before(?:_motion)?)\.attention\.norm$", r"\1.layers.0.0.norm"),
-        (r"^(temporal_atte_before(?:_motion)?)\.attention\.to_qkv$", r"\1.layers.0.0.fn.to_qkv"),
-        (r"^(temporal_atte_before(?:_motion)?)\.attention\.to_out$", r"\1.layers.0.0.fn.to_out.0"),
-        (r"^(temporal_atte_before(?:_motion)?)\.feedforward\.linear1$", r"\1.layers.0.1.net.0"),
-        (r"^(temporal_atte_before(?:_motion)?)\.feedforward\.linear2$", r"\1.layers.0.1.net.3"),
+        (r"^contrast_scale$", "scale"),
+        (r"^motion_contrast_scale$", "scale_motion"),
+        (r"^motion_class_token$", "class_token_motion"),
+        (r"^frame_encoder\.(attention|feedforward)\.", r"temporal_atte_before.layers.\1."),
+        (r"^motion_encoder\.(attention|feedforward)\.", r"temporal_atte_before_motion.layers.\1."),
+        (r"\.layers\.attention\.norm$", ".layers.0.0.norm"),
+        (r"\.layers\.attention\.qkv_projection$", ".layers.0.0.fn.to_qkv"),
+        (r"\.layers\.attention\.output_projection$", ".layers.0.0.fn.to_out.0"),
+        (r"\.layers\.feedforward\.linear1$", ".layers.0.1.net.0"),
+        (r"\.layers\.feedforward\.linear2$", ".layers.0.1.net.3"),
+        (r"^motion_reduction$", "motion_reduce"),
+        (r"^motion_convolution$", "motion_conv"),
+        (r"^motion_expansion$", "motion_up"),
+        (r"^classifier$", "classification_layer"),
+        (r"^motion_decoder\.blocks\.0\.", "up1."),
+        (r"^motion_decoder\.blocks\.1\.", "up2."),
+        (r"^motion_decoder\.blocks\.2\.", "up3."),
         (r"^(up\d)\.conv$", r"\1.conv.double_conv.0"),
         (r"^(up\d)\.bn$", r"\1.conv.double_conv.1"),
-        (r"^outc$", "outc.conv"),
+        (r"^motion_decoder\.output$", "outc.conv"),
     )
     official_bare = ("scale", "scale_motion", "class_token", "class_token_motion")
+    official_fixed = {"pe": "positional encoding"}  # noqa: RUF012
     official_order = (
         *("pe", "temporal_atte_before", "temporal_atte_before_motion", "motion_reduce"),
         *("motion_conv", "motion_up", "classification_layer", "up1", "up2", "up3", "outc"),
@@ -206,6 +222,13 @@ class TRXSettings(Settings):
     network = "molo_jax.methods.trx:TRX"
     losses = {"match": _MATCH}  # noqa: RUF012
     official_parts = ("transformers",)
+    official_modules = (
+        (r"^cross_transformers\.(\d)\.key_projection$", r"transformers.\1.k_linear"),
+        (r"^cross_transformers\.(\d)\.value_projection$", r"transformers.\1.v_linear"),
+        (r"^cross_transformers\.(\d)\.key_norm$", r"transformers.\1.norm_k"),
+        (r"^cross_transformers\.(\d)\.value_norm$", r"transformers.\1.norm_v"),
+    )
+    official_fixed = {"pe": "positional encoding", "tuples": "tuple of frames"}  # noqa: RUF012
     official_order = (
         *("transformers", "pe", "k_linear", "v_linear", "norm_k", "norm_v", "tuples"),
     )
@@ -213,9 +236,9 @@ class TRXSettings(Settings):
     least_frames = 3
     most_frames = 12
 
-    # Frames of a clip in official checkpoints, which hold all pairs and triples of their numbers.
-    # The network itself takes 3 to 12 frames, whatever this is.
-    frames: int = setting(8, at_least=3)
+    # Frames of a clip, `data.num_frames`. Official checkpoints hold all pairs and triples of their
+    # numbers; the network itself takes 3 to 12 frames, whatever this is.
+    frames: int = 8
     # Dropout rate after the positional encoding.
     dropout_position: float = dropout(0.1)
 
@@ -228,15 +251,23 @@ class HyRSMSettings(Settings):
     title = "HyRSM"
     network = "molo_jax.methods.hyrsm:HyRSM"
     losses = {"match": _MATCH, "classification": _CLASSIFIER}  # noqa: RUF012
-    classifier = "classification_layer"
+    classifier = "classifier"
     official_parts = (
         *("pe", "temporal_atte_before", "temporal_atte", "layer2", "classification_layer"),
     )
     official_modules = (
-        (r"^temporal_atte_before\.to_qkv$", "temporal_atte_before.fn.to_qkv"),
-        (r"^temporal_atte_before\.to_out$", "temporal_atte_before.fn.to_out.0"),
-        (r"^layer2$", "layer2.0"),
+        (r"^frame_encoder\.norm$", "temporal_atte_before.norm"),
+        (r"^frame_encoder\.qkv_projection$", "temporal_atte_before.fn.to_qkv"),
+        (r"^frame_encoder\.output_projection$", "temporal_atte_before.fn.to_out.0"),
+        (r"^relation\.query_projection$", "temporal_atte.w_qs"),
+        (r"^relation\.key_projection$", "temporal_atte.w_ks"),
+        (r"^relation\.value_projection$", "temporal_atte.w_vs"),
+        (r"^relation\.norm$", "temporal_atte.layer_norm"),
+        (r"^relation\.output_projection$", "temporal_atte.fc"),
+        (r"^fusion$", "layer2.0"),
+        (r"^classifier$", "classification_layer"),
     )
+    official_fixed = {"pe": "positional encoding"}  # noqa: RUF012
     official_order = (
         *("pe", "temporal_atte_before", "temporal_atte", "layer2", "classification_layer"),
         *("w_qs", "w_ks", "w_vs", "layer_norm", "fc"),
@@ -297,8 +328,9 @@ METHODS: dict[str, type[Settings]] = {
     )
 }
 DEFAULT_METHOD = MoLoSettings.method
-# Fields that the configuration does not set in its section of the method.
-_ELSEWHERE = ("num_classes", "backbone")
+# Fields that the configuration does not set in its section of the method: they follow from the
+# data and from other sections.
+_ELSEWHERE = ("num_classes", "backbone", "frames")
 
 
 def settings_class(name: str) -> type[Settings]:
@@ -324,5 +356,5 @@ def settings_from_json(stored: Mapping[str, Any]) -> Settings:
 
 
 def own_fields(known: type[Settings]) -> dict[str, dataclasses.Field]:
-    """Returns the fields that a method has for itself, in their order."""
+    """Returns the fields that the configuration has in the method's section, in their order."""
     return {f.name: f for f in dataclasses.fields(known) if f.name not in _ELSEWHERE}

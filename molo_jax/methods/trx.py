@@ -51,11 +51,11 @@ class CrossTransformer(nnx.Module):
     """
 
     def __init__(self, width: int, cardinality: int, *, dropout: float, rngs: nnx.Rngs):
-        self.k_linear = linear(cardinality * width, _WIDTH, rngs=rngs)
-        self.v_linear = linear(cardinality * width, _WIDTH, rngs=rngs)
-        self.norm_k = layer_norm(_WIDTH, rngs=rngs)
+        self.key_projection = linear(cardinality * width, _WIDTH, rngs=rngs)
+        self.value_projection = linear(cardinality * width, _WIDTH, rngs=rngs)
+        self.key_norm = layer_norm(_WIDTH, rngs=rngs)
         # Quirk kept: checkpoints hold it, and nothing uses it.
-        self.norm_v = layer_norm(_WIDTH, rngs=rngs)
+        self.value_norm = layer_norm(_WIDTH, rngs=rngs)
         self.cardinality = cardinality
         self.dropout = nnx.Dropout(dropout)
 
@@ -67,7 +67,7 @@ class CrossTransformer(nnx.Module):
         y = self.dropout(y, deterministic=not train, rngs=rngs)
         keys, values = (
             jnp.einsum("vtd,pdc->vtpc", y, layer.kernel[...].reshape(self.cardinality, -1, _WIDTH))
-            for layer in (self.k_linear, self.v_linear)
+            for layer in (self.key_projection, self.value_projection)
         )
         return y, Projections(keys, values)
 
@@ -79,10 +79,15 @@ class CrossTransformer(nnx.Module):
             places = [projected[:, index[:, p], p] for p in range(self.cardinality)]
             return sum(places[1:], places[0]) + layer.bias[...]
 
-        keys = of_tuples(projections.keys, self.k_linear)
-        values = of_tuples(projections.values, self.v_linear)
-        found = Tuples(self.norm_k(keys), values)
-        return {"k_linear": keys, "v_linear": values, "norm_k": found.keys}, found
+        keys = of_tuples(projections.keys, self.key_projection)
+        values = of_tuples(projections.values, self.value_projection)
+        found = Tuples(self.key_norm(keys), values)
+        stages = {
+            "key_projection": keys,
+            "value_projection": values,
+            "key_norm": found.keys,
+        }
+        return stages, found
 
 
 class TRX(FrameMethod):
@@ -94,15 +99,18 @@ class TRX(FrameMethod):
     def __init__(self, settings: TRXSettings, *, rngs: nnx.Rngs):
         super().__init__(settings, rngs=rngs)
         width, rate = backbone_info(settings.backbone).width, settings.dropout_position
-        self.transformers = nnx.List(
+        self.cross_transformers = nnx.List(
             [CrossTransformer(width, each, dropout=rate, rngs=rngs) for each in CARDINALITIES]
         )
 
     def encode(
         self, frames: Float[Array, "v t d"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Stages, tuple[Projections, ...]]:
-        both = [one.project(frames, train=train, rngs=rngs) for one in self.transformers]
-        stages = {f"transformers.{i}.pe": positioned for i, (positioned, _) in enumerate(both)}
+        both = [one.project(frames, train=train, rngs=rngs) for one in self.cross_transformers]
+        stages = {
+            f"cross_transformers.{i}.positioned": positioned
+            for i, (positioned, _) in enumerate(both)
+        }
         return stages, tuple(projections for _, projections in both)
 
     def score(
@@ -135,11 +143,11 @@ class TRX(FrameMethod):
     ) -> tuple[Stages, Float[Array, "q n"]]:
         stages, logits = {}, []
         for i, (one, *projections) in enumerate(
-            zip(self.transformers, support, query, strict=True)
+            zip(self.cross_transformers, support, query, strict=True)
         ):
             (named, shots), (named_query, queries) = (one.tuples(each) for each in projections)
             stages |= {
-                f"transformers.{i}.{name}": Sets(value, named_query[name])
+                f"cross_transformers.{i}.{name}": Sets(value, named_query[name])
                 for name, value in named.items()
             }
 

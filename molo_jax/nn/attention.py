@@ -21,17 +21,17 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
         self.norm = layer_norm(width, rngs=rngs)
-        self.to_qkv = linear(width, 3 * width, use_bias=False, rngs=rngs)
-        self.to_out = linear(width, width, rngs=rngs)
+        self.qkv_projection = linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.output_projection = linear(width, width, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
-        qkv = self.to_qkv(self.norm(x))
+        qkv = self.qkv_projection(self.norm(x))
         query, key, value = rearrange(qkv, "v l (three g d) -> three v g l d", three=3, g=_HEADS)
         # Not jax.nn.dot_product_attention, which takes the softmax in float32 whatever it is given.
         products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
         y = jnp.einsum("vgij,vgjd->vgid", jax.nn.softmax(products, axis=-1), value)
-        y = self.to_out(rearrange(y, "v g l d -> v l (g d)"))
+        y = self.output_projection(rearrange(y, "v g l d -> v l (g d)"))
         return x + self.dropout(y, deterministic=not train, rngs=rngs)
 
 
@@ -49,11 +49,11 @@ class RelationAttention(nnx.Module):
     """
 
     def __init__(self, width: int, *, dropout: float, dropout_weights: float, rngs: nnx.Rngs):
-        self.w_qs = linear(width, width, use_bias=False, rngs=rngs)
-        self.w_ks = linear(width, width, use_bias=False, rngs=rngs)
-        self.w_vs = linear(width, width, use_bias=False, rngs=rngs)
-        self.layer_norm = layer_norm(width, rngs=rngs)
-        self.fc = linear(width, width, rngs=rngs)
+        self.query_projection = linear(width, width, use_bias=False, rngs=rngs)
+        self.key_projection = linear(width, width, use_bias=False, rngs=rngs)
+        self.value_projection = linear(width, width, use_bias=False, rngs=rngs)
+        self.norm = layer_norm(width, rngs=rngs)
+        self.output_projection = linear(width, width, rngs=rngs)
         self.dropout = nnx.Dropout(dropout)
         self.dropout_weights = nnx.Dropout(dropout_weights)
 
@@ -63,13 +63,13 @@ class RelationAttention(nnx.Module):
         drop = {"deterministic": not train, "rngs": rngs}
         query, key, value = (
             rearrange(project(x), "v l (g d) -> v g l d", g=_HEADS)
-            for project in (self.w_qs, self.w_ks, self.w_vs)
+            for project in (self.query_projection, self.key_projection, self.value_projection)
         )
         products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
         weights = self.dropout_weights(jax.nn.softmax(products, axis=-1), **drop)
         y = jnp.einsum("vgij,vgjd->vgid", weights, value)
-        y = self.fc(rearrange(y, "v g l d -> v l (g d)"))
-        return self.layer_norm(x + self.dropout(y, **drop))
+        y = self.output_projection(rearrange(y, "v g l d -> v l (g d)"))
+        return self.norm(x + self.dropout(y, **drop))
 
 
 class FeedForward(nnx.Module):

@@ -43,3 +43,29 @@ class UpBlock(nnx.Module):
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n fh fw f"]:
         y = ops.upsample_conv3x3(x, self.conv.kernel[...], self.factor)
         return jax.nn.relu(self.bn(y, set_sizes=(x.shape[0],), train=train))
+
+
+class MotionDecoder(nnx.Module):
+    """The autodecoder: difference maps of 1/32 of a frame's side to the difference of two frames.
+
+    Args:
+        in_features: channels of the difference maps.
+        rngs: source of the random weights.
+    """
+
+    def __init__(self, in_features: int, *, rngs: nnx.Rngs):
+        sizes = ((in_features, 128, 2), (128, 32, 4), (32, 16, 4))
+        self.blocks = nnx.List([UpBlock(*size, rngs=rngs) for size in sizes])
+        self.output = Conv2d(16, 3, 1, use_bias=True, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w m"], *, train: bool) -> dict[str, Array]:
+        """Decodes maps.
+
+        Returns:
+            ``blocks.0``, ``blocks.1`` and ``blocks.2``, maps of 2, 8 and 32 times the side, and
+            ``output``, the pixel differences ``(n, 32 h, 32 w, 3)``.
+        """
+        decoded = {}
+        for number, block in enumerate(self.blocks):
+            x = decoded[f"blocks.{number}"] = block(x, train=train)
+        return decoded | {"output": self.output(x)}

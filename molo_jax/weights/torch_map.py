@@ -20,7 +20,8 @@ from molo_jax.methods.settings import METHODS, Settings
 
 Path = tuple[str | int, ...]
 
-# Our dotted module path -> the official one; applied in order, each at most once.
+# Our dotted path of a module, or of a parameter that belongs to none -> the official one; applied
+# in order, each at most once.
 _MODULES = (
     (r"^backbone\.conv1$", "backbone.0"),
     (r"^backbone\.bn1$", "backbone.1"),
@@ -46,8 +47,10 @@ _LEAVES = {
     "var": "running_var",
     _COUNTER: _COUNTER,
 }
-# Parameters that belong to no layer and keep their names.
+# Official names of parameters that belong to no module.
 _BARE = tuple(dict.fromkeys(name for m in METHODS.values() for name in m.official_bare))
+# Module of fixed buffers -> what these hold.
+_FIXED = dict(pair for m in METHODS.values() for pair in m.official_fixed.items())
 # Largest difference of a fixed buffer: sinusoids are below 1, so this is ten float32 roundings.
 _FIXED_TOLERANCE = 1e-6
 
@@ -87,7 +90,7 @@ def official_name(path: Path) -> str:
     """
     *modules, leaf = (str(part) for part in path)
     if not modules:
-        return leaf
+        return _renamed(leaf, _MODULES)
     return f"{_renamed('.'.join(modules), _MODULES)}.{_LEAVES.get(leaf, leaf)}"
 
 
@@ -195,7 +198,8 @@ def _other_buffers(tensors: Mapping[str, np.ndarray], fixed: Mapping[str, np.nda
         if found.shape != wanted.shape:
             wrong.append(f"{name} has shape {found.shape}, expected {wanted.shape}")
         elif not np.all(np.abs(found.astype(np.float64) - wanted) <= _FIXED_TOLERANCE):
-            wrong.append(f"{name} has other values than the positional encoding")
+            held = _FIXED.get(name.split(".")[-2:][0], "buffer")
+            wrong.append(f"{name} has other values than the {held}")
     return wrong
 
 

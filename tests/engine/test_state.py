@@ -12,7 +12,7 @@ CONFIG = MoLoSettings(num_classes=5, backbone="resnet18")
 def test_the_seed_alone_fixes_the_initial_parameters():
     first, again, other = (create_model(CONFIG, seed)[1] for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    kernels = [p["motion_conv"]["kernel"][...] for p in (first, other)]
+    kernels = [p["motion_convolution"]["kernel"][...] for p in (first, other)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 
 

@@ -128,7 +128,7 @@ def test_parameters_move_as_adam_moves_them_along_the_mean_gradient(chunk):
     _, gradient, _ = _one_by_one()
     _, before, _ = _network()
     decayed = jax.tree.map(lambda g, p: g + 1e-3 * p, gradient, before)
-    for name in ("motion_conv", "classification_layer"):
+    for name in ("motion_convolution", "classifier"):
         g, old, new = (t[name]["kernel"][...] for t in (decayed, before, state.params))
         clear = np.abs(g) > 1e-2 * np.abs(g).max()
         assert clear.mean() > 0.05

@@ -41,7 +41,7 @@ def build(monkeypatch) -> Callable[..., Method]:
         # Drawn by NumPy: nothing has to be compiled.
         for path, leaf in nnx.to_flat_state(nnx.state(network, nnx.Param)):
             spread = 0.3 if len(leaf.shape) == 1 else leaf.shape[-2] ** -0.5
-            value = (path[-1] == "scale") + spread * rng.standard_normal(leaf.shape)
+            value = path[-1].endswith("scale") + spread * rng.standard_normal(leaf.shape)
             leaf.set_value(jnp.asarray(value, jnp.float32))
         return network
 

@@ -64,27 +64,31 @@ def test_positions_are_added_to_pooled_maps_behind_the_class_token():
     token = jnp.broadcast_to(model.class_token[...], (4, 1, 512))
     tokens = jnp.concatenate([token, pooled], axis=1)
     expected = tokens * np.sqrt(512 / 10) + sinusoids(FRAMES + 1, 512)
-    np.testing.assert_allclose(stages["pe"].query, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(stages["positioned"].query, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_motion_tokens_pool_the_rectified_lifted_differences():
+def test_motion_tokens_pool_the_rectified_expanded_differences():
     output, _ = _output(train=False)
     stages, model = output.stages, nnx.merge(*_network())
-    differences = stages["motion_conv"].support[:, 1:] - stages["motion_reduce"].support[:, :-1]
-    kernel, bias = model.motion_up.kernel[...][0, 0], model.motion_up.bias[...]
-    lifted = differences @ kernel + bias
-    np.testing.assert_allclose(stages["motion_up"].support, lifted, atol=1e-5)
-    pooled = jnp.mean(jax.nn.relu(lifted), axis=(2, 3))
+    differences = (
+        stages["motion_convolution"].support[:, 1:] - stages["motion_reduction"].support[:, :-1]
+    )
+    kernel, bias = model.motion_expansion.kernel[...][0, 0], model.motion_expansion.bias[...]
+    expanded = differences @ kernel + bias
+    np.testing.assert_allclose(stages["motion_expansion"].support, expanded, atol=1e-5)
+    pooled = jnp.mean(jax.nn.relu(expanded), axis=(2, 3))
     expected = pooled * np.sqrt(512 / 10) + sinusoids(FRAMES, 512)[1:]
-    np.testing.assert_allclose(stages["pe_motion"].support[:, 1:], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        stages["motion_positioned"].support[:, 1:], expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_encoded_tokens_are_attention_plus_feedforward_and_tokens_their_relu():
     output, _ = _output(train=True)
-    for suffix, stream in (("", "appearance"), ("_motion", "motion")):
-        attention = output.stages[f"attention{suffix}"].query
-        forwarded = output.stages[f"feedforward{suffix}"].query
-        encoded = output.stages[f"encoded{suffix}"].query
+    for prefix, stream in (("", "appearance"), ("motion_", "motion")):
+        attention = output.stages[f"{prefix}attention"].query
+        forwarded = output.stages[f"{prefix}feedforward"].query
+        encoded = output.stages[f"{prefix}encoded"].query
         np.testing.assert_allclose(encoded, attention + forwarded, atol=1e-5)
         tokens = getattr(output.tokens.query, stream)
         np.testing.assert_array_equal(tokens, np.maximum(encoded, 0))
@@ -92,7 +96,7 @@ def test_encoded_tokens_are_attention_plus_feedforward_and_tokens_their_relu():
 
 def test_class_logits_come_from_the_sum_of_both_mean_tokens_support_first():
     output, _ = _output(train=False)
-    layer = nnx.merge(*_network()).classification_layer
+    layer = nnx.merge(*_network()).classifier
     both = jnp.concatenate(
         [
             jnp.mean(tokens.appearance, axis=1) + jnp.mean(tokens.motion, axis=1)
@@ -130,7 +134,8 @@ def test_long_short_logits_are_scaled_by_the_learnt_scalars():
     model = nnx.merge(*_network())
     tokens = _output(train=False)[0].tokens
     before = model.scores(tokens.support, tokens.query, jnp.asarray(LABELS), n_way=2)
-    model.scale[...], model.scale_motion[...] = jnp.asarray([2.0]), jnp.asarray([5.0])
+    model.contrast_scale[...] = jnp.asarray([2.0])
+    model.motion_contrast_scale[...] = jnp.asarray([5.0])
     after = model.scores(tokens.support, tokens.query, jnp.asarray(LABELS), n_way=2)
     for name, factor in (("", 2), ("_motion", 5)):
         for direction in ("support_to_query", "query_to_support"):
@@ -180,7 +185,7 @@ def test_training_statistics_of_a_set_do_not_depend_on_the_other_set():
 def test_backbone_statistics_are_updated_twice_and_decoder_statistics_once():
     _, stats = _output(train=True)
     assert int(stats["backbone"]["bn1"]["num_batches_tracked"][...]) == 2
-    assert int(stats["up1"]["bn"]["num_batches_tracked"][...]) == 1
+    assert int(stats["motion_decoder"]["blocks"][0]["bn"]["num_batches_tracked"][...]) == 1
 
 
 def test_reconstruction_target_is_the_difference_of_consecutive_frames_support_first():

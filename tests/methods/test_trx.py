@@ -43,8 +43,8 @@ def _keys_and_values(transformer, features, cardinality):
     found = []
     for places in itertools.combinations(range(len(features)), cardinality):
         joined = np.concatenate([positioned[place] for place in places])
-        key = _normalized(transformer.norm_k, _linear(transformer.k_linear, joined))
-        found.append((key, _linear(transformer.v_linear, joined)))
+        key = _normalized(transformer.key_norm, _linear(transformer.key_projection, joined))
+        found.append((key, _linear(transformer.value_projection, joined)))
     return found
 
 
@@ -69,7 +69,7 @@ def test_scores_follow_the_definition_with_unequal_shots(
     for q in range(2):
         for label, shots in ((0, support[[1, 4]]), (1, support[[0, 2, 3]])):
             scores = [
-                _score(network.transformers[i], query[q], shots, cardinality)
+                _score(network.cross_transformers[i], query[q], shots, cardinality)
                 for i, cardinality in enumerate((2, 3))
             ]
             expected[q, label] = np.mean(scores)
@@ -103,9 +103,9 @@ def test_scores_far_beyond_the_range_of_an_exponential_are_weighed():
 
 def test_dropout_acts_on_positioned_frames_in_training_alone(build, episode, run):
     network, task = build("trx", dropout_position=0.5), episode(LABELS, QUERIES)
-    plain = run(network, task, n_way=2).stages["transformers.0.pe"].query
+    plain = run(network, task, n_way=2).stages["cross_transformers.0.positioned"].query
     training = run(network, task, n_way=2, train=True, keys=[1])
-    dropped = np.asarray(training.stages["transformers.0.pe"].query[0])
+    dropped = np.asarray(training.stages["cross_transformers.0.positioned"].query[0])
     kept = dropped != 0
     assert 0.3 < kept.mean() < 0.7
     np.testing.assert_allclose(dropped[kept], 2 * np.asarray(plain)[kept], rtol=1e-5)

@@ -126,8 +126,8 @@ def test_another_number_of_classes_needs_the_flag_and_then_the_classifier_stays_
     config.init_new_classifier = True
     started = flat(*networks.starting_weights(config, nine, *zeros(9)))
     kept = {path for path, value in started.items() if value.any()}
-    assert kept == {path for path in variables() if path[0] != "classification_layer"}
-    assert started[("classification_layer", "kernel")].shape == (512, 9)
+    assert kept == {path for path in variables() if path[0] != "classifier"}
+    assert started[("classifier", "kernel")].shape == (512, 9)
 
 
 def test_another_backbone_is_refused_with_the_value_that_fits(config, official, tmp_path):

@@ -9,11 +9,13 @@ import pytest
 from flax import nnx
 
 from molo_jax.methods.molo import MoLo
-from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.settings import MoLoSettings, TRXSettings
+from molo_jax.methods.trx import TRX
 from molo_jax.weights import torch_map
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "parity_tests" / "golden"
-COUNTER = ("up1", "bn", "num_batches_tracked")
+OUTPUT = ("motion_decoder", "output")
+COUNTER = ("motion_decoder", "blocks", 0, "bn", "num_batches_tracked")
 
 
 def _shapes(backbone="resnet18"):
@@ -62,11 +64,11 @@ def test_names_and_decay_are_those_of_the_recorded_run(shapes):
 
 def test_layouts_are_transposed_to_output_first():
     kernel = np.arange(24.0).reshape(1, 2, 3, 4)
-    official = torch_map.to_official(("motion_up", "kernel"), kernel)
+    official = torch_map.to_official(("motion_expansion", "kernel"), kernel)
     assert official.shape == (4, 3, 1, 2)
     assert official[3, 1, 0, 1] == kernel[0, 1, 1, 3]
     np.testing.assert_array_equal(
-        torch_map.from_official(("motion_up", "kernel"), official), kernel
+        torch_map.from_official(("motion_expansion", "kernel"), official), kernel
     )
 
 
@@ -136,10 +138,24 @@ def test_a_fixed_buffer_may_be_absent_but_not_another_one(shapes, tensors):
         torch_map.import_tensors(tensors | {"pe.pe": fixed["pe.pe"][:, 1:]}, shapes, fixed)
 
 
+def test_a_tuple_of_frames_that_is_another_one_is_called_that():
+    fixed = TRX.fixed_buffers(TRXSettings(num_classes=1, backbone="resnet18"))
+    wrong = {
+        "transformers.1.tuples.3": np.array([0, 2, 1]),
+        "transformers.0.pe.pe": fixed["transformers.0.pe.pe"] + 1,
+    }
+    message = (
+        "transformers.0.pe.pe has other values than the positional encoding,"
+        " transformers.1.tuples.3 has other values than the tuple of frames$"
+    )
+    with pytest.raises(ValueError, match=message):
+        torch_map.import_tensors(wrong, {}, fixed)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.float32])
 def test_every_value_of_a_float_dtype_becomes_the_same_float32(dtype):
     value = np.array([0.1, -3.0, 1.5e-5]).astype(np.float16).astype(dtype)
-    exact = torch_map.exact_values({("scale",): value})[("scale",)]
+    exact = torch_map.exact_values({("contrast_scale",): value})[("contrast_scale",)]
     assert exact.dtype == np.float32
     np.testing.assert_array_equal(exact.astype(np.float64), value.astype(np.float64))
 
@@ -147,21 +163,21 @@ def test_every_value_of_a_float_dtype_becomes_the_same_float32(dtype):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("outc", "bias"), [1.0, np.nan, np.inf], r"not finite .*: outc\.conv\.bias \(2 values\)"),
-        (("outc", "bias"), np.array([1.0], np.float16) * np.inf, r"not finite .*outc\.conv\.bias"),
-        (("outc", "bias"), [0.1], r"float64 values that float32 cannot hold: outc\.conv\.bias$"),
-        (("outc", "bias"), [1e300], r"float64 values that float32 cannot hold: outc\.conv\.bias$"),
-        (("outc", "bias"), [1], r"no floating-point weights: outc\.conv\.bias \(int64\)"),
-        (("outc", "bias"), [1j], r"no floating-point weights: outc\.conv\.bias \(complex128\)"),
+        ((*OUTPUT, "bias"), [1.0, np.nan, np.inf], r"not finite .*: outc\.conv\.bias \(2 values\)"),
+        ((*OUTPUT, "bias"), np.array([1.0], np.float16) * np.inf, r"not finite .*outc\.conv\.bias"),
+        ((*OUTPUT, "bias"), [0.1], r"float64 values that float32 cannot hold: outc\.conv\.bias$"),
+        ((*OUTPUT, "bias"), [1e300], r"float64 values that float32 cannot hold: outc\.conv\.bias$"),
+        ((*OUTPUT, "bias"), [1], r"no floating-point weights: outc\.conv\.bias \(int64\)"),
+        ((*OUTPUT, "bias"), [1j], r"no floating-point weights: outc\.conv\.bias \(complex128\)"),
         (
-            ("up1", "bn", "num_batches_tracked"),
+            COUNTER,
             2**31,
             "not between 0 and 2147483647: up1.conv.double_conv.1.num.*2147483648",
         ),
-        (("up1", "bn", "var"), [0.0, -0.5], r"below 0, .*running_var \(1 values\)"),
-        (("up1", "bn", "num_batches_tracked"), -1, "not between 0 and 2147483647"),
+        ((*COUNTER[:-1], "var"), [0.0, -0.5], r"below 0, .*running_var \(1 values\)"),
+        (COUNTER, -1, "not between 0 and 2147483647"),
         (
-            ("up1", "bn", "num_batches_tracked"),
+            COUNTER,
             1.0,
             r"no whole numbers: .*num_batches_tracked \(float",
         ),
@@ -175,11 +191,11 @@ def test_a_value_that_would_change_or_is_no_number_is_named(path, value, message
 def test_bfloat16_infinity_is_found():
     value = np.array([np.inf, 1]).astype(ml_dtypes.bfloat16)
     with pytest.raises(ValueError, match=r"not finite .*scale \(1 values\)"):
-        torch_map.exact_values({("scale",): value})
+        torch_map.exact_values({("contrast_scale",): value})
 
 
 def test_the_largest_counter_is_kept():
-    path = ("up1", "bn", "num_batches_tracked")
+    path = COUNTER
     exact = torch_map.exact_values({path: np.array(2**31 - 1)})[path]
     assert exact.dtype == np.int32
     assert torch_map.export_tensors({path: exact})[torch_map.official_name(path)] == 2**31 - 1
