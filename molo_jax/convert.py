@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from molo_jax import cli, files
+from molo_jax.backbones import BACKBONES
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS
@@ -231,6 +232,7 @@ def _export(weights: "Weights", destination: Path, layout: str) -> str:
     from molo_jax.weights.networks import fixed_buffers
     from molo_jax.weights.torch_map import export_tensors
 
+    _check_official(weights.source, weights.settings.backbone)
     tensors = export_tensors(weights.variables, fixed_buffers(weights.settings))
     # What the official file said that this checkpoint was once converted from, or else what this
     # checkpoint says of its training.
@@ -247,6 +249,20 @@ def _export(weights: "Weights", destination: Path, layout: str) -> str:
     left = ["optimizer state"] if (Path(weights.source) / "optimizer").is_dir() else []
     written = f"{destination}, {kind}, {len(tensors)} tensors"
     return _summary(weights, left, written, f"python -c {shlex.quote(program)}")
+
+
+def _check_official(source: str, backbone: str) -> None:
+    """Checks that the official code has the backbone: only then do its tensors have names there.
+
+    Raises:
+        MoloError: the official code lacks it; the message names the backbones that it has.
+    """
+    official = [info.name for info in BACKBONES.values() if info.depths]
+    if backbone not in official:
+        raise MoloError(
+            f"{source} cannot become a PyTorch file: the official code has no backbone {backbone},"
+            f" so its tensors have no names there; it has {', '.join(official)}"
+        )
 
 
 def _torch_arguments(settings: "Settings") -> str:

@@ -5,17 +5,18 @@ import functools
 import numpy as np
 from flax import nnx
 
-from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.settings import METHODS
 from molo_jax.weights import torch_map
 from molo_jax.weights.networks import abstract_network, fixed_buffers
 
 
 @functools.cache
-def variables(backbone="resnet18", num_classes=7):
+def variables(backbone="resnet18", num_classes=7, method="molo"):
     """Returns a network's variables with random values; treat them as read-only."""
     rng = np.random.default_rng(3)
     made = {}
-    for state in abstract_network(MoLoSettings(num_classes=num_classes, backbone=backbone))[1:]:
+    settings = METHODS[method](num_classes=num_classes, backbone=backbone)
+    for state in abstract_network(settings)[1:]:
         for path, leaf in nnx.to_flat_state(state):
             if path[-1] == "num_batches_tracked":
                 made[path] = np.int32(rng.integers(1, 2**31))
@@ -26,10 +27,10 @@ def variables(backbone="resnet18", num_classes=7):
     return made
 
 
-def official_tensors(backbone="resnet18", num_classes=7):
-    """Returns a new dictionary of a network's official tensors, without prefix, with pe.pe."""
-    fixed = fixed_buffers(MoLoSettings(num_classes=num_classes, backbone=backbone))
-    return torch_map.export_tensors(variables(backbone, num_classes), fixed)
+def official_tensors(backbone="resnet18", num_classes=7, method="molo"):
+    """Returns a new dictionary of a network's official tensors, without prefix."""
+    fixed = fixed_buffers(METHODS[method](num_classes=num_classes, backbone=backbone))
+    return torch_map.export_tensors(variables(backbone, num_classes, method), fixed)
 
 
 def torchvision_tensors(backbone="resnet18"):
