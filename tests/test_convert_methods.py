@@ -1,6 +1,7 @@
 """Every method from a PyTorch file to a checkpoint and back."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from made_weights import variables
 
 from molo_jax.backbones import BACKBONES, BackboneInfo
 from molo_jax.convert import convert
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import METHODS, ProtoNetSettings
-from molo_jax.weights.networks import abstract_network, filled
+from molo_jax.weights import torch_files
+from molo_jax.weights.networks import abstract_network, filled, fixed_buffers, load_weights
+from molo_jax.weights.torch_map import export_tensors
 
 TESTS = Path(__file__).parent
 # Memory that all conversions together may need.
@@ -82,6 +86,20 @@ def test_the_command_brings_every_method_there_and_back_bit_for_bit_in_little_me
     assert titles == [known.title for known in METHODS.values() for _ in ("there", "back")]
     (peak,) = (int(row[1]) for row in rows if row[:1] == ["peak"])
     assert 10**8 < peak < MOST_BYTES
+
+
+def test_an_official_file_of_trx_tells_its_number_of_frames(tmp_path):
+    for frames in (3, 5, 8, 12):
+        settings = METHODS["trx"](num_classes=1, backbone="resnet18", frames=frames)
+        tensors = export_tensors(variables(method="trx"), fixed_buffers(settings))
+        torch_files.write(tmp_path / f"{frames}.safetensors", tensors)
+        assert load_weights(tmp_path / f"{frames}.safetensors").settings == settings
+    # Not even the pairs of one number of frames.
+    del tensors["transformers.0.tuples.65"]
+    torch_files.write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(MoloError, match=r"transformers\.0\.pe\.pe has shape \(1, 18, 512\)"):
+        load_weights(tmp_path / "x.safetensors")
+    shutil.rmtree(tmp_path)
 
 
 class Linear(nnx.Module):

@@ -7,7 +7,8 @@ alone. Nothing here imports JAX, so that a mistake in a setting is said at once.
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 # A rule from our dotted module path to the one of the official PyTorch code: a regular expression
@@ -79,6 +80,14 @@ class Settings:
 
     num_classes: int
     backbone: str = "resnet50"
+
+    @classmethod
+    def told_by_official(cls, names: Iterable[str]) -> dict[str, Any]:
+        """Returns the settings that the names of an official checkpoint's tensors tell.
+
+        Method, backbone and number of classes are not among them.
+        """
+        return {}
 
     def network_class(self) -> type:
         """Returns the class of the network, a `molo_jax.methods.base.Method`."""
@@ -241,6 +250,14 @@ class TRXSettings(Settings):
     frames: int = 8
     # Dropout rate after the positional encoding.
     dropout_position: float = dropout(0.1)
+
+    @classmethod
+    def told_by_official(cls, names: Iterable[str]) -> dict[str, Any]:
+        """Returns the number of frames whose pairs are listed; nothing where that is none."""
+        pairs = sum(name.startswith("transformers.0.tuples.") for name in names)
+        frames = (1 + math.isqrt(1 + 8 * pairs)) // 2
+        listed = pairs > 0 and math.comb(frames, 2) == pairs
+        return {"frames": frames} if listed else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from molo_jax.config import IMAGENET
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import kind_of
-from molo_jax.methods.settings import Settings, settings_from_json
+from molo_jax.methods.settings import Settings, settings_class, settings_from_json
 from molo_jax.weights import torch_files, torch_map, torch_meta
 from molo_jax.weights.imagenet import BEST, LATEST, imagenet_file
 
@@ -31,8 +31,8 @@ class Weights:
 
     Attributes:
         source: the file, or the one checkpoint, as it is shown.
-        settings: those of the network's method. A PyTorch file tells the method, the backbone and
-            the number of classes alone; the rest has its defaults.
+        settings: those of the network's method. A PyTorch file tells the method, the backbone, the
+            number of classes and, of TRX, the number of frames; the rest has its defaults.
         variables: value of every parameter and statistic by its path, in our layout.
         step: finished optimizer steps; 0 where the source does not count them.
         meta: what else a molo_jax checkpoint says of itself.
@@ -99,6 +99,7 @@ def _settings_of(
     found = torch_map.recognize(tensors, method or stored.get("method", ""))
     name, backbone, num_classes = found
     known = {"method": name, "backbone": backbone, "num_classes": num_classes}
+    known |= settings_class(name).told_by_official(tensors)
     if stored.get("method", name) == name:
         with contextlib.suppress(ValueError, TypeError):
             return settings_from_json(stored | known)
