@@ -21,10 +21,12 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from molo_jax import cli, files
+from molo_jax.benchmarks import dataset_names
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS
 from molo_jax.old_checkpoints import config_of_now
+from molo_jax.presets import config_file
 from molo_jax.weights.imagenet import BEST, LATEST
 from molo_jax.workdir import keep_trainings_out
 
@@ -38,9 +40,6 @@ _LAYOUT = flags.DEFINE_enum(
     ["official", "bare"],
     "What a .pth or .pyth file becomes: the official dictionary (default), or a state_dict alone.",
 )
-# Data sets that a checkpoint can be of; those whose configuration has no number of shots.
-_OWN_DATASETS = ("folder", "synthetic")
-_DATASETS = (*_OWN_DATASETS, "ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
 # Sections of the configuration that an evaluation depends on, and keys of them that it does not.
 _EVALUATED = ("model", "method", "data", "eval")
 _ELSEWHERE = ("method.name", "model.pretrained", "data.workers", "data.prefetch")
@@ -301,7 +300,7 @@ def _training(weights: "Weights") -> str:
 
 def _dataset(weights: "Weights") -> str:
     name = weights.meta.get("config", {}).get("dataset", {}).get("name", "")
-    return name if name in _DATASETS else ""
+    return name if name in dataset_names() else ""
 
 
 def _evaluation(weights: "Weights", destination: Path) -> str:
@@ -310,9 +309,8 @@ def _evaluation(weights: "Weights", destination: Path) -> str:
 
     name = _dataset(weights) or "ssv2"
     stored = config_of_now(weights.meta.get("config", {}))
-    if name not in _OWN_DATASETS:
-        name += "_1shot" if stored.get("eval", {}).get("shots") == [1] else "_5shot"
-    file, method = Path("configs") / f"{name}.py", weights.settings.method
+    shots = 1 if stored.get("eval", {}).get("shots") == [1] else 5
+    file, method = Path(config_file(name, shots=shots)), weights.settings.method
     behind = "" if method == DEFAULT_METHOD else f":{method}"
     overrides = [("model.backbone", weights.settings.backbone)]
     if _dataset(weights):

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from molo_jax import cli, stopping
-from molo_jax.config import validate
+from molo_jax.config_checks import validate
 from molo_jax.config_listing import listing
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder

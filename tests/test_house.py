@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from molo_jax import build, evaluate, summary, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
-from molo_jax.config import validate
+from molo_jax.config_checks import validate
 from molo_jax.config_listing import listing
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.errors import MoloError, UsageError

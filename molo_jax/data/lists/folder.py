@@ -42,7 +42,7 @@ class FolderLists:
 
     splits: Mapping[str, Split]
     left_out: Mapping[str, str]
-    division: Division | None = None
+    division: Division
 
 
 class _Divided:
@@ -123,7 +123,7 @@ def read_folder(
     return FolderLists(splits, left_out, divided.division)
 
 
-def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
+def write_lists(splits: Mapping[str, Split], folder: str | os.PathLike[str]) -> None:
     """Writes `<split>_few_shot.txt` for each split, as `splits.read_split` reads it.
 
     The list of a split that there is none of, from an earlier time, is removed.
@@ -135,8 +135,8 @@ def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in STANDARD_SPLITS:
         path = folder / SPLIT_FILE.format(split=name)
-        if name in lists.splits:
-            videos = (v for members in lists.splits[name].videos for v in members)
+        if name in splits:
+            videos = (v for members in splits[name].videos for v in members)
             _write(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
         else:
             path.unlink(missing_ok=True)

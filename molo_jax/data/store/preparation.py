@@ -1,4 +1,4 @@
-"""The preparation of a data set: finds its videos, checks or prepares them, and gives manifest."""
+"""The preparation of a data set: finds its videos, checks or prepares them, and reports on them."""
 
 import contextlib
 import dataclasses
@@ -122,7 +122,7 @@ def check(plan: Plan) -> Report:
         outcomes = {}
         for split, listed in plan.lists.items():
             outcomes[split] = [_outcome(video, results, advance) for video in listed]
-    return _survey(plan, plan.lists, outcomes)
+    return _report(plan, plan.lists, outcomes)
 
 
 def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outcome:
@@ -176,7 +176,6 @@ def prepare(
         advance: list[Any] = []
         builder = FewShotVideos(
             data_dir=os.fspath(out),
-            config=plan.settings.dataset,
             settings=plan.settings,
             lists=plan.lists,
             workers=plan.workers,
@@ -192,7 +191,7 @@ def prepare(
             _check_space(plan, todo, folder)
         advance.append(stack.enter_context(_progress("prepare", len(todo))))
         builder.download_and_prepare(download_config=_download_config(beam_runner, beam_options))
-        return _survey(plan, *_lines(builder.manifests()))
+        return _report(plan, *_lines(builder.manifests()))
 
 
 def _download_config(runner: str | None, options: Sequence[str]) -> Any:
@@ -274,7 +273,7 @@ def _lines(
     return listed, outcomes
 
 
-def _survey(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]) -> Report:
+def _report(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]) -> Report:
     states = [
         VideoState(
             split=split,

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-SAMPLINGS = ("segments", "window", "window_middle")
+TRAINING_SAMPLINGS = ("segments", "window")
+SAMPLINGS = (*TRAINING_SAMPLINGS, "window_middle")
 WINDOW_RATE = 35  # frames between two sampled ones, at 12 frames a second
 WINDOW_FPS = 12
 
