@@ -27,6 +27,7 @@ from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS
 from molo_jax.old_checkpoints import config_of_now
 from molo_jax.presets import config_file
+from molo_jax.weights import torch_files
 from molo_jax.weights.imagenet import BEST, LATEST
 from molo_jax.workdir import keep_trainings_out
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
-    ["official", "bare"],
+    torch_files.LAYOUTS,
     "What a .pth or .pyth file becomes: the official dictionary (default), or a state_dict alone.",
 )
 # Sections of the configuration that an evaluation depends on, and keys of them that it does not.
@@ -90,9 +91,6 @@ def convert(
         MoloError: when the source cannot be read or is no MoLo network, the destination exists, or
             a training is at work where its checkpoints would be replaced.
     """
-    # These import JAX, for which a mistake in the arguments should not have to wait.
-    from molo_jax.weights import torch_files
-
     to_torch = torch_files.is_torch_path(destination)
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
     _check_layout(destination, layout, to_torch)
@@ -116,8 +114,6 @@ def _convert(
     to_torch: bool,
     method: str | None,
 ) -> str:
-    from molo_jax.weights import torch_files
-
     if not to_torch:
         _recover(destination)
     _check_destination(destination, to_torch, overwrite)
@@ -151,7 +147,7 @@ def _check_direction(source: Path, destination: Path, from_torch: bool, to_torch
 def _check_layout(destination: Path, layout: str | None, to_torch: bool) -> None:
     if layout and not to_torch:
         raise UsageError(f"--layout={layout} is for writing a PyTorch file; {destination} is none")
-    if layout == "official" and destination.suffix.lower() == ".safetensors":
+    if layout == torch_files.OFFICIAL and destination.suffix.lower() == ".safetensors":
         raise UsageError(
             f"--layout=official needs a .pth or .pyth file; {destination} can hold tensors alone"
         )
@@ -226,7 +222,8 @@ def _import(weights: "Weights", destination: Path) -> str:
 
 def _export(weights: "Weights", destination: Path, layout: str) -> str:
     """Writes a PyTorch file."""
-    from molo_jax.weights import torch_files, torch_meta
+    # These import JAX, for which a mistake in the arguments should not have to wait.
+    from molo_jax.weights import torch_meta
     from molo_jax.weights.networks import fixed_buffers
     from molo_jax.weights.torch_map import export_tensors
 

@@ -13,6 +13,7 @@ from absl import flags
 
 from molo_jax import cli, prepare_help, stopping
 from molo_jax.benchmarks import BENCHMARKS, dataset_names
+from molo_jax.config import base_config
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from molo_jax.data.store.inputs import Inputs
     from molo_jax.data.store.records import Settings
     from molo_jax.data.store.report import Report
+
+# Episodes and clips are those of the configurations, unless something else is asked for.
+_USUAL = base_config()
 
 _DATASET = flags.DEFINE_string("dataset", None, f"Which dataset: {', '.join(dataset_names())}.")
 _VIDEOS = flags.DEFINE_string(
@@ -60,7 +64,7 @@ _SEED = flags.DEFINE_integer(
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Side of the stored frames in pixels; default 256, synthetic 32.",
+    f"Side of the stored frames in pixels; default {_USUAL.data.resize}, synthetic 32.",
     lower_bound=1,
     upper_bound=4096,
 )
@@ -82,7 +86,7 @@ _KEEP = flags.DEFINE_enum(
 )
 _NUM_FRAMES = flags.DEFINE_integer(
     "num_frames",
-    8,
+    _USUAL.data.num_frames,
     "Frames of a clip: for --keep=window, and to say which videos are too short.",
     lower_bound=2,
 )
@@ -90,17 +94,14 @@ _MAX_FRAMES = flags.DEFINE_integer(
     "max_frames", 0, "At most so many frames of a video, evenly spaced; 0: no limit.", lower_bound=0
 )
 _EPISODE = {
-    "n_way": flags.DEFINE_integer("n_way", 5, "Classes of an episode.", lower_bound=2),
-    "n_shot": flags.DEFINE_integer("n_shot", 5, "Shots of a test episode.", lower_bound=1),
-    "n_query": flags.DEFINE_integer(
-        "n_query", 1, "Queries of a test or validation episode.", lower_bound=1
-    ),
-    "train_n_shot": flags.DEFINE_integer(
-        "train_n_shot", 1, "Shots of a training or validation episode.", lower_bound=1
-    ),
-    "train_n_query": flags.DEFINE_integer(
-        "train_n_query", 6, "Queries of a training episode.", lower_bound=1
-    ),
+    name: flags.DEFINE_integer(name, usual, meaning, lower_bound=least)
+    for name, usual, meaning, least in (
+        ("n_way", _USUAL.train.n_way, "Classes of an episode.", 2),
+        ("n_shot", max(_USUAL.eval.shots), "Shots of a test episode.", 1),
+        ("n_query", _USUAL.eval.n_query, "Queries of a test or validation episode.", 1),
+        ("train_n_shot", _USUAL.train.n_shot, "Shots of a training or validation episode.", 1),
+        ("train_n_query", _USUAL.train.n_query, "Queries of a training episode.", 1),
+    )
 }
 _COUNTS = {
     split: flags.DEFINE_integer(
@@ -112,7 +113,10 @@ _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that decode; 0: one for each core.", lower_bound=0
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout", 600.0, "Seconds after which a video counts as unreadable.", lower_bound=0.1
+    "timeout",
+    _USUAL.data.timeout,
+    "Seconds after which a video counts as unreadable.",
+    lower_bound=0.1,
 )
 _FORCE = flags.DEFINE_bool("force", False, "Begin even if the disk looks too small.")
 _BEAM_RUNNER = flags.DEFINE_string(

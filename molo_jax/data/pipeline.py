@@ -25,8 +25,8 @@ from molo_jax.data.clips.episodes import (
     ResolvedEpisode,
 )
 from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.store.processes import cores
 from molo_jax.data.video.containers import BadVideoError
-from molo_jax.data.video.frames import SAMPLINGS
 from molo_jax.errors import UsageError
 
 tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
@@ -226,10 +226,6 @@ class _Reader:
     num_frames: int | None
 
     def __post_init__(self):
-        if self.sampling not in SAMPLINGS:
-            raise UsageError(
-                f"sampling is {self.sampling!r}; expected one of {', '.join(SAMPLINGS)}"
-            )
         _at_least(1, resize=self.resize)
         if self.num_frames is not None:
             self.dataset.check_use(
@@ -322,7 +318,7 @@ class _Batches:
         self._begun: dict[int, _Arrays] = {}
         self._lock = threading.Lock()
         self._failures: dict[int, Exception] = {}
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or cores()
 
         @tf.autograph.experimental.do_not_convert
         def call(position):

@@ -24,9 +24,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from molo_jax.data.store.processes import follow_parent, undisturbed
+from molo_jax.data.lists.splits import SPLIT_FILE
+from molo_jax.data.store.processes import cores, follow_parent, undisturbed
 from molo_jax.errors import MoloError, UsageError, shortened
-from molo_jax.files import parse_json, replacing
+from molo_jax.files import parse_json, replacing, write_text
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
 _DIRECTIONS = {
@@ -278,7 +279,7 @@ def generate(
     counts = dict(VIDEOS_PER_CLASS if videos_per_class is None else videos_per_class)
     _check(seed, counts)
     try:
-        _claim(out, {"seed": seed, "videos_per_class": counts})
+        _keep_settings(out, {"seed": seed, "videos_per_class": counts})
         videos = out / "videos"
         jobs = list(_jobs(seed, counts))
         for folder in sorted({(videos / job.name).parent for job in jobs}):
@@ -303,7 +304,7 @@ def _check(seed: int, counts: Mapping[str, int]) -> None:
             raise UsageError(f"videos_per_class of {split} is {count}; expected at least 1")
 
 
-def _claim(out: pathlib.Path, settings: dict) -> None:
+def _keep_settings(out: pathlib.Path, settings: dict) -> None:
     """Notes the settings in the folder, or checks that they are those noted there."""
     note = out / "dataset.json"
     out.mkdir(parents=True, exist_ok=True)
@@ -319,7 +320,7 @@ def _claim(out: pathlib.Path, settings: dict) -> None:
                 " delete the folder or choose another"
             )
         return
-    _write_text(note, json.dumps(settings, indent=1))
+    write_text(note, json.dumps(settings, indent=1))
 
 
 def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
@@ -336,7 +337,7 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
     # A forked child of a process with threads (JAX has some) can deadlock.
     spawn = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers or os.cpu_count(),
+        workers or cores(),
         mp_context=spawn,
         initializer=follow_parent,
     )
@@ -354,9 +355,4 @@ def _write_splits(folder: pathlib.Path, jobs: list[_Job]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLIT_CLASSES:
         lines = [f"{split}{j.class_index}//{j.name}\n" for j in jobs if j.split == split]
-        _write_text(folder / f"{split}_few_shot.txt", "".join(lines))
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+        write_text(folder / SPLIT_FILE.format(split=split), "".join(lines))

@@ -226,7 +226,6 @@ def test_a_class_left_with_too_few_videos_ends_the_stream_and_later_ones(open_da
         ({"workers": -1}, "workers is -1; expected at least 0"),
         ({"prefetch": -2}, "prefetch is -2; expected at least 0"),
         ({"resize": 0}, "resize is 0; expected at least 1"),
-        ({"sampling": "dense"}, "sampling is 'dense'; expected one of segments, window"),
         ({"batch_size": 3, "process_count": 2}, "batch of 3 episodes cannot be shared by 2"),
         ({"stop": 7, "process_count": 2}, "7 episodes are no whole number of batches of 2"),
     ],

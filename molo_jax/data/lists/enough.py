@@ -165,19 +165,19 @@ class Shortages:
         division, way = self._division, self._needs[self._narrow[0]].n_way
         there = _enumerate([f"{split} {len(self._classes[split])}" for split in self._needs])
         if division is None or division.ratio is None:
-            fact = f"{way}-way episodes need {way} classes in every split: {there}"
-            return f"{fact}; {self._classes_remedy()}"
+            lack = f"{way}-way episodes need {way} classes in every split: {there}"
+            return f"{lack}; {self._classes_remedy()}"
         title = plural(division.total, "class", "classes")
         if fitting_ratio(division.total, division.ratio, way):
-            fact = f"{title}, divided into {there}; {way}-way episodes need {way} in each"
-            return f"{fact}: {self._classes_remedy()}"
+            lack = f"{title}, divided into {there}; {way}-way episodes need {way} in each"
+            return f"{lack}: {self._classes_remedy()}"
         asked, verb = _asked(division), "is" if division.total == 1 else "are"
         each = f", {way} in each of {_enumerate(asked)}" if len(asked) > 1 else f" in {asked[0]}"
         to_train = " to train" if "train" in asked else ""
-        fact = (
+        lack = (
             f"{title} {verb} not enough{to_train}: {way}-way episodes need {way * len(asked)}{each}"
         )
-        return f"{fact}; {self._classes_remedy()}"
+        return f"{lack}; {self._classes_remedy()}"
 
     def _classes_remedy(self) -> str:
         division, way = self._division, self._needs[self._narrow[0]].n_way

@@ -26,7 +26,7 @@ from molo_jax.data.lists.finder import EXTENSIONS, VideoFolder, printable
 from molo_jax.data.lists.split_file import SPELLINGS, Row, closest, read_split_file
 from molo_jax.data.lists.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import replacing
+from molo_jax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,15 +137,9 @@ def write_lists(splits: Mapping[str, Split], folder: str | os.PathLike[str]) -> 
         path = folder / SPLIT_FILE.format(split=name)
         if name in splits:
             videos = (v for members in splits[name].videos for v in members)
-            _write(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
+            write_text(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
         else:
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _usable(folder: VideoFolder) -> tuple[list[str], dict[str, str]]:

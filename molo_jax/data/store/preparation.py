@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
 import time
@@ -21,13 +20,13 @@ from molo_jax.data.store.report import Need, Report, VideoState
 from molo_jax.data.video.decode import BadVideoError, one_video, probe
 from molo_jax.data.video.encode import EncodedVideo, encode_or_reason
 from molo_jax.errors import MoloError
-from molo_jax.files import written
+from molo_jax.files import locked
 
 # Videos that the size of the prepared data is estimated from, and how many it takes to bother.
 _SAMPLE, _WORTH_A_SAMPLE = 16, 64
 # Sub-folders that are named.
 _WARNINGS = 5
-# Of an ArrayRecord file and an manifest, for each video.
+# Of an ArrayRecord file and a manifest, for each video.
 _OVERHEAD = 2000
 # Seconds between two log lines where no terminal shows a progress bar.
 _LOG_SECONDS = 60
@@ -51,9 +50,9 @@ class Plan:
     settings: Settings
     lists: _Lists
     needs: Mapping[str, Need]
-    num_frames: int = 8
-    workers: int = 0
-    seconds: float = 600
+    num_frames: int
+    workers: int
+    seconds: float
 
 
 def find_videos(
@@ -210,29 +209,20 @@ def _download_config(runner: str | None, options: Sequence[str]) -> Any:
     )
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out of a folder, until the block or the process ends.
+def lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Makes a folder, and keeps a second preparation out of it until the block or process ends.
 
-    Raises:
-        MoloError: naming the folder and the process that is at work in it, or the file that cannot
-            be written.
+    Returns:
+        A context; entering it raises MoloError, naming the folder and the process that is at work
+        in it, or the lock file that cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            other = f" (process {pid})" if (pid := file.read(20).strip()) else ""
-            raise MoloError(
-                f"another preparation{other} is at work in {folder}; wait for it"
-            ) from None
-        with written(folder / ".lock"):
-            # Not through the file object: on a full disk, closing it would fail once more.
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()}\n".encode())
-        yield
+    return locked(
+        folder / ".lock",
+        lambda who: (
+            f"another preparation{f' ({who})' if who else ''} is at work in {folder}; wait for it"
+        ),
+    )
 
 
 def _check_space(plan: Plan, todo: Sequence[str], folder: Path) -> None:

@@ -77,9 +77,9 @@ class FewShotVideos(FileReaderBuilder):
         *,
         settings: Settings,
         lists: Mapping[str, Sequence[Listed]],
-        workers: int = 0,
-        seconds: float = 600,
-        advance: Callable[[int], object] = lambda count: None,
+        workers: int,
+        seconds: float,
+        advance: Callable[[int], object],
         **arguments: Any,
     ):
         super().__init__(
@@ -124,7 +124,7 @@ class FewShotVideos(FileReaderBuilder):
             MoloError: the folder was prepared with other settings, or holds other videos.
         """
         self._take_up()
-        self._claim()
+        self._check_settings()
         folder = Path(self.data_path) if self.data_path.exists() else self._work
         stored = stored_records((self._work / _OLD, folder), self._settings)
         self._check_same_videos(folder, stored)
@@ -181,8 +181,8 @@ class FewShotVideos(FileReaderBuilder):
             # Where both names were of one file, replacing has done nothing.
             shutil.rmtree(left)
 
-    def _claim(self) -> None:
-        """Notes the settings, or checks that what is there was made with the same.
+    def _check_settings(self) -> None:
+        """Checks that what is there was made with the same settings.
 
         Raises:
             MoloError: with both settings.

@@ -215,10 +215,10 @@ def test_titles_in_another_encoding_do_no_harm(write_video, tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_quick_look_finds_about_the_number_of_frames(name, file_of_kind):
     path, codes = file_of_kind(name)
-    glance = probe(path)
+    probed = probe(path)
     # From the duration, where the container does not count its frames.
-    assert 0.8 * len(codes) <= glance.length <= 1.3 * len(codes)
-    assert glance.rate == scan(path).rate or "without a frame rate" in name
+    assert 0.8 * len(codes) <= probed.length <= 1.3 * len(codes)
+    assert probed.rate == scan(path).rate or "without a frame rate" in name
 
 
 def test_a_quick_look_reads_the_beginning_only(write_video, tmp_path):
