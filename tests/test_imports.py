@@ -53,7 +53,7 @@ ROOMS = {
     ),
     # What is recorded of the benchmarks needs nothing of the package.
     "benchmarks": (),
-    "data": ("molo_jax.benchmarks", "molo_jax.downloads"),
+    "data": ("molo_jax.benchmarks", "molo_jax.console", "molo_jax.downloads"),
     "weights": (
         "molo_jax.methods",
         "molo_jax.backbones",

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping
 
 import av
 import numpy as np
-import tqdm
 from jaxtyping import Float, UInt8
 
+from molo_jax.console import Progress
 from molo_jax.data.lists.splits import SPLIT_FILE
 from molo_jax.data.store.processes import cores, follow_parent, undisturbed
 from molo_jax.errors import MoloError, UsageError, shortened
@@ -286,7 +286,7 @@ def generate(
             folder.mkdir(parents=True, exist_ok=True)
         for leftover in videos.glob("*/.*.part"):
             leftover.unlink()
-        _run(videos, [job for job in jobs if not (videos / job.name).exists()], len(jobs), workers)
+        _run(videos, [job for job in jobs if not (videos / job.name).exists()], workers)
         _write_splits(out / "splits", jobs)
     except OSError as error:
         raise MoloError(f"cannot write the dataset in {out}: {error}") from error
@@ -330,10 +330,7 @@ def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
                 yield _Job(split, index, number, seed)
 
 
-def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None) -> None:
-    progress = tqdm.tqdm(
-        total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
-    )
+def _run(videos: pathlib.Path, jobs: list[_Job], workers: int | None) -> None:
     # A forked child of a process with threads (JAX has some) can deadlock.
     spawn = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(
@@ -341,12 +338,12 @@ def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None
         mp_context=spawn,
         initializer=follow_parent,
     )
-    with progress, pool:
+    with Progress("generate", "videos", len(jobs)) as progress, pool:
         try:
             make = functools.partial(_make, videos)
             # Hands over all jobs, which starts the processes.
             for _ in undisturbed(lambda: pool.map(make, jobs, chunksize=8)):
-                progress.update()
+                progress.update(1)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from tqdm import tqdm
 
+from molo_jax.console import Progress
 from molo_jax.data.lists.finder import Found, VideoFolder, printable
 from molo_jax.data.lists.splits import Split
 from molo_jax.data.store.processes import in_order
@@ -28,8 +27,6 @@ _SAMPLE, _WORTH_A_SAMPLE = 16, 64
 _WARNINGS = 5
 # Of an ArrayRecord file and a manifest, for each video.
 _OVERHEAD = 2000
-# Seconds between two log lines where no terminal shows a progress bar.
-_LOG_SECONDS = 60
 
 _Lists = Mapping[str, Sequence[Listed]]
 
@@ -117,18 +114,18 @@ def check(plan: Plan) -> Report:
         workers=plan.workers,
         seconds=plan.seconds,
     )
-    with _progress("check", len(files)) as advance:
+    with Progress("check", "videos", len(files)) as progress:
         outcomes = {}
         for split, listed in plan.lists.items():
-            outcomes[split] = [_outcome(video, results, advance) for video in listed]
+            outcomes[split] = [_outcome(video, results, progress) for video in listed]
     return _report(plan, plan.lists, outcomes)
 
 
-def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outcome:
+def _outcome(video: Listed, results: Iterator[int | str], progress: Progress) -> Outcome:
     if not video.usable:
         return Outcome(reason=video.reason)
     result = next(results)
-    advance(1)
+    progress.update(1)
     return Outcome(reason=result) if isinstance(result, str) else Outcome(length=result)
 
 
@@ -172,14 +169,14 @@ def prepare(
 
     folder = prepared_folder(out, plan.settings.dataset).parent
     with lock(folder), contextlib.ExitStack() as stack:
-        advance: list[Any] = []
+        progress: list[Progress] = []
         builder = FewShotVideos(
             data_dir=os.fspath(out),
             settings=plan.settings,
             lists=plan.lists,
             workers=plan.workers,
             seconds=plan.seconds,
-            advance=lambda count: advance[0](count),
+            advance=lambda count: progress[0].update(count),
         )
         unfinished = builder.unfinished()
         begin()
@@ -188,7 +185,7 @@ def prepare(
             logging.info("all videos are prepared already in %s", builder.data_path)
         elif not force:
             _check_space(plan, todo, folder)
-        advance.append(stack.enter_context(_progress("prepare", len(todo))))
+        progress.append(stack.enter_context(Progress("prepare", "videos", len(todo))))
         builder.download_and_prepare(download_config=_download_config(beam_runner, beam_options))
         return _report(plan, *_lines(builder.manifests()))
 
@@ -296,26 +293,3 @@ def _status(video: Listed, outcome: Outcome) -> str:
     if not video.file:
         return "missing"
     return "unreadable" if outcome.reason else "good"
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Any]:
-    """Shows rate and time left: a bar on a terminal, now and then a line in a log."""
-    with tqdm(total=total, unit="video", desc=title, disable=None, smoothing=0.05) as bar:
-        began = said = time.monotonic()
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal said, done
-            done += count
-            bar.update(count)
-            now = time.monotonic()
-            if bar.disable and now - said > _LOG_SECONDS:
-                said, rate = now, done / (now - began)
-                left = (total - done) / rate / 60
-                logging.info(
-                    "%s: %d of %d videos, %.1f a second, %.0f min left",
-                    *(title, done, total, rate, left),
-                )
-
-        yield advance
