@@ -14,6 +14,7 @@ from absl import flags
 from molo_jax import cli, prepare_help, stopping
 from molo_jax.benchmarks import BENCHMARKS, dataset_names
 from molo_jax.config import base_config
+from molo_jax.data.lists.division import DEFAULT_RATIO, joined
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
@@ -51,8 +52,8 @@ _SPLIT_FILE = flags.DEFINE_string(
 _RATIO = flags.DEFINE_list(
     "ratio",
     None,
-    "folder: shares of train, val and test classes; default 64,12,24, or what is nearest to it and"
-    " leaves the classes of an episode in each.",
+    f"folder: shares of train, val and test classes; default {joined(DEFAULT_RATIO)}, or what is"
+    " nearest to it and leaves the classes of an episode in each.",
 )
 _SEED = flags.DEFINE_integer(
     "seed",
@@ -298,13 +299,12 @@ def _settings() -> "Settings":
 
 
 def _needs() -> "Mapping[str, Need]":
-    from molo_jax.data.lists.enough import Need
+    from molo_jax.data.lists.enough import EPISODE_FLAGS, Need
 
     value = {name: flag.value for name, flag in _EPISODE.items()}
     return {
-        "train": Need(value["n_way"], value["train_n_shot"], value["train_n_query"]),
-        "val": Need(value["n_way"], value["train_n_shot"], value["n_query"]),
-        "test": Need(value["n_way"], value["n_shot"], value["n_query"]),
+        split: Need(value["n_way"], value[shot], value[query])
+        for split, (shot, query) in EPISODE_FLAGS.items()
     }
 
 

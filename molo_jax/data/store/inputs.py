@@ -51,9 +51,8 @@ def of_generated(
         videos_per_class: of each split; None for the usual number.
         workers: processes; 0 for one per CPU core.
     """
-    asked = {split: count for split, count in videos_per_class.items() if count is not None}
-    counts = {**synthetic.VIDEOS_PER_CLASS, **asked}
-    synthetic.generate(out, seed=seed, videos_per_class=counts, workers=workers or None)
+    counts = {split: count for split, count in videos_per_class.items() if count is not None}
+    synthetic.generate(out, seed=seed, videos_per_class=counts, workers=workers)
     return Inputs(find_videos(official.read_splits(out / "splits"), out / "videos"))
 
 
