@@ -222,12 +222,14 @@ def _prepare(split: Any, settings: Any, videos: Path, out: Path, options: dict[s
         settings=settings,
         lists=preparation.find_videos({"train": split}, videos),
         needs={"train": Need(options["way"], options["shot"], options["query"])},
+        num_frames=_FRAMES,
         workers=options["workers"],
+        seconds=600,
     )
     start = time.perf_counter()
-    survey = preparation.prepare(plan, out)
-    if survey.too_few():
-        raise MoloError("; ".join(survey.too_few()))
+    report = preparation.prepare(plan, out)
+    if report.too_few():
+        raise MoloError("; ".join(report.too_few()))
     return time.perf_counter() - start
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
+from molo_jax.benchmarks import BENCHMARKS
 from molo_jax.config import REFUSE
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.dataset import VideoDataset
@@ -167,7 +168,7 @@ def _how_to_prepare(config: ConfigDict) -> str:
 
 def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
     data, name = config.data, config.dataset.name
-    if not data.split_dir and name not in official.BENCHMARKS:
+    if not data.split_dir and name not in BENCHMARKS:
         raise UsageError(
             f"config.data.split_dir is empty, and there are no official lists of {name!r}; name the"
             " folder of its three lists"
@@ -187,7 +188,7 @@ def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
         ),
     )
     _check_apart(config, _available_lists(lists))
-    if name in official.BENCHMARKS:
+    if name in BENCHMARKS:
         official.warn_unless_official(name, dataset.split)
     return dataset
 

@@ -28,7 +28,7 @@ from molo_jax.files import failure
 from molo_jax.methods.settings import METHODS, own_fields
 from molo_jax.stopping import Stopped
 
-# TensorFlow reads these when it is imported; it only feeds the data here.
+# TensorFlow reads these when it is imported; it only reads the data here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

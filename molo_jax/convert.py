@@ -22,10 +22,13 @@ from ml_collections import ConfigDict
 
 from molo_jax import cli, files
 from molo_jax.backbones import BACKBONES
+from molo_jax.benchmarks import dataset_names
 from molo_jax.config import base_config, config_keys
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS
 from molo_jax.old_checkpoints import config_of_now
+from molo_jax.presets import config_file
+from molo_jax.weights import torch_files
 from molo_jax.weights.imagenet import BEST, LATEST
 from molo_jax.workdir import keep_trainings_out
 
@@ -36,12 +39,9 @@ if TYPE_CHECKING:
 _LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
-    ["official", "bare"],
+    torch_files.LAYOUTS,
     "What a .pth or .pyth file becomes: the official dictionary (default), or a state_dict alone.",
 )
-# Data sets that a checkpoint can be of; those whose configuration has no number of shots.
-_OWN_DATASETS = ("folder", "synthetic")
-_DATASETS = (*_OWN_DATASETS, "ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
 # Sections of the configuration that an evaluation depends on, and keys of them that it does not.
 _EVALUATED = ("model", "method", "data", "eval")
 _ELSEWHERE = ("method.name", "model.pretrained", "data.workers", "data.prefetch")
@@ -92,9 +92,6 @@ def convert(
         MoloError: when the source cannot be read or is no MoLo network, the destination exists, or
             a training is at work where its checkpoints would be replaced.
     """
-    # These import JAX, for which a mistake in the arguments should not have to wait.
-    from molo_jax.weights import torch_files
-
     to_torch = torch_files.is_torch_path(destination)
     _check_direction(source, destination, torch_files.is_torch_path(source), to_torch)
     _check_layout(destination, layout, to_torch)
@@ -118,8 +115,6 @@ def _convert(
     to_torch: bool,
     method: str | None,
 ) -> str:
-    from molo_jax.weights import torch_files
-
     if not to_torch:
         _recover(destination)
     _check_destination(destination, to_torch, overwrite)
@@ -153,7 +148,7 @@ def _check_direction(source: Path, destination: Path, from_torch: bool, to_torch
 def _check_layout(destination: Path, layout: str | None, to_torch: bool) -> None:
     if layout and not to_torch:
         raise UsageError(f"--layout={layout} is for writing a PyTorch file; {destination} is none")
-    if layout == "official" and destination.suffix.lower() == ".safetensors":
+    if layout == torch_files.OFFICIAL and destination.suffix.lower() == ".safetensors":
         raise UsageError(
             f"--layout=official needs a .pth or .pyth file; {destination} can hold tensors alone"
         )
@@ -228,7 +223,8 @@ def _import(weights: "Weights", destination: Path) -> str:
 
 def _export(weights: "Weights", destination: Path, layout: str) -> str:
     """Writes a PyTorch file."""
-    from molo_jax.weights import torch_files, torch_meta
+    # These import JAX, for which a mistake in the arguments should not have to wait.
+    from molo_jax.weights import torch_meta
     from molo_jax.weights.networks import fixed_buffers
     from molo_jax.weights.torch_map import export_tensors
 
@@ -317,7 +313,7 @@ def _training(weights: "Weights") -> str:
 
 def _dataset(weights: "Weights") -> str:
     name = weights.meta.get("config", {}).get("dataset", {}).get("name", "")
-    return name if name in _DATASETS else ""
+    return name if name in dataset_names() else ""
 
 
 def _evaluation(weights: "Weights", destination: Path) -> str:
@@ -326,9 +322,8 @@ def _evaluation(weights: "Weights", destination: Path) -> str:
 
     name = _dataset(weights) or "ssv2"
     stored = config_of_now(weights.meta.get("config", {}))
-    if name not in _OWN_DATASETS:
-        name += "_1shot" if stored.get("eval", {}).get("shots") == [1] else "_5shot"
-    file, method = Path("configs") / f"{name}.py", weights.settings.method
+    shots = 1 if stored.get("eval", {}).get("shots") == [1] else 5
+    file, method = Path(config_file(name, shots=shots)), weights.settings.method
     behind = "" if method == DEFAULT_METHOD else f":{method}"
     overrides = [("model.backbone", weights.settings.backbone)]
     if _dataset(weights):

@@ -1,5 +1,8 @@
 """Errors that a command reports in one line, without a traceback."""
 
+# Characters of a piece of a file that a message quotes.
+_QUOTED = 120
+
 
 class MoloError(Exception):
     """The work failed: missing data, a broken video, a checkpoint that does not fit."""
@@ -13,8 +16,8 @@ class UsageError(MoloError):
     exit_code = 2
 
 
-def shortened(text: str, most: int = 120) -> str:
+def shortened(text: str) -> str:
     """Quotes a piece of a file in a message: its beginning, and its length if it is long."""
-    if len(text) <= most:
+    if len(text) <= _QUOTED:
         return repr(text)
-    return f"{text[:most]!r}… ({len(text):,} characters)"
+    return f"{text[:_QUOTED]!r}… ({len(text):,} characters)"

@@ -1,16 +1,20 @@
-"""Files and folders that are there as a whole or not at all, and errors that name the file."""
+"""Files that are there as a whole or not at all, locks, and errors that name the file."""
 
 import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import json
 import os
+import platform
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from absl import logging
 
 from molo_jax.errors import MoloError, shortened
 
@@ -155,8 +159,14 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -
     Raises:
         MoloError: it cannot be written.
     """
-    with written(path), replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+    with written(path):
+        write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8 under a temporary name first, then renames it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def new_name(path: Path) -> Path:
@@ -220,3 +230,59 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in _CANNOT_EXCHANGE:
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+@contextlib.contextmanager
+def locked(path: Path, in_use: Callable[[str], str]) -> Iterator[None]:
+    """Holds a lock file, which is removed at the end.
+
+    The lock is held by the process, so that the kernel releases it when the process is killed.
+
+    Args:
+        path: the file.
+        in_use: makes the message where another process holds it, from what is known of that
+            process, such as `process 17 on elsewhere`; empty where nothing is.
+
+    Raises:
+        MoloError: another process holds the lock, or the file cannot be written.
+    """
+    with written(path):
+        file = _open_locked(path, in_use)
+    with file:
+        try:
+            with written(path):
+                # Not through the file object: on a full disk, closing it would fail once more.
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"{os.getpid()} {platform.node()}\n".encode())
+            yield
+        finally:
+            if _is_at(file, path):
+                path.unlink()
+
+
+def _open_locked(path: Path, in_use: Callable[[str], str]) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                raise MoloError(in_use(_holder(file))) from None
+        except OSError as error:
+            # Some network file systems have no locks.
+            logging.warning("%s cannot be locked (%s)", path, error.strerror)
+        # Whoever held the lock may have removed the file between the two lines above.
+        if _is_at(file, path):
+            return file
+        file.close()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    pid, _, host = file.read().strip().partition(" ")
+    where = f" on {host}" if host and host != platform.node() else ""
+    return f"process {pid}{where}" if pid else ""

@@ -13,8 +13,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from molo_jax import cli, stopping
-from molo_jax.config import validate
-from molo_jax.config_listing import listing
+from molo_jax.config_checks import validate
+from molo_jax.config_help import help_of_keys
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = _CONFIG.value
     if _LIST_KEYS.value:
-        print(listing(config))
+        print(help_of_keys(config))
         return
     validate(config)
     workdir = _workdir()

@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from molo_jax import cli
 from molo_jax.backbones import backbone_info
+from molo_jax.benchmarks import default_sampling
 from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
+from molo_jax.presets import config_file
 
 # The keys of the configuration that a flag of the preparation speaks of.
 _KEYS = {
@@ -41,11 +43,6 @@ def next_step(splits: Container[str], has_losses: bool) -> str:
     return "\n".join(lines)
 
 
-def _config_file() -> str:
-    name = flags.FLAGS["dataset"].value
-    return f"configs/{name}{'' if name in ('synthetic', 'folder') else '_5shot'}.py"
-
-
 def _command(splits: Container[str], has_losses: bool) -> str:
     """The command that trains on the prepared data, with what is not as in the configuration."""
     value = {name: flags.FLAGS[name].value for name in ("dataset", "out", "keep", *_KEYS)}
@@ -59,7 +56,7 @@ def _command(splits: Container[str], has_losses: bool) -> str:
             overrides["data.crop"] = value["resize"] // stride * stride
     if has_losses:
         overrides["data.on_bad_video"] = "skip"
-    if value["keep"] == "window" and value["dataset"] != "kinetics100":
+    if value["keep"] == "window" and default_sampling(value["dataset"]) != "window":
         overrides["data.sampling"] = "window"
     mode = ""
     if "train" not in splits:
@@ -69,6 +66,10 @@ def _command(splits: Container[str], has_losses: bool) -> str:
         overrides |= {} if "val" in splits else {"train.eval_every": 0}
     arguments = " ".join(f"--config.{key}={value}" for key, value in overrides.items())
     return f"python -m molo_jax.main --config={_config_file()}{mode} {arguments}"
+
+
+def _config_file() -> str:
+    return config_file(flags.FLAGS["dataset"].value)
 
 
 def _config() -> ConfigDict | None:

@@ -4,22 +4,32 @@ python -m molo_jax.prepare --dataset=ssv2 --videos=DIR --out=DIR [--check] [--re
 """
 
 import contextlib
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from molo_jax import cli, prepare_help, stopping
+from molo_jax.benchmarks import BENCHMARKS, dataset_names
+from molo_jax.config import base_config
+from molo_jax.data.lists.division import DEFAULT_RATIO, joined
+from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json
 
-_BENCHMARKS = ("ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
-_NAMES = (*_BENCHMARKS, "synthetic", "folder")
-_SPLITS = ("train", "val", "test")
+if TYPE_CHECKING:
+    from molo_jax.data.lists.division import Division
+    from molo_jax.data.lists.enough import Need
+    from molo_jax.data.store.inputs import Inputs
+    from molo_jax.data.store.records import Settings
+    from molo_jax.data.store.report import Report
 
-_DATASET = flags.DEFINE_string("dataset", None, f"Which dataset: {', '.join(_NAMES)}.")
+# Episodes and clips are those of the configurations, unless something else is asked for.
+_USUAL = base_config()
+
+_DATASET = flags.DEFINE_string("dataset", None, f"Which dataset: {', '.join(dataset_names())}.")
 _VIDEOS = flags.DEFINE_string(
     "videos", None, "Folder of the videos: in any layout; for folder one of those below."
 )
@@ -42,8 +52,8 @@ _SPLIT_FILE = flags.DEFINE_string(
 _RATIO = flags.DEFINE_list(
     "ratio",
     None,
-    "folder: shares of train, val and test classes; default 64,12,24, or what is nearest to it and"
-    " leaves the classes of an episode in each.",
+    f"folder: shares of train, val and test classes; default {joined(DEFAULT_RATIO)}, or what is"
+    " nearest to it and leaves the classes of an episode in each.",
 )
 _SEED = flags.DEFINE_integer(
     "seed",
@@ -55,7 +65,7 @@ _SEED = flags.DEFINE_integer(
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "Side of the stored frames in pixels; default 256, synthetic 32.",
+    f"Side of the stored frames in pixels; default {_USUAL.data.resize}, synthetic 32.",
     lower_bound=1,
     upper_bound=4096,
 )
@@ -77,7 +87,7 @@ _KEEP = flags.DEFINE_enum(
 )
 _NUM_FRAMES = flags.DEFINE_integer(
     "num_frames",
-    8,
+    _USUAL.data.num_frames,
     "Frames of a clip: for --keep=window, and to say which videos are too short.",
     lower_bound=2,
 )
@@ -85,29 +95,29 @@ _MAX_FRAMES = flags.DEFINE_integer(
     "max_frames", 0, "At most so many frames of a video, evenly spaced; 0: no limit.", lower_bound=0
 )
 _EPISODE = {
-    "n_way": flags.DEFINE_integer("n_way", 5, "Classes of an episode.", lower_bound=2),
-    "n_shot": flags.DEFINE_integer("n_shot", 5, "Shots of a test episode.", lower_bound=1),
-    "n_query": flags.DEFINE_integer(
-        "n_query", 1, "Queries of a test or validation episode.", lower_bound=1
-    ),
-    "train_n_shot": flags.DEFINE_integer(
-        "train_n_shot", 1, "Shots of a training or validation episode.", lower_bound=1
-    ),
-    "train_n_query": flags.DEFINE_integer(
-        "train_n_query", 6, "Queries of a training episode.", lower_bound=1
-    ),
+    name: flags.DEFINE_integer(name, usual, meaning, lower_bound=least)
+    for name, usual, meaning, least in (
+        ("n_way", _USUAL.train.n_way, "Classes of an episode.", 2),
+        ("n_shot", max(_USUAL.eval.shots), "Shots of a test episode.", 1),
+        ("n_query", _USUAL.eval.n_query, "Queries of a test or validation episode.", 1),
+        ("train_n_shot", _USUAL.train.n_shot, "Shots of a training or validation episode.", 1),
+        ("train_n_query", _USUAL.train.n_query, "Queries of a training episode.", 1),
+    )
 }
 _COUNTS = {
     split: flags.DEFINE_integer(
         f"{split}_videos", None, f"synthetic: videos of each {split} class.", lower_bound=1
     )
-    for split in _SPLITS
+    for split in STANDARD_SPLITS
 }
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Processes that decode; 0: one for each core.", lower_bound=0
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout", 600.0, "Seconds after which a video counts as unreadable.", lower_bound=0.1
+    "timeout",
+    _USUAL.data.timeout,
+    "Seconds after which a video counts as unreadable.",
+    lower_bound=0.1,
 )
 _FORCE = flags.DEFINE_bool("force", False, "Begin even if the disk looks too small.")
 _BEAM_RUNNER = flags.DEFINE_string(
@@ -123,7 +133,7 @@ _BEAM_OPTIONS = flags.DEFINE_list(
 # Flags that other data sets would ignore.
 _ONLY_FOR = {
     "ratio": "folder",
-    **{f"{split}_videos": "synthetic" for split in _SPLITS},
+    **{f"{split}_videos": "synthetic" for split in STANDARD_SPLITS},
 }
 
 
@@ -163,9 +173,14 @@ def _run() -> None:
 
 
 def _find_and_prepare() -> None:
-    from molo_jax.data.store import preparation
+    from molo_jax.data.store import inputs, preparation
 
     found = _find(_DATASET.value)
+
+    def keep_lists() -> None:
+        if _DATASET.value == "folder":
+            inputs.keep_lists(found.lists, Path(_OUT.value) / "splits" / "folder")
+
     plan = preparation.Plan(
         settings=_settings(),
         lists=found.lists,
@@ -178,60 +193,45 @@ def _find_and_prepare() -> None:
         _check_split_flags(found.division)
         print(found.division.format(), flush=True)
     if _CHECK.value:
-        survey = preparation.check(plan)
+        report = preparation.check(plan)
     else:
         if found.division:
             _check_plan(found, plan.needs)
-        survey = preparation.prepare(
+        report = preparation.prepare(
             plan,
             _OUT.value,
-            begin=lambda: _keep_lists(found.lists),
+            begin=keep_lists,
             force=_FORCE.value,
             beam_runner=_BEAM_RUNNER.value,
             beam_options=[f"--{option.lstrip('-')}" for option in _BEAM_OPTIONS.value],
         )
-    survey.leave_out(found.left_out)
-    survey.explain(found.division)
-    _say(survey, found.lists)
+    report.leave_out(found.left_out)
+    report.explain(found.division)
+    _say(report, found.lists)
 
 
-def _say(survey, lists) -> None:
+def _say(report: "Report", splits: Container[str]) -> None:
     """Prints and writes the report; the last line says how it goes on."""
-    report = _report_path()
-    if survey.division:
+    path = _report_path()
+    if report.division:
         print()
-    print(survey.format(whole=str(report or "--report=FILE")), end="\n\n")
+    print(report.format(whole=str(path or "--report=FILE")), end="\n\n")
     if _CHECK.value:
         print("checked   the headers only: damage inside a file is found when it is decoded")
-    if report:
-        write_json(report, survey.to_json())
-        print(f"report    {report}")
-    few = survey.too_few()
+    if path:
+        write_json(path, report.to_json())
+        print(f"report    {path}")
+    few = report.too_few()
     if few:
         count = "one thing is" if len(few) == 1 else f"{len(few)} things are"
         raise MoloError(f"not enough for the episodes asked: {count} lacking, see the list above")
     if not _CHECK.value:
         from molo_jax.next_step import next_step
 
-        print(next_step(lists, survey.has_losses()))
+        print(next_step(splits, report.has_losses()))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Videos:
-    """What was found.
-
-    Attributes:
-        lists: the listed videos of each split with their files.
-        left_out: what else is in one's own folder, with the reason.
-        division: how one's own classes were divided; None for other data sets.
-    """
-
-    lists: Mapping[str, Sequence[object]]
-    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    division: object = None
-
-
-def _check_split_flags(division) -> None:
+def _check_split_flags(division: "Division") -> None:
     """Refuses a ratio that divides nothing, and to be asked for test episodes without classes."""
     if _RATIO.value and not division.ratio:
         raise UsageError(
@@ -246,7 +246,7 @@ def _check_split_flags(division) -> None:
         )
 
 
-def _check_plan(found: _Videos, needs) -> None:
+def _check_plan(found: "Inputs", needs: Mapping[str, "Need"]) -> None:
     """Refuses one's own videos that cannot make the episodes, before the first frame is decoded."""
     from molo_jax.data.lists.enough import Shortages, count_files
     from molo_jax.data.store.records import prepared_folder
@@ -265,8 +265,9 @@ def _check_flags() -> None:
     missing = [f"--{flag}" for flag in required if flags.FLAGS[flag].value is None]
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given; --help says what they are")
-    if name not in _NAMES:
-        raise UsageError(f"--dataset={name} is not known; choose one of {', '.join(_NAMES)}")
+    if name not in dataset_names():
+        known = ", ".join(dataset_names())
+        raise UsageError(f"--dataset={name} is not known; choose one of {known}")
     if name == "synthetic" and (_CHECK.value or _VIDEOS.value or _LISTS.value):
         raise UsageError("--dataset=synthetic makes its videos; it takes no --check, --videos or"
                          " --splits_dir")  # fmt: skip
@@ -283,7 +284,7 @@ def _check_flags() -> None:
         raise UsageError("--beam_pipeline_options needs --beam_runner")
 
 
-def _settings():
+def _settings() -> "Settings":
     from molo_jax.data.store.records import Settings
 
     return Settings.of(
@@ -297,81 +298,36 @@ def _settings():
     )
 
 
-def _needs() -> Mapping[str, object]:
-    from molo_jax.data.store.report import Need
+def _needs() -> "Mapping[str, Need]":
+    from molo_jax.data.lists.enough import EPISODE_FLAGS, Need
 
     value = {name: flag.value for name, flag in _EPISODE.items()}
     return {
-        "train": Need(value["n_way"], value["train_n_shot"], value["train_n_query"]),
-        "val": Need(value["n_way"], value["train_n_shot"], value["n_query"]),
-        "test": Need(value["n_way"], value["n_shot"], value["n_query"]),
+        split: Need(value["n_way"], value[shot], value[query])
+        for split, (shot, query) in EPISODE_FLAGS.items()
     }
 
 
-def _find(name: str) -> _Videos:
-    """The listed videos of each split with their files."""
-    from molo_jax.data.lists import official
-    from molo_jax.data.store import preparation
+def _find(name: str) -> "Inputs":
+    from molo_jax.data.store import inputs
 
-    if name == "folder" and not _LISTS.value:
-        return _find_own()
-    videos = _VIDEOS.value
+    videos, lists, seed = _VIDEOS.value, _LISTS.value, _SEED.value
+    if name in BENCHMARKS:
+        return inputs.of_benchmark(name, videos, lists)
     if name == "synthetic":
-        _generate(Path(_OUT.value))
-        videos, splits = Path(_OUT.value) / "videos", Path(_OUT.value) / "splits"
-        lists = official.read_splits(splits)
-    elif name in _BENCHMARKS:
-        folder = _LISTS.value or official.fetch_lists(name, "--splits_dir")
-        lists = official.read_lists(name, folder)
-    else:
-        lists = official.read_splits(_LISTS.value, partial=True)
-    found = preparation.find_videos(lists, videos)
-    return _Videos(found, division=_listed_division(lists) if name == "folder" else None)
-
-
-def _listed_division(lists):
-    """The classes of one's own lists, by their names or else their numbers."""
-    from molo_jax.data.lists.division import Division
-
-    classes = {
-        split: tuple(
-            name or str(number) for number, name in zip(one.classes, one.class_names, strict=True)
+        counts = {split: flag.value for split, flag in _COUNTS.items()}
+        return inputs.of_generated(
+            Path(_OUT.value), seed=seed, videos_per_class=counts, workers=_WORKERS.value
         )
-        for split, one in lists.items()
-    }
-    return Division("lists", classes)
-
-
-def _find_own() -> _Videos:
-    """The same for a folder for each class."""
-    from molo_jax.data.lists.folder import read_folder
-    from molo_jax.data.store import preparation
-
-    found = read_folder(
-        _VIDEOS.value,
+    if lists:
+        return inputs.of_own_lists(videos, lists)
+    return inputs.of_own_folder(
+        videos,
         split_file=_SPLIT_FILE.value,
         ratio=_ratio(),
-        seed=_SEED.value,
+        seed=seed,
         n_way=_EPISODE["n_way"].value,
     )
-    lists = preparation.find_videos(found.splits, _VIDEOS.value, anywhere=False)
-    return _Videos(lists, found.left_out, found.division)
-
-
-def _keep_lists(lists) -> None:
-    """Writes the lists of one's own videos, for use without preparation."""
-    from molo_jax.data.lists.folder import FolderLists, write_lists
-    from molo_jax.data.lists.splits import Split, Video
-
-    if _DATASET.value != "folder":
-        return
-    splits = {
-        name: Split.of(
-            name, "", [Video(v.name, v.class_id, line) for line, v in enumerate(listed, start=1)]
-        )
-        for name, listed in lists.items()
-    }
-    write_lists(FolderLists(splits, {}), Path(_OUT.value) / "splits" / "folder")
 
 
 def _ratio() -> tuple[int, int, int] | None:
@@ -386,16 +342,6 @@ def _ratio() -> tuple[int, int, int] | None:
             f"--ratio={','.join(_RATIO.value)} must be three whole numbers, such as 64,12,24"
         )
     return train, val, test
-
-
-def _generate(out: Path) -> None:
-    from molo_jax.data import synthetic
-
-    counts = dict(synthetic.VIDEOS_PER_CLASS)
-    counts |= {split: flag.value for split, flag in _COUNTS.items() if flag.value is not None}
-    synthetic.generate(
-        out, seed=_SEED.value, videos_per_class=counts, workers=_WORKERS.value or None
-    )
 
 
 def _report_path() -> Path | None:

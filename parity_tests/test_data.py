@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from molo_jax.config import base_config
 from molo_jax.data import augment
 from molo_jax.data.video import frames
 from molo_jax.data.video.decode import decode_clip
@@ -31,7 +32,13 @@ GOLDEN = Path(__file__).parent / "golden"
 RECORDS = np.load(GOLDEN / "augment.npz")
 WINDOWS = json.loads((GOLDEN / "frame_index_rate35.json").read_text())
 NAMES = ("brightness", "contrast", "saturation", "hue")
-IN_JAX = {name: getattr(augment, f"adjust_{name}") for name in NAMES}
+IN_JAX = {
+    "brightness": lambda clip, factor: augment.blend(clip, augment.BRIGHTNESS, factor),
+    "contrast": lambda clip, factor: augment.blend(clip, augment.CONTRAST, factor),
+    "saturation": lambda clip, factor: augment.blend(clip, augment.SATURATION, factor),
+    "hue": augment.adjust_hue,
+}
+NORMALIZATION = pixels.MEAN, pixels.STD
 IN_TORCH = {name: getattr(pixels, name) for name in NAMES}
 FACTORS = (0.0, 0.5, 0.83, 1.0, 1.21, 1.5)
 SHIFTS = (-0.5, -0.25, -1 / 6, -0.07, 0.0, 0.11, 1 / 3, 0.25, 0.5)
@@ -149,7 +156,7 @@ def test_gray_and_normalization_equal_those_of_torch():
     clip = every_color()
     ours = jnp.asarray(clip, jnp.float32) / 255
     assert_close(augment.to_gray(ours), pixels.gray(to_torch(clip)), PIXELS)
-    assert_close(augment.normalize(ours), pixels.normalize(to_torch(clip)), PIXELS)
+    assert_close(augment.normalize(ours, *NORMALIZATION), pixels.normalize(to_torch(clip)), PIXELS)
 
 
 def test_converting_to_hsv_and_back_keeps_every_color():
@@ -199,11 +206,13 @@ def choices_of(draws, room, config):
 
 def assert_train_views(key, support, query, crop, config=None):
     """Compares both sets of an episode; returns the choices for its query clips."""
-    config = config or augment.AugmentConfig()
+    config = config or augment.AugmentConfig(**base_config().augment)
     side = support.shape[-2]
     clips = len(support), len(query)
     places, choices = drawn_choices(key, clips, (side, crop), config)
-    ours = jax.jit(augment.train_views, static_argnums=(3, 4))(key, support, query, crop, config)
+    ours = jax.jit(augment.train_views, static_argnums=(3, 4, 5))(
+        key, support, query, crop, config, NORMALIZATION
+    )
     for clip, view, place in zip(support, ours[0], places, strict=True):
         assert_close(view, pixels.support_view(to_torch(clip), *place, crop, side), VIEWS)
     for clip, view, choice in zip(query, ours[1], choices, strict=True):
@@ -234,7 +243,7 @@ def test_training_views_of_official_size_equal_those_of_torch():
 @pytest.mark.parametrize(("side", "crop"), [(21, 13), (20, 13), (13, 13), (256, 224)])
 def test_evaluation_views_equal_those_of_torch(side, crop):
     clips = noise(2, 2, side, side)
-    ours = augment.eval_views(jnp.asarray(clips), crop)
+    ours = augment.eval_views(jnp.asarray(clips), crop, NORMALIZATION)
     for clip, view in zip(clips, ours, strict=True):
         assert_close(view, pixels.evaluation_view(to_torch(clip), crop, side), PIXELS)
 
@@ -267,7 +276,7 @@ def test_frames_are_resized_to_the_gray_levels_of_torch(height, width, side):
 def test_resized_and_cropped_recorded_frames_are_the_recorded_pixels_to_half_a_gray_level():
     frames = resize_frames(RECORDS["clip"], 40)
     expected = (RECORDS["resize40_centre32"] - pixels.MEAN) / pixels.STD
-    ours = np.asarray(augment.eval_views(frames, 32))
+    ours = np.asarray(augment.eval_views(frames, 32, NORMALIZATION))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=ROUNDED_VIEWS)
 
 
@@ -296,4 +305,4 @@ def test_a_video_becomes_the_same_input_as_in_torch(tmp_path, rule):
         chosen = pixels.window_frames(70, 12.0, draws[0] if rule == "window" else None)
     theirs = to_torch(np.stack([decoded[k] for k in chosen]))
     view = pixels.evaluation_view(theirs, 32, 40)
-    assert_close(augment.eval_views(jnp.asarray(ours), 32), view, ROUNDED_VIEWS)
+    assert_close(augment.eval_views(jnp.asarray(ours), 32, NORMALIZATION), view, ROUNDED_VIEWS)

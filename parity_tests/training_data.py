@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from molo_jax import build
 from molo_jax.cli import load_config
-from molo_jax.data.augment import eval_views
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.data.clips.episodes import ClipRequest
 from molo_jax.data.pipeline import clip_batches, episode_batches
@@ -162,6 +161,6 @@ def _decode(config: ConfigDict, dataset: VideoDataset, requests: list[ClipReques
         resize=config.data.resize,
         sampling=build.eval_sampling(config),
     )
-    view = jax.jit(lambda clips: eval_views(clips, config.data.crop))
+    view = jax.jit(build.eval_preprocess(config))
     with contextlib.closing(stream):
         return np.concatenate([np.asarray(view(batch.clips))[batch.ok] for batch in stream])

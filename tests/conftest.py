@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,3 +54,10 @@ def motion_data(tmp_path_factory) -> Path:
                 lines.append(f"{split}{class_id}//{name}\n")
         (root / "splits" / f"{split}_few_shot.txt").write_text("".join(lines))
     return root
+
+
+@pytest.fixture
+def keep_no_networks(tmp_path):
+    """Removes what a test wrote: a network has 75 MB, and pytest keeps the files of three runs."""
+    yield
+    shutil.rmtree(tmp_path)

@@ -27,11 +27,13 @@ def make_plan(tree: Path, videos: Path | None = None, **changes) -> Plan:
         lists=find_videos(lists, videos or tree / "videos"),
         needs={"train": Need(2, 1, 1)},
         num_frames=settings["num_frames"],
+        workers=0,
+        seconds=600,
     )
 
 
 def prepare_tree(tree: Path, out: Path, monkeypatch, videos: Path | None = None, **changes):
-    """Prepares it and returns the survey."""
+    """Prepares it and returns the report."""
     monkeypatch.setattr(tfds_builder, "in_order", in_this_process)
     return prepare(make_plan(tree, videos, **changes), out)
 

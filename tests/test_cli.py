@@ -272,8 +272,15 @@ def test_a_file_that_cannot_be_written_is_one_line_that_names_it_and_the_remedy(
     place = tmp_path / "run"
     place.mkdir()
     body = FILL.format(place=str(place), module=module, name=name) + work
+    # JAX would warn of each compiled program that it cannot write to its cache.
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     result = subprocess.run(
-        program(tmp_path, body), capture_output=True, text=True, check=False, timeout=120
+        program(tmp_path, body),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert result.returncode == 1
     assert result.stderr == f"error: {message.format(place)} command again\n"

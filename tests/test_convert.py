@@ -25,13 +25,7 @@ from molo_jax.workdir import work_folder
 ROOT = Path(__file__).parents[1]
 OUTPUT = ("motion_decoder", "output")
 CFG = "NUM_GPUS: 4\n"
-
-
-@pytest.fixture(autouse=True)
-def _keep_no_networks(tmp_path):
-    """Removes what a test wrote: a network has 75 MB, and pytest keeps the files of three runs."""
-    yield
-    shutil.rmtree(tmp_path)
+pytestmark = pytest.mark.usefixtures("keep_no_networks")
 
 
 @pytest.fixture(scope="module")

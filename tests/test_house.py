@@ -18,8 +18,8 @@ from matplotlib.image import imread
 from molo_jax import build, evaluate, summary, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
-from molo_jax.config import validate
-from molo_jax.config_listing import listing
+from molo_jax.config_checks import validate
+from molo_jax.config_help import help_of_keys
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
@@ -136,7 +136,7 @@ def config(monkeypatch, motion_data):
 
 def test_an_added_method_is_configured_checked_and_listed_like_the_others(config):
     validate(config)
-    shown = listing(config)
+    shown = help_of_keys(config)
     assert "--config.method.sharpness=2.0\n    Factor of the distances before the softmax." in shown
     config.method.sharpness = 0.0
     with pytest.raises(UsageError, match=r"config\.method\.sharpness is 0\.0; it must be above 0"):

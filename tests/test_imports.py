@@ -31,8 +31,11 @@ NO_TENSORFLOW = (
 QUICK = (
     "molo_jax.main",
     "molo_jax.config",
+    "molo_jax.config_checks",
+    "molo_jax.presets",
     "molo_jax.methods.settings",
     "molo_jax.backbones",
+    "molo_jax.benchmarks",
     "molo_jax.weights.imagenet",
     "molo_jax.weights.torch_map",
 )
@@ -50,7 +53,9 @@ ROOMS = {
         # How tensors were named in older files.
         "molo_jax.old_checkpoints",
     ),
-    "data": ("molo_jax.downloads",),
+    # What is recorded of the benchmarks needs nothing of the package.
+    "benchmarks": (),
+    "data": ("molo_jax.benchmarks", "molo_jax.console", "molo_jax.downloads"),
     "weights": (
         "molo_jax.methods",
         "molo_jax.backbones",

@@ -323,7 +323,7 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     model = evaluate.nnx.merge(network.graphdef, *weights)
     clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
-    pixels = eval_views(np.stack(clips), 32)
+    pixels = eval_views(np.stack(clips), 32, (0.45, 0.225))
     whole_episode = Episode(
         support=pixels[:3],
         query=pixels[3:],

@@ -1,35 +1,17 @@
 """The benchmark of matching: its rows add up, follow from the shapes, and errors are one line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import run
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 SCRIPT = FOLDER / "matching.py"
-# Nothing here depends on speed: compiled in a hurry.
-QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(ROOT),
-}
 TINY = ["--episodes=5", "--batch=2", "--classes=3", "--videos=3", "--way=2", "--frames=3"]
 PARTS = ("compile", "draw", "gather", "match", "rest")
-
-
-def run(*command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        env=os.environ | QUICK,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

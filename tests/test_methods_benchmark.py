@@ -1,34 +1,16 @@
 """The comparison of all methods: its table shows the result files, and a stopped one goes on."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks/methods.py"
-# Nothing here depends on speed: compiled in a hurry.
-QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": str(ROOT),
-}
 TITLES = {"protonet": "ProtoNet", "otam": "OTAM"}
 SMALL = ("--method=protonet,otam", "--steps=2", "--episodes=3")
-
-
-def run(*command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        text=True,
-        env=os.environ | QUICK,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_imports import ROOMS
 
+from molo_jax.benchmarks import BENCHMARKS
 from molo_jax.config import base_config, config_keys
-from molo_jax.data.lists.official import BENCHMARKS
 from molo_jax.methods.settings import METHODS, Settings, own_fields
 
 ROOT = Path(__file__).parents[1]
@@ -105,9 +105,9 @@ def test_the_table_of_benchmarks_has_the_numbers_of_their_lists():
     for row, (name, benchmark) in zip(table, BENCHMARKS.items(), strict=True):
         assert f"`{name}`" in row[0]
         assert row[1] == f"`{name}_1shot`, `{name}_5shot`"
-        splits = [benchmark.splits[split] for split in ("train", "val", "test")]
-        assert row[2] == ", ".join(f"{split.videos:,}" for split in splits)
-        assert row[3] == ", ".join(str(split.classes) for split in splits)
+        sizes = [benchmark.lists[split].size for split in ("train", "val", "test")]
+        assert row[2] == ", ".join(f"{size.videos:,}" for size in sizes)
+        assert row[3] == ", ".join(str(size.classes) for size in sizes)
 
 
 def test_the_table_of_rooms_is_the_one_that_is_enforced():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from molo_jax import workdir
+from molo_jax import files
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.workdir import LOCK_FILE, work_folder
 
@@ -99,7 +99,7 @@ def test_where_the_file_system_has_no_locks_the_training_runs_with_a_warning(
     def flock(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    monkeypatch.setattr(files.fcntl, "flock", flock)
     with work_folder(tmp_path, for_training=True):
         pass
     assert caplog.messages == [f"{tmp_path}/.lock cannot be locked (No locks available)"]
@@ -109,7 +109,7 @@ def test_a_full_disk_names_the_lock_file_and_leaves_none(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(workdir.os, "write", full)
+    monkeypatch.setattr(files.os, "write", full)
     message = rf"^{tmp_path}/{LOCK_FILE} cannot be written: No space left on device; make room"
     with pytest.raises(MoloError, match=message), work_folder(tmp_path, for_training=True):
         raise AssertionError

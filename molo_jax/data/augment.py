@@ -16,10 +16,9 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from molo_jax.data.clips.episodes import check_seed
 from molo_jax.errors import UsageError
 
-MEAN, STD = 0.45, 0.225
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _QUERY_DRAWS = 12  # flip, gray, place (2), factors (3), hue, order (4)
 
 
@@ -34,24 +33,14 @@ class AugmentConfig:
         contrast: the same for contrast.
         saturation: the same for saturation.
         hue: the shift is uniform in [-hue, hue]; 1 is a whole turn of the hue circle.
-
-    Raises:
-        UsageError: a value is out of range.
     """
 
-    flip: float = 0.5
-    gray: float = 0.3
-    brightness: float = 0.5
-    contrast: float = 0.5
-    saturation: float = 0.5
-    hue: float = 0.25
-
-    def __post_init__(self):
-        highest = {"flip": 1.0, "gray": 1.0, "hue": 0.5}
-        for field in dataclasses.fields(self):
-            value, limit = getattr(self, field.name), highest.get(field.name, float("inf"))
-            if not 0 <= value <= limit:
-                raise UsageError(f"augment.{field.name} is {value}; expected 0 to {limit}")
+    flip: float
+    gray: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
 
 
 def episode_key(seed: int, split_name: str, index: Int[Array, ""] | int) -> Key[Array, ""]:
@@ -71,7 +60,7 @@ def train_views(
     query: UInt8[Array | np.ndarray, "q t r r c"],
     crop: int,
     config: AugmentConfig,
-    normalization: tuple[float, float] = (MEAN, STD),
+    normalization: tuple[float, float],
 ) -> tuple[Float[Array, "s t {crop} {crop} c"], Float[Array, "q t {crop} {crop} c"]]:
     """The clips of one training episode as the model gets them.
 
@@ -98,7 +87,7 @@ def train_views(
 def eval_views(
     clips: UInt8[Array | np.ndarray, "... r r c"],
     crop: int,
-    normalization: tuple[float, float] = (MEAN, STD),
+    normalization: tuple[float, float],
 ) -> Float[Array, "... {crop} {crop} c"]:
     """Center crop and normalization: clips as the model gets them in evaluation.
 
@@ -116,37 +105,14 @@ def eval_views(
     return normalize(_to_unit(clips[..., window, window, :]), *normalization)
 
 
-def normalize(
-    pixels: Float[Array, "*axes"], mean: float = MEAN, std: float = STD
-) -> Float[Array, "*axes"]:
-    """(pixels - mean) / std, for pixels in [0, 1]; mean 0.45 and std 0.225 are the papers'."""
+def normalize(pixels: Float[Array, "*axes"], mean: float, std: float) -> Float[Array, "*axes"]:
+    """(pixels - mean) / std, for pixels in [0, 1]."""
     return (pixels - mean) / std
 
 
 def to_gray(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w c"]:
     """Luma in all three channels: .299 red + .587 green + .114 blue."""
     return jnp.broadcast_to(_luma(clip), clip.shape)
-
-
-def adjust_brightness(
-    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
-) -> Float[Array, "t h w c"]:
-    """Blends with black: clamp(factor · clip)."""
-    return _blend(clip, _BRIGHTNESS, factor)
-
-
-def adjust_contrast(
-    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
-) -> Float[Array, "t h w c"]:
-    """Blends with each frame's mean luma: clamp(factor · clip + (1 - factor) · mean)."""
-    return _blend(clip, _CONTRAST, factor)
-
-
-def adjust_saturation(
-    clip: Float[Array, "t h w c"], factor: Float[Array, ""] | float
-) -> Float[Array, "t h w c"]:
-    """Blends with the luma: clamp(factor · clip + (1 - factor) · luma)."""
-    return _blend(clip, _SATURATION, factor)
 
 
 def adjust_hue(
@@ -185,10 +151,9 @@ def color_jitter(
         clip: pixels in [0, 1].
         factors: of brightness, contrast and saturation; 1 changes nothing.
         hue_shift: in turns; None leaves the operation out.
-        order: the operations in the order of their application; 0 brightness, 1 contrast,
-            2 saturation, 3 hue.
+        order: BRIGHTNESS, CONTRAST, SATURATION and HUE in the order of their application.
     """
-    hue_place = jnp.argmax(order == _HUE)
+    hue_place = jnp.argmax(order == HUE)
     places = jnp.arange(3)
     blends = order[places + (places >= hue_place)]  # the order without the hue
     amounts = factors[blends]
@@ -248,24 +213,31 @@ def _blend_all(
     clip: Float[Array, "t h w c"], operations: Int[Array, "n"], factors: Float[Array, "n"]
 ) -> Float[Array, "t h w c"]:
     for operation, factor in zip(operations, factors, strict=True):
-        clip = _blend(clip, operation, factor)
+        clip = blend(clip, operation, factor)
     return clip
 
 
-def _blend(
+def blend(
     clip: Float[Array, "t h w c"],
     operation: Int[Array, ""] | int,
     factor: Float[Array, ""] | float,
 ) -> Float[Array, "t h w c"]:
-    """clamp(factor · clip + (1 - factor) · base); factor 1 gives back the clip exactly."""
+    """clamp(factor · clip + (1 - factor) · base); factor 1 gives back the clip exactly.
+
+    Args:
+        clip: pixels in [0, 1].
+        operation: BRIGHTNESS, whose base is black; CONTRAST, each frame's mean luma; or SATURATION,
+            the luma.
+        factor: of the operation.
+    """
     luma = _luma(clip)
     mean = jnp.mean(luma, axis=(1, 2), keepdims=True)
-    base = jnp.where(operation == _SATURATION, luma, jnp.where(operation == _CONTRAST, mean, 0))
+    base = jnp.where(operation == SATURATION, luma, jnp.where(operation == CONTRAST, mean, 0))
     return jnp.clip(factor * clip + (1 - factor) * base, 0, 1)
 
 
 def _luma(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w 1"]:
-    return jnp.sum(clip * jnp.array(GREY_WEIGHTS, clip.dtype), axis=-1, keepdims=True)
+    return jnp.sum(clip * jnp.array(_GRAY_WEIGHTS, clip.dtype), axis=-1, keepdims=True)
 
 
 def _to_unit(clips: UInt8[Array | np.ndarray, "*axes"]) -> Float[Array, "*axes"]:

@@ -25,8 +25,8 @@ from molo_jax.data.clips.episodes import (
     ResolvedEpisode,
 )
 from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.store.processes import cores
 from molo_jax.data.video.containers import BadVideoError
-from molo_jax.data.video.frames import SAMPLINGS
 from molo_jax.errors import UsageError
 
 tf.config.set_visible_devices([], "GPU")  # accelerators belong to JAX
@@ -83,7 +83,6 @@ def episode_batches(
     prefetch: int,
     resize: int,
     sampling: str,
-    static: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Generator[dict[str, np.ndarray], None, None]:
@@ -102,7 +101,6 @@ def episode_batches(
         prefetch: batches kept ready.
         resize: side of the square that frames are resized to.
         sampling: one of `frames.SAMPLINGS`.
-        static: show one frame T times in every clip.
         process_index: number of this host, which gets its contiguous share of every batch.
         process_count: number of hosts.
 
@@ -118,7 +116,7 @@ def episode_batches(
         UsageError: an argument is out of range, or the data were prepared for other clips.
         MoloError: a class has too few videos that are not known to be bad.
     """
-    reader = _Reader(dataset, sampling, resize, static, sampler.num_frames)
+    reader = _Reader(dataset, sampling, resize, False, sampler.num_frames)
     count = (INDEX_LIMIT if stop is None else stop) - start
     if process_count > 1:
         count = _host_count(count, batch_size, process_count, endless=stop is None)
@@ -226,10 +224,6 @@ class _Reader:
     num_frames: int | None
 
     def __post_init__(self):
-        if self.sampling not in SAMPLINGS:
-            raise UsageError(
-                f"sampling is {self.sampling!r}; expected one of {', '.join(SAMPLINGS)}"
-            )
         _at_least(1, resize=self.resize)
         if self.num_frames is not None:
             self.dataset.check_use(
@@ -322,7 +316,7 @@ class _Batches:
         self._begun: dict[int, _Arrays] = {}
         self._lock = threading.Lock()
         self._failures: dict[int, Exception] = {}
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or cores()
 
         @tf.autograph.experimental.do_not_convert
         def call(position):

@@ -21,12 +21,14 @@ from collections.abc import Iterator, Mapping
 
 import av
 import numpy as np
-import tqdm
 from jaxtyping import Float, UInt8
 
-from molo_jax.data.store.processes import follow_parent, undisturbed
-from molo_jax.errors import MoloError, UsageError, shortened
-from molo_jax.files import parse_json, replacing
+from molo_jax.console import Progress
+from molo_jax.data.lists.division import DEFAULT_RATIO
+from molo_jax.data.lists.splits import SPLIT_FILE, STANDARD_SPLITS
+from molo_jax.data.store.processes import cores, follow_parent, undisturbed
+from molo_jax.errors import MoloError, shortened
+from molo_jax.files import parse_json, replacing, write_text
 
 # Directions of straight motion, counter-clockwise, as multiples of 45 degrees from the right.
 _DIRECTIONS = {
@@ -51,8 +53,8 @@ TRAJECTORIES = ("still", *_DIRECTIONS, *_SWINGS, *_CIRCLES)
 ROTATIONS = {"": 0.0, "spin_left": 1.0, "spin_right": -1.0}
 GROWTHS = ("", "grow", "shrink", "pulse")
 
-# Number of classes of each split, as in the benchmarks.
-SPLIT_CLASSES = {"train": 64, "val": 12, "test": 24}
+# Number of classes of each split.
+SPLIT_CLASSES = dict(zip(STANDARD_SPLITS, DEFAULT_RATIO, strict=True))
 VIDEOS_PER_CLASS = {"train": 30, "val": 20, "test": 20}
 # Fixes which motions are the classes of which split; the same for every dataset.
 _CLASS_SEED = 2023
@@ -257,7 +259,7 @@ def generate(
     *,
     seed: int = 0,
     videos_per_class: Mapping[str, int] | None = None,
-    workers: int | None = None,
+    workers: int = 0,
 ) -> None:
     """Writes the dataset: ``out/videos/<class>/*.mp4`` and ``out/splits/<split>_few_shot.txt``.
 
@@ -267,43 +269,29 @@ def generate(
     Args:
         out: folder of the dataset; created if need be.
         seed: fixes every pixel.
-        videos_per_class: number of videos of each class, by split (default
-            :data:`VIDEOS_PER_CLASS`).
-        workers: number of processes (default: one for each processor).
+        videos_per_class: number of videos of each class, by split; of the others as in
+            :data:`VIDEOS_PER_CLASS`.
+        workers: number of processes; 0 for one per CPU core.
 
     Raises:
-        UsageError: if a number is out of range.
         MoloError: if the folder holds a dataset made with other settings, or cannot be written.
     """
-    counts = dict(VIDEOS_PER_CLASS if videos_per_class is None else videos_per_class)
-    _check(seed, counts)
+    counts = {**VIDEOS_PER_CLASS, **(videos_per_class or {})}
     try:
-        _claim(out, {"seed": seed, "videos_per_class": counts})
+        _keep_settings(out, {"seed": seed, "videos_per_class": counts})
         videos = out / "videos"
         jobs = list(_jobs(seed, counts))
         for folder in sorted({(videos / job.name).parent for job in jobs}):
             folder.mkdir(parents=True, exist_ok=True)
         for leftover in videos.glob("*/.*.part"):
             leftover.unlink()
-        _run(videos, [job for job in jobs if not (videos / job.name).exists()], len(jobs), workers)
+        _run(videos, [job for job in jobs if not (videos / job.name).exists()], workers)
         _write_splits(out / "splits", jobs)
     except OSError as error:
         raise MoloError(f"cannot write the dataset in {out}: {error}") from error
 
 
-def _check(seed: int, counts: Mapping[str, int]) -> None:
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; expected a non-negative integer")
-    if set(counts) != set(SPLIT_CLASSES):
-        raise UsageError(
-            f"videos_per_class names {', '.join(counts)}; expected {', '.join(SPLIT_CLASSES)}"
-        )
-    for split, count in counts.items():
-        if count < 1:
-            raise UsageError(f"videos_per_class of {split} is {count}; expected at least 1")
-
-
-def _claim(out: pathlib.Path, settings: dict) -> None:
+def _keep_settings(out: pathlib.Path, settings: dict) -> None:
     """Notes the settings in the folder, or checks that they are those noted there."""
     note = out / "dataset.json"
     out.mkdir(parents=True, exist_ok=True)
@@ -319,7 +307,7 @@ def _claim(out: pathlib.Path, settings: dict) -> None:
                 " delete the folder or choose another"
             )
         return
-    _write_text(note, json.dumps(settings, indent=1))
+    write_text(note, json.dumps(settings, indent=1))
 
 
 def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
@@ -329,23 +317,20 @@ def _jobs(seed: int, counts: Mapping[str, int]) -> Iterator[_Job]:
                 yield _Job(split, index, number, seed)
 
 
-def _run(videos: pathlib.Path, jobs: list[_Job], total: int, workers: int | None) -> None:
-    progress = tqdm.tqdm(
-        total=total, initial=total - len(jobs), unit="video", desc="generate", mininterval=0.5
-    )
+def _run(videos: pathlib.Path, jobs: list[_Job], workers: int) -> None:
     # A forked child of a process with threads (JAX has some) can deadlock.
     spawn = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers or os.cpu_count(),
+        workers or cores(),
         mp_context=spawn,
         initializer=follow_parent,
     )
-    with progress, pool:
+    with Progress("generate", "videos", len(jobs)) as progress, pool:
         try:
             make = functools.partial(_make, videos)
             # Hands over all jobs, which starts the processes.
             for _ in undisturbed(lambda: pool.map(make, jobs, chunksize=8)):
-                progress.update()
+                progress.update(1)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -354,9 +339,4 @@ def _write_splits(folder: pathlib.Path, jobs: list[_Job]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLIT_CLASSES:
         lines = [f"{split}{j.class_index}//{j.name}\n" for j in jobs if j.split == split]
-        _write_text(folder / f"{split}_few_shot.txt", "".join(lines))
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
+        write_text(folder / SPLIT_FILE.format(split=split), "".join(lines))

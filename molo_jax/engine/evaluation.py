@@ -31,7 +31,7 @@ class Clip(Protocol):
 
 
 @runtime_checkable
-class Episode(Protocol):
+class ResolvedEpisode(Protocol):
     """An episode without its pixels; labels count from 0, classes are positions in the split."""
 
     support: Sequence[Clip]
@@ -156,7 +156,7 @@ def _grown(table: np.ndarray, size: int) -> np.ndarray:
 
 
 def evaluate_episodes(
-    resolve: Callable[[int], Episode],
+    resolve: Callable[[int], ResolvedEpisode],
     episodes: int,
     *,
     store: FeatureStore,
@@ -188,7 +188,7 @@ def evaluate_episodes(
 
 
 def _groups(
-    resolve: Callable[[int], Episode], episodes: int, capacity: int
+    resolve: Callable[[int], ResolvedEpisode], episodes: int, capacity: int
 ) -> Iterator[Sequence[int]]:
     """Cuts the episodes into runs of which all clips fit the store at once."""
     start, keys = 0, set()
@@ -202,8 +202,8 @@ def _groups(
 
 
 def _embedded(
-    resolve: Callable[[int], Episode], indices: Sequence[int], store: FeatureStore
-) -> list[Episode]:
+    resolve: Callable[[int], ResolvedEpisode], indices: Sequence[int], store: FeatureStore
+) -> list[ResolvedEpisode]:
     """Embeds the clips of the episodes, and of what takes the place of those that prove bad."""
     while True:
         group = [resolve(index) for index in indices]
@@ -211,12 +211,16 @@ def _embedded(
             return group
 
 
-def _clips(episode: Episode) -> list[Clip]:
+def _clips(episode: ResolvedEpisode) -> list[Clip]:
     return [*episode.support, *episode.query]
 
 
 def _correct(
-    part: Sequence[Episode], table: Features, store: FeatureStore, match: MatchEpisodes, batch: int
+    part: Sequence[ResolvedEpisode],
+    table: Features,
+    store: FeatureStore,
+    match: MatchEpisodes,
+    batch: int,
 ) -> Float[np.ndarray, "e q"]:
     """Matches a batch; a short one is filled up with its first episode."""
     filled = [*part, *[part[0]] * (batch - len(part))]

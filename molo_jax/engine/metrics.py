@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import parse_json, replacing, written
+from molo_jax.files import parse_json, write_text, written
 
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
@@ -149,8 +149,8 @@ def _no_metrics(path: Path, number: int, problem: str) -> MoloError:
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    with written(path), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with written(path):
+        write_text(path, text)
 
 
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

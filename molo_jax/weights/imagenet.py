@@ -6,9 +6,10 @@ from ml_collections import ConfigDict
 
 from molo_jax import downloads
 from molo_jax.backbones import backbone_info
-from molo_jax.config import IMAGENET, WEIGHT_FILES
+from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
 from molo_jax.files import check_file
+from molo_jax.weights.torch_files import is_torch_path
 
 # The folders of checkpoints in a work folder: the newest, and the best on the val split.
 LATEST, BEST = "checkpoints", "best"
@@ -35,7 +36,7 @@ def check_sources(config: ConfigDict, workdir: Path, *, trains: bool) -> None:
         return
     if config.init_from:
         path = Path(config.init_from)
-        if path.suffix.lower() in WEIGHT_FILES:
+        if is_torch_path(path):
             check_file(path, "a PyTorch file")
         elif not path.exists():
             raise MoloError(f"--config.init_from={path} does not exist")

@@ -122,14 +122,6 @@ def test_hosts_get_contiguous_shares_of_every_batch(open_dataset):
         assert_same(batch, {f: np.concatenate([first[f], second[f]]) for f in EPISODE_FIELDS})
 
 
-def test_static_clips_repeat_their_middle_frame(open_dataset, read_codes):
-    dataset = open_dataset()
-    moving, still = (collect(stream(dataset, stop=2, static=static)) for static in (False, True))
-    for moving_clip, still_clip in zip(moving["query"][1], still["query"][1], strict=True):
-        frames, codes = read_codes(moving_clip)
-        assert read_codes(still_clip) == ([frames[FRAMES // 2]] * FRAMES, codes)
-
-
 def test_bad_videos_are_left_out_of_their_classes_whatever_the_workers(
     open_dataset, spoiled_videos, read_codes
 ):
@@ -226,7 +218,6 @@ def test_a_class_left_with_too_few_videos_ends_the_stream_and_later_ones(open_da
         ({"workers": -1}, "workers is -1; expected at least 0"),
         ({"prefetch": -2}, "prefetch is -2; expected at least 0"),
         ({"resize": 0}, "resize is 0; expected at least 1"),
-        ({"sampling": "dense"}, "sampling is 'dense'; expected one of segments, window"),
         ({"batch_size": 3, "process_count": 2}, "batch of 3 episodes cannot be shared by 2"),
         ({"stop": 7, "process_count": 2}, "7 episodes are no whole number of batches of 2"),
     ],
@@ -340,6 +331,19 @@ def test_clips_come_in_the_order_of_the_requests_in_full_batches(open_dataset, r
         frames = segment_frames(LENGTH, request.draws).tolist()
         assert read_codes(clip) == (frames, [codes[video]] * FRAMES)
     assert not clips[6:].any()
+
+
+def test_static_clips_repeat_their_middle_frame(open_dataset, read_codes):
+    dataset = open_dataset()
+    requests = [
+        make_sampler(dataset, frame_draw="video").clip(*video) for video in ((0, 0), (2, 4))
+    ]
+    (moving,), (still,) = (
+        clips_of(dataset, requests, static=static, batch_size=2) for static in (False, True)
+    )
+    for moving_clip, still_clip in zip(moving.clips, still.clips, strict=True):
+        frames, codes = read_codes(moving_clip)
+        assert read_codes(still_clip) == ([frames[FRAMES // 2]] * FRAMES, codes)
 
 
 def test_no_clips_make_no_batches(open_dataset):

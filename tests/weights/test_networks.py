@@ -3,7 +3,6 @@ import functools
 import hashlib
 import json
 import re
-import shutil
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from molo_jax.weights import imagenet, networks, torch_files, torch_map
 
 ARCHITECTURE = {"backbone": "resnet18", "num_classes": 7}
 MODEL = MoLoSettings(num_classes=7, backbone="resnet18")
+pytestmark = pytest.mark.usefixtures("keep_no_networks")
 
 
 @functools.cache
@@ -36,13 +36,6 @@ def flat(*states):
     return {
         path: np.asarray(leaf[...]) for state in states for path, leaf in nnx.to_flat_state(state)
     }
-
-
-@pytest.fixture(autouse=True)
-def _keep_no_networks(tmp_path):
-    """Removes what a test wrote: a network has 75 MB, and pytest keeps the files of three runs."""
-    yield
-    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from molo_jax.data.clips.source import ClipSource, check_folder, check_policy
+from molo_jax.data.clips.source import ClipSource, check_folder
 from molo_jax.data.lists.finder import VideoFolder
 from molo_jax.data.lists.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
 from molo_jax.data.video.decode import VideoMetadata, decode_clip
@@ -56,7 +56,6 @@ class VideoDataset(ClipSource):
             MoloError: the folder or the list is missing, the list is malformed, or videos are
                 missing and `on_bad_video` is "fail".
         """
-        check_policy(on_bad_video)
         root = os.fspath(root)
         list_path = os.path.join(split_dir, SPLIT_FILE.format(split=split))
         check_folder(root, how_to_get)

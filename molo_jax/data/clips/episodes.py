@@ -9,6 +9,7 @@ worker or after which restart that was found out.
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,8 @@ class EpisodeSampler:
             if count < 1:
                 raise UsageError(f"{name} is {count}; expected at least 1")
         if frame_draw not in FRAME_DRAWS:
-            raise UsageError(f"frame_draw is {frame_draw!r}; expected 'episode' or 'video'")
+            known = " or ".join(map(repr, FRAME_DRAWS))
+            raise UsageError(f"frame_draw is {frame_draw!r}; expected {known}")
         self._root = (check_seed(seed), zlib.crc32(split_name.encode()))
         self.class_sizes = tuple(class_sizes)
         self.split_name, self.frame_draw = split_name, frame_draw
@@ -138,29 +140,10 @@ class EpisodeSampler:
         self._check_classes()
 
     @classmethod
-    def from_split(
-        cls,
-        split: Split,
-        *,
-        seed: int,
-        n_way: int,
-        n_shot: int,
-        n_query: int,
-        num_frames: int,
-        frame_draw: str = "episode",
-    ) -> "EpisodeSampler":
-        """The sampler of a split list; the arguments are those of the class."""
-        return cls(
-            split.class_sizes,
-            seed,
-            split.name,
-            n_way,
-            n_shot,
-            n_query,
-            num_frames,
-            frame_draw,
-            class_ids=split.classes,
-        )
+    def from_split(cls, split: Split, **arguments: Any) -> "EpisodeSampler":
+        """The sampler of a split list; the other arguments are those of the class."""
+        sizes, ids = split.class_sizes, split.classes
+        return cls(sizes, split_name=split.name, class_ids=ids, **arguments)
 
     @property
     def need(self) -> int:

@@ -31,7 +31,9 @@ class ClipSource(abc.ABC):
     """
 
     def __init__(self, split: Split, on_bad_video: str):
-        check_policy(on_bad_video)
+        if on_bad_video not in BAD_VIDEO_POLICIES:
+            known = " or ".join(map(repr, BAD_VIDEO_POLICIES))
+            raise UsageError(f"on_bad_video is {on_bad_video!r}; expected {known}")
         self.split = split
         self.on_bad_video = on_bad_video
         self._bad: dict[tuple[int, int], str] = {}
@@ -156,16 +158,6 @@ class ClipSource(abc.ABC):
             self._bad.setdefault(video, error.reason)
         if not known:
             logger.warning("%s; left out of class %d", error, self.video(*video).class_id)
-
-
-def check_policy(on_bad_video: str) -> None:
-    """Checks what to do about bad videos.
-
-    Raises:
-        UsageError: it is neither "fail" nor "skip".
-    """
-    if on_bad_video not in BAD_VIDEO_POLICIES:
-        raise UsageError(f"on_bad_video is {on_bad_video!r}; expected 'fail' or 'skip'")
 
 
 def check_folder(folder: str | os.PathLike[str], remedy: str) -> None:

@@ -67,9 +67,9 @@ class Division:
     def _title(self) -> str:
         if self.ratio is None:
             return f"classes of the splits, by {self.divider}:"
-        title = f"classes of the splits, by --ratio={_joined(self.ratio)} and --seed={self.seed}"
+        title = f"classes of the splits, by --ratio={joined(self.ratio)} and --seed={self.seed}"
         if self.instead_of:
-            usual = f"{_joined(DEFAULT_RATIO)} would give {_joined(self.instead_of)} classes"
+            usual = f"{joined(DEFAULT_RATIO)} would give {joined(self.instead_of)} classes"
             title += f" ({usual}, too few for an episode)"
         return f"{title}:"
 
@@ -145,7 +145,8 @@ def _largest_remainders(total: int, ratio: Sequence[int]) -> list[int]:
     return counts
 
 
-def _joined(numbers: Iterable[int]) -> str:
+def joined(numbers: Iterable[int]) -> str:
+    """Writes a ratio as the flag takes it, such as 64,12,24."""
     return ",".join(map(str, numbers))
 
 

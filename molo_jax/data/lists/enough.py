@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from molo_jax.data.lists.directory import printable
-from molo_jax.data.lists.division import DEFAULT_RATIO, Division, fitting_ratio, share_out
+from molo_jax.data.lists.division import DEFAULT_RATIO, Division, fitting_ratio, joined, share_out
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.store.records import Listed
 
@@ -17,7 +17,7 @@ _NAMED = 3
 # The default ratio of a training without validation.
 _WITHOUT_VAL = (DEFAULT_RATIO[0], 0, DEFAULT_RATIO[2])
 # The flags that set the shots and the queries of a split's episodes.
-_FLAGS = {
+EPISODE_FLAGS = {
     "train": ("train_n_shot", "train_n_query"),
     "val": ("train_n_shot", "n_query"),
     "test": ("n_shot", "n_query"),
@@ -165,19 +165,19 @@ class Shortages:
         division, way = self._division, self._needs[self._narrow[0]].n_way
         there = _enumerate([f"{split} {len(self._classes[split])}" for split in self._needs])
         if division is None or division.ratio is None:
-            fact = f"{way}-way episodes need {way} classes in every split: {there}"
-            return f"{fact}; {self._classes_remedy()}"
+            lack = f"{way}-way episodes need {way} classes in every split: {there}"
+            return f"{lack}; {self._classes_remedy()}"
         title = plural(division.total, "class", "classes")
         if fitting_ratio(division.total, division.ratio, way):
-            fact = f"{title}, divided into {there}; {way}-way episodes need {way} in each"
-            return f"{fact}: {self._classes_remedy()}"
+            lack = f"{title}, divided into {there}; {way}-way episodes need {way} in each"
+            return f"{lack}: {self._classes_remedy()}"
         asked, verb = _asked(division), "is" if division.total == 1 else "are"
         each = f", {way} in each of {_enumerate(asked)}" if len(asked) > 1 else f" in {asked[0]}"
         to_train = " to train" if "train" in asked else ""
-        fact = (
+        lack = (
             f"{title} {verb} not enough{to_train}: {way}-way episodes need {way * len(asked)}{each}"
         )
-        return f"{fact}; {self._classes_remedy()}"
+        return f"{lack}; {self._classes_remedy()}"
 
     def _classes_remedy(self) -> str:
         division, way = self._division, self._needs[self._narrow[0]].n_way
@@ -187,7 +187,7 @@ class Shortages:
             return f"add classes to {_enumerate(self._narrow)}{narrower}"
         fits = fitting_ratio(division.total, division.ratio, way)
         if fits:
-            return f"use --ratio={','.join(map(str, fits))}"
+            return f"use --ratio={joined(fits)}"
         return self._too_few_to_divide(division, way)
 
     def _too_few_to_divide(self, division: Division, way: int) -> str:
@@ -196,8 +196,7 @@ class Shortages:
         if (widest := total // len(asked)) > 1:
             choices.append(f"use --n_way={widest}{_ratio_flag(division, widest)}")
         if len(asked) == 3 and (without_val := fitting_ratio(total, _WITHOUT_VAL, way)):
-            ratio = ",".join(map(str, without_val))
-            choices.append(f"do without validation (--ratio={ratio})")
+            choices.append(f"do without validation (--ratio={joined(without_val)})")
         if len(asked) > 1 and widest < 2 <= total:
             narrower = "" if total >= way else f" --n_way={total}"
             choices.append(f"only test a network that is trained (--ratio=0,0,1{narrower})")
@@ -222,12 +221,12 @@ class Shortages:
         """Numbers of shots and queries that every class has enough videos for; {} without any."""
         flags: dict[str, int] = {}
         for split, poor in self._poor.items():
-            if not poor or split not in _FLAGS:
+            if not poor or split not in EPISODE_FLAGS:
                 continue
             least = min(counts.usable for _, counts in poor)
             if least < 2:
                 return {}
-            need, (shot, query) = self._needs[split], _FLAGS[split]
+            need, (shot, query) = self._needs[split], EPISODE_FLAGS[split]
             if split == "test":
                 n_query = min(need.n_query, least - 1)
                 numbers = {shot: least - n_query, query: n_query}
@@ -270,7 +269,7 @@ def _ratio_flag(division: Division, n_way: int) -> str:
     fits = fitting_ratio(division.total, division.ratio, n_way)
     if division.ratio == DEFAULT_RATIO or fits == share_out(division.total, division.ratio):
         return ""
-    return f" --ratio={','.join(map(str, fits))}"
+    return f" --ratio={joined(fits)}"
 
 
 def _too_few_videos(split: str, class_id: int, counts: Counts, need: Need) -> str:

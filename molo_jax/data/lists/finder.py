@@ -79,8 +79,8 @@ class _Wanted(NamedTuple):
         return cls("/".join(parts[:-1]), parts[-1], *split_extension(parts[-1]))
 
 
-class _Claim(NamedTuple):
-    """The best files of one level for a name; `rank` compares claims of several names."""
+class _Candidates(NamedTuple):
+    """The best files of one level for a name; `rank` compares those of several names."""
 
     rank: tuple[int, int]
     files: list[File]
@@ -121,9 +121,9 @@ class VideoFolder(Directory):
         taken: dict[File, str] = {}
         for level in levels if anywhere else levels[:1]:
             # Whoever loses a file to a better fitting name tries again without it.
-            while claims := self._claims(level, wanted, taken):
-                sure = {name: claim for name, claim in claims.items() if not claim.ambiguous}
-                settled = self._settle(sure) if sure else self._settle_ambiguous(claims)
+            while candidates := self._candidates_of_all(level, wanted, taken):
+                sure = {name: own for name, own in candidates.items() if not own.ambiguous}
+                settled = self._settle(sure) if sure else self._settle_ambiguous(candidates)
                 found |= settled
                 for name in settled:
                     wanted.pop(name)
@@ -132,20 +132,20 @@ class VideoFolder(Directory):
         found |= {name: self._absent(want, taken) for name, want in wanted.items()}
         return _without_used_others(found).__getitem__
 
-    def _claims(
+    def _candidates_of_all(
         self,
         level: Callable[[_Wanted], Sequence[File]],
         wanted: dict[str, _Wanted],
         taken: Container[File],
-    ) -> dict[str, _Claim]:
-        claims = {}
+    ) -> dict[str, _Candidates]:
+        candidates = {}
         for name, want in wanted.items():
             files = level(want)
             if files and (taken or self._defects):
                 files = [f for f in files if f not in taken and f not in self._defects]
-            if files and (claim := self._claim(want, files)):
-                claims[name] = claim
-        return claims
+            if files and (own := self._candidates(want, files)):
+                candidates[name] = own
+        return candidates
 
     def _at_path(self, want: _Wanted) -> Sequence[File]:
         files = [file for file in self._same_stem(want) if file[0] == want.folder]
@@ -196,10 +196,10 @@ class VideoFolder(Directory):
             spellings[_fold(stem)] += files
         return spellings
 
-    def _claim(self, want: _Wanted, files: Sequence[File]) -> _Claim | None:
+    def _candidates(self, want: _Wanted, files: Sequence[File]) -> _Candidates | None:
         """Sorts the files for a name, the best first; None if none of them may be taken for it."""
         if len(files) == 1 and files[0][0] == want.folder:
-            return _Claim((-len(_words(want.folder)), _form(want, files[0][1])), files, False)
+            return _Candidates((-len(_words(want.folder)), _form(want, files[0][1])), files, False)
         ranked = sorted(_rank(want, file) for file in files)
         foreign = bool(want.folder) and ranked[0][0] == 0
         if foreign:
@@ -210,7 +210,7 @@ class VideoFolder(Directory):
         scattered = foreign and len({folder for folder, _ in best}) > 1
         # Only of clips and spellings there can be several.
         stems = {split_extension(name)[0] for _, name in best} - {want.stem, want.base}
-        return _Claim(ranked[0][:2], best, scattered or len(stems) > 1)
+        return _Candidates(ranked[0][:2], best, scattered or len(stems) > 1)
 
     def _is_beside_its_class(self, want: _Wanted, folder: str) -> bool:
         """Whether a folder of the name's last folder lies beside this one or one above it."""
@@ -228,30 +228,30 @@ class VideoFolder(Directory):
             self._words_of_folders[folder] = words
         return self._words_of_folders[folder]
 
-    def _settle(self, claims: dict[str, _Claim]) -> dict[str, Found]:
-        """Gives every claimed file to the name it fits best, and to none if there are two."""
-        claimants: dict[File, list[str]] = {}
-        for name, claim in claims.items():
-            claimants.setdefault(claim.files[0], []).append(name)
+    def _settle(self, candidates: dict[str, _Candidates]) -> dict[str, Found]:
+        """Gives every file to the name it fits best, and to none if there are two."""
+        takers: dict[File, list[str]] = {}
+        for name, own in candidates.items():
+            takers.setdefault(own.files[0], []).append(name)
         found = {}
-        for names in claimants.values():
-            best = min(claims[name].rank for name in names)
-            winners = [name for name in names if claims[name].rank == best]
+        for names in takers.values():
+            best = min(candidates[name].rank for name in names)
+            winners = [name for name in names if candidates[name].rank == best]
             for name in winners:
-                found[name] = self._found(claims[name], [n for n in winners if n != name])
+                found[name] = self._found(candidates[name], [n for n in winners if n != name])
         return found
 
-    def _found(self, claim: _Claim, rivals: list[str]) -> Found:
-        paths = self._paths(claim.files)
+    def _found(self, own: _Candidates, rivals: list[str]) -> Found:
+        paths = self._paths(own.files)
         if rivals:
             fits = f"{printable(paths[0])} also fits {printable(rivals[0])}"
             return Found("", paths, f"ambiguous: {fits}")
         return Found(paths[0], paths[1:])
 
-    def _settle_ambiguous(self, claims: dict[str, _Claim]) -> dict[str, Found]:
+    def _settle_ambiguous(self, candidates: dict[str, _Candidates]) -> dict[str, Found]:
         found = {}
-        for name, claim in claims.items():
-            paths = self._paths(claim.files)
+        for name, own in candidates.items():
+            paths = self._paths(own.files)
             found[name] = Found("", paths, f"ambiguous: {_enumerate(paths)}")
         return found
 

@@ -26,7 +26,7 @@ from molo_jax.data.lists.finder import EXTENSIONS, VideoFolder, printable
 from molo_jax.data.lists.split_file import SPELLINGS, Row, closest, read_split_file
 from molo_jax.data.lists.splits import LINE, SPLIT_FILE, STANDARD_SPLITS, Split, Video
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import replacing
+from molo_jax.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FolderLists:
 
     splits: Mapping[str, Split]
     left_out: Mapping[str, str]
-    division: Division | None = None
+    division: Division
 
 
 class _Divided:
@@ -123,7 +123,7 @@ def read_folder(
     return FolderLists(splits, left_out, divided.division)
 
 
-def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
+def write_lists(splits: Mapping[str, Split], folder: str | os.PathLike[str]) -> None:
     """Writes `<split>_few_shot.txt` for each split, as `splits.read_split` reads it.
 
     The list of a split that there is none of, from an earlier time, is removed.
@@ -135,17 +135,11 @@ def write_lists(lists: FolderLists, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in STANDARD_SPLITS:
         path = folder / SPLIT_FILE.format(split=name)
-        if name in lists.splits:
-            videos = (v for members in lists.splits[name].videos for v in members)
-            _write(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
+        if name in splits:
+            videos = (v for members in splits[name].videos for v in members)
+            write_text(path, "".join(f"{name}{v.class_id}//{v.name}\n" for v in videos))
         else:
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _usable(folder: VideoFolder) -> tuple[list[str], dict[str, str]]:

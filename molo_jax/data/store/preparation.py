@@ -1,18 +1,16 @@
-"""The preparation of a data set: finds its videos, checks or prepares them, and gives manifest."""
+"""The preparation of a data set: finds its videos, checks or prepares them, and reports on them."""
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
-from tqdm import tqdm
 
+from molo_jax.console import Progress
 from molo_jax.data.lists.finder import Found, VideoFolder, printable
 from molo_jax.data.lists.splits import Split
 from molo_jax.data.store.processes import in_order
@@ -21,16 +19,14 @@ from molo_jax.data.store.report import Need, Report, VideoState
 from molo_jax.data.video.decode import BadVideoError, one_video, probe
 from molo_jax.data.video.encode import EncodedVideo, encode_or_reason
 from molo_jax.errors import MoloError
-from molo_jax.files import written
+from molo_jax.files import locked
 
 # Videos that the size of the prepared data is estimated from, and how many it takes to bother.
 _SAMPLE, _WORTH_A_SAMPLE = 16, 64
 # Sub-folders that are named.
 _WARNINGS = 5
-# Of an ArrayRecord file and an manifest, for each video.
+# Of an ArrayRecord file and a manifest, for each video.
 _OVERHEAD = 2000
-# Seconds between two log lines where no terminal shows a progress bar.
-_LOG_SECONDS = 60
 
 _Lists = Mapping[str, Sequence[Listed]]
 
@@ -51,9 +47,9 @@ class Plan:
     settings: Settings
     lists: _Lists
     needs: Mapping[str, Need]
-    num_frames: int = 8
-    workers: int = 0
-    seconds: float = 600
+    num_frames: int
+    workers: int
+    seconds: float
 
 
 def find_videos(
@@ -118,18 +114,18 @@ def check(plan: Plan) -> Report:
         workers=plan.workers,
         seconds=plan.seconds,
     )
-    with _progress("check", len(files)) as advance:
+    with Progress("check", "videos", len(files)) as progress:
         outcomes = {}
         for split, listed in plan.lists.items():
-            outcomes[split] = [_outcome(video, results, advance) for video in listed]
-    return _survey(plan, plan.lists, outcomes)
+            outcomes[split] = [_outcome(video, results, progress) for video in listed]
+    return _report(plan, plan.lists, outcomes)
 
 
-def _outcome(video: Listed, results: Iterator[int | str], advance: Any) -> Outcome:
+def _outcome(video: Listed, results: Iterator[int | str], progress: Progress) -> Outcome:
     if not video.usable:
         return Outcome(reason=video.reason)
     result = next(results)
-    advance(1)
+    progress.update(1)
     return Outcome(reason=result) if isinstance(result, str) else Outcome(length=result)
 
 
@@ -173,15 +169,14 @@ def prepare(
 
     folder = prepared_folder(out, plan.settings.dataset).parent
     with lock(folder), contextlib.ExitStack() as stack:
-        advance: list[Any] = []
+        progress: list[Progress] = []
         builder = FewShotVideos(
             data_dir=os.fspath(out),
-            config=plan.settings.dataset,
             settings=plan.settings,
             lists=plan.lists,
             workers=plan.workers,
             seconds=plan.seconds,
-            advance=lambda count: advance[0](count),
+            advance=lambda count: progress[0].update(count),
         )
         unfinished = builder.unfinished()
         begin()
@@ -190,9 +185,9 @@ def prepare(
             logging.info("all videos are prepared already in %s", builder.data_path)
         elif not force:
             _check_space(plan, todo, folder)
-        advance.append(stack.enter_context(_progress("prepare", len(todo))))
+        progress.append(stack.enter_context(Progress("prepare", "videos", len(todo))))
         builder.download_and_prepare(download_config=_download_config(beam_runner, beam_options))
-        return _survey(plan, *_lines(builder.manifests()))
+        return _report(plan, *_lines(builder.manifests()))
 
 
 def _download_config(runner: str | None, options: Sequence[str]) -> Any:
@@ -211,29 +206,20 @@ def _download_config(runner: str | None, options: Sequence[str]) -> Any:
     )
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out of a folder, until the block or the process ends.
+def lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Makes a folder, and keeps a second preparation out of it until the block or process ends.
 
-    Raises:
-        MoloError: naming the folder and the process that is at work in it, or the file that cannot
-            be written.
+    Returns:
+        A context; entering it raises MoloError, naming the folder and the process that is at work
+        in it, or the lock file that cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            other = f" (process {pid})" if (pid := file.read(20).strip()) else ""
-            raise MoloError(
-                f"another preparation{other} is at work in {folder}; wait for it"
-            ) from None
-        with written(folder / ".lock"):
-            # Not through the file object: on a full disk, closing it would fail once more.
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()}\n".encode())
-        yield
+    return locked(
+        folder / ".lock",
+        lambda who: (
+            f"another preparation{f' ({who})' if who else ''} is at work in {folder}; wait for it"
+        ),
+    )
 
 
 def _check_space(plan: Plan, todo: Sequence[str], folder: Path) -> None:
@@ -274,7 +260,7 @@ def _lines(
     return listed, outcomes
 
 
-def _survey(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]) -> Report:
+def _report(plan: Plan, lists: _Lists, outcomes: Mapping[str, Sequence[Outcome]]) -> Report:
     states = [
         VideoState(
             split=split,
@@ -307,26 +293,3 @@ def _status(video: Listed, outcome: Outcome) -> str:
     if not video.file:
         return "missing"
     return "unreadable" if outcome.reason else "good"
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Any]:
-    """Shows rate and time left: a bar on a terminal, now and then a line in a log."""
-    with tqdm(total=total, unit="video", desc=title, disable=None, smoothing=0.05) as bar:
-        began = said = time.monotonic()
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal said, done
-            done += count
-            bar.update(count)
-            now = time.monotonic()
-            if bar.disable and now - said > _LOG_SECONDS:
-                said, rate = now, done / (now - began)
-                left = (total - done) / rate / 60
-                logging.info(
-                    "%s: %d of %d videos, %.1f a second, %.0f min left",
-                    *(title, done, total, rate, left),
-                )
-
-        yield advance

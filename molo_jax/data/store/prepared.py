@@ -11,7 +11,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
-from molo_jax.data.clips.source import ClipSource, check_policy
+from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import STANDARD_SPLITS, Split, Video
 from molo_jax.data.store.records import (
     SETTINGS_FILE,
@@ -72,11 +72,10 @@ class PreparedDataset(ClipSource):
             MoloError: there is no such data set or split, a file of it is missing or damaged, or
                 videos could not be prepared and `on_bad_video` is "fail".
         """
-        check_policy(on_bad_video)
         folder = prepared_folder(out, dataset)
         if not (folder / SETTINGS_FILE).exists():
             raise MoloError(f"there are no prepared videos of {dataset} in {out}. {how_to_get}")
-        paths = sorted(folder.glob(f"*-{split}.array_record-*-of-*[0-9]"))
+        paths = _record_files(folder, split)
         if not paths:
             raise MoloError(f"{folder} has no split {split!r}. {how_to_get}")
         count = int(paths[0].name.rpartition("-of-")[2])
@@ -101,13 +100,13 @@ class PreparedDataset(ClipSource):
         """Reads the lists of all splits that were prepared; the path of each names its split.
 
         Raises:
-            MoloError: an manifest is damaged.
+            MoloError: a manifest is damaged.
         """
         folder = prepared_folder(out, dataset)
         lists = {}
         for split in STANDARD_SPLITS:
-            records = sorted(folder.glob(f"*-{split}.array_record-*-of-*[0-9]"))
-            manifests = [manifest_path(path) for path in records if manifest_path(path).exists()]
+            manifests = map(manifest_path, _record_files(folder, split))
+            manifests = [path for path in manifests if path.exists()]
             if manifests:
                 listed = _split(split, folder, [Manifest.read(path) for path in manifests])
                 lists[split] = dataclasses.replace(listed, path=f"the {split} split of {folder}")
@@ -241,6 +240,10 @@ class PreparedDataset(ClipSource):
 
     def _where(self, name: str) -> str:
         return f"the record of {name} in {self.split.path}"
+
+
+def _record_files(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"*-{split}.array_record-*-of-*[0-9]"))
 
 
 def _listed(manifests: Sequence[Manifest]) -> Iterator[Listed]:

@@ -2,7 +2,7 @@
 
 A prepared data set is a folder `few_shot_videos/<dataset>/<version>` that TFDS can read:
 ArrayRecord files of `tf.train.Example`s, one for each usable video in the order of the split list,
-with `features.json` and `dataset_info.json`. Beside each record file lies an *manifest* (JSON) of
+with `features.json` and `dataset_info.json`. Beside each record file lies a *manifest* (JSON) of
 the listed videos it covers: those whose frames are in it, and those that are not, with the reason.
 The manifests are the index for random access, and what makes a preparation resumable.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from molo_jax.benchmarks import default_sampling
 from molo_jax.data.video.frames import window_reach
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import checked_fields, read_json, write_json
@@ -64,7 +65,7 @@ class Settings:
     def of(cls, dataset: str, **changes: Any) -> "Settings":
         """Returns what suits a data set, with the changes that are not None."""
         given = {name: value for name, value in changes.items() if value is not None}
-        values = {"num_frames": 8} | _SUITABLE.get(dataset, {}) | given
+        values = _suitable(dataset) | given
         if values.get("keep") != "window":
             values["num_frames"] = 0
         return cls(dataset, **values)
@@ -126,12 +127,12 @@ class Settings:
         )
 
 
-_SUITABLE: dict[str, dict[str, Any]] = {
-    # Windows of ten seconds reach a sixth of the frames.
-    "kinetics100": {"keep": "window"},
+def _suitable(dataset: str) -> dict[str, Any]:
+    if default_sampling(dataset) == "window":
+        # Of a video of Kinetics, windows reach a sixth of the frames.
+        return {"keep": "window"}
     # To the few colors of 32 pixels half the resolution would do harm.
-    "synthetic": {"resize": 32, "chroma": "444"},
-}
+    return {"resize": 32, "chroma": "444"} if dataset == "synthetic" else {}
 
 
 def read_settings(path: Path) -> Settings:
@@ -250,7 +251,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """Reads an manifest.
+        """Reads a manifest.
 
         Raises:
             MoloError: the file cannot be read, or is no manifest.

@@ -1,6 +1,6 @@
 """The TFDS builder that prepares videos: JPEG frames in ArrayRecord files, see `records`.
 
-    builder = FewShotVideos(data_dir=out, config="ssv2", settings=settings, lists=lists)
+    builder = FewShotVideos(data_dir=out, settings=settings, lists=lists)
     builder.download_and_prepare()
 
 An interrupted preparation goes on where it was, and a finished one is brought up to date where
@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from molo_jax.data.lists import official
+from molo_jax.benchmarks import BENCHMARKS, OTHER_DATASETS
 from molo_jax.data.store.processes import in_order
 from molo_jax.data.store.records import (
     BUILDER,
@@ -41,37 +41,13 @@ from molo_jax.files import write_json
 _WORK, _OLD = "unfinished", "old"
 
 
-@dataclasses.dataclass
-class VideosConfig(tfds.core.BuilderConfig):
-    """A data set that can be prepared.
-
-    Attributes:
-        homepage: where its videos are to be had.
-        settings: how its frames are stored unless something else is asked for.
-    """
-
-    homepage: str = ""
-    settings: Settings | None = None
-
-
-def _configs() -> list[VideosConfig]:
-    configs = [
-        VideosConfig(
-            name=name,
-            description=f"{known.title}, the few-shot splits of the MoLo code.",
-            homepage=known.videos,
-            settings=Settings.of(name),
-        )
-        for name, known in official.BENCHMARKS.items()
-    ]
-    others = {
-        "synthetic": "Generated videos whose classes are motions.",
-        "folder": "One's own videos, a folder for each class.",
-    }
-    return configs + [
-        VideosConfig(name=name, description=text, settings=Settings.of(name))
-        for name, text in others.items()
-    ]
+def _described(dataset: str) -> tfds.core.BuilderConfig:
+    """Returns what TFDS is told of a data set."""
+    if dataset in BENCHMARKS:
+        text = f"{BENCHMARKS[dataset].title}, the few-shot splits of the MoLo code."
+    else:
+        text = OTHER_DATASETS[dataset]
+    return tfds.core.BuilderConfig(name=dataset, description=text)
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -85,39 +61,40 @@ class FewShotVideos(FileReaderBuilder):
     """Prepares the listed videos of a data set.
 
     Args:
-        settings: how; by default as the configuration says.
+        settings: how, and the name of the data set.
         lists: the videos of each split.
         workers: processes that decode; 0 for one per CPU core.
         seconds: time limit of a video.
         advance: called with the number of videos that are done.
-        arguments: those of `tfds.core.DatasetBuilder`; `data_dir` and `config` matter.
+        arguments: those of `tfds.core.DatasetBuilder`; `data_dir` matters.
     """
 
     name = BUILDER
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = _configs()
 
     def __init__(
         self,
         *,
-        settings: Settings | None = None,
-        lists: Mapping[str, Sequence[Listed]] | None = None,
-        workers: int = 0,
-        seconds: float = 600,
-        advance: Callable[[int], object] = lambda count: None,
+        settings: Settings,
+        lists: Mapping[str, Sequence[Listed]],
+        workers: int,
+        seconds: float,
+        advance: Callable[[int], object],
         **arguments: Any,
     ):
-        super().__init__(**{"file_format": "array_record"} | arguments)
-        self._settings = settings or self.builder_config.settings
-        self._lists = dict(lists or {})
+        super().__init__(
+            file_format="array_record", config=_described(settings.dataset), **arguments
+        )
+        self._settings, self._lists = settings, dict(lists)
         self._workers, self._seconds, self._advance = workers, seconds, advance
         self._work = Path(self.data_path).with_name(f"{VERSION}.{_WORK}")
 
     def _info(self) -> tfds.core.DatasetInfo:
+        dataset = self.builder_config.name
         return _Info(
             builder=self,
             description=self.builder_config.description,
-            homepage=self.builder_config.homepage,
+            homepage=BENCHMARKS[dataset].videos if dataset in BENCHMARKS else "",
             features=make_features(),
             disable_shuffling=True,
         )
@@ -147,7 +124,7 @@ class FewShotVideos(FileReaderBuilder):
             MoloError: the folder was prepared with other settings, or holds other videos.
         """
         self._take_up()
-        self._claim()
+        self._check_settings()
         folder = Path(self.data_path) if self.data_path.exists() else self._work
         stored = stored_records((self._work / _OLD, folder), self._settings)
         self._check_same_videos(folder, stored)
@@ -204,8 +181,8 @@ class FewShotVideos(FileReaderBuilder):
             # Where both names were of one file, replacing has done nothing.
             shutil.rmtree(left)
 
-    def _claim(self) -> None:
-        """Notes the settings, or checks that what is there was made with the same.
+    def _check_settings(self) -> None:
+        """Checks that what is there was made with the same settings.
 
         Raises:
             MoloError: with both settings.

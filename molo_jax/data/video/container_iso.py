@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from molo_jax.data.video.container_parts import truncation
+
 FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 # Boxes on the highest level, and bytes of one index: more than hours of film have.
 _MOST_BOXES, _MOST_INDEX = 1 << 20, 256 << 20
@@ -27,7 +29,7 @@ def iso_defect(file: BinaryIO, size: int) -> str:
             announced = end if kind in FIRST_BOXES else announced
             continue
         if end > size:
-            return _announcement(end, size)
+            return truncation(size, end)
         if end - content > _MOST_INDEX:
             return f"damaged: the index at byte {offset} takes more than {_MOST_INDEX >> 20} MiB"
         file.seek(content)
@@ -38,15 +40,10 @@ def iso_defect(file: BinaryIO, size: int) -> str:
         elif defaults is not None:
             needed = max(needed, _fragment_end(index, offset, defaults))
     if defaults is None:
-        missing = "truncated: it has no index (no 'moov' box)"
-        return _announcement(announced, size) if announced > size else missing
+        return truncation(size, announced) or "truncated: it has no index (no 'moov' box)"
     if needed > size:
         return f"truncated: its frames and sound reach to byte {needed}, the file has {size}"
     return ""
-
-
-def _announcement(announced: int, size: int) -> str:
-    return f"truncated: the header announces {announced} bytes, the file has {size}"
 
 
 def _top_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int, int]]:

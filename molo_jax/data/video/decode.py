@@ -37,20 +37,6 @@ from molo_jax.data.video.metadata import (
 )
 from molo_jax.errors import MoloError
 
-__all__ = [
-    "BadVideoError",
-    "LengthError",
-    "Probe",
-    "VideoMetadata",
-    "decode_clip",
-    "decode_in_order",
-    "one_video",
-    "probe",
-    "read_whole",
-    "reading_plan",
-    "scan",
-]
-
 decord.logging.set_level(decord.logging.QUIET)
 
 _Result = TypeVar("_Result")
@@ -61,18 +47,6 @@ class Probe(NamedTuple):
 
     length: int
     rate: fractions.Fraction
-
-
-class LengthError(BadVideoError):
-    """A file has more or fewer frames than its packets promised.
-
-    Attributes:
-        metadata: the corrected metadata.
-    """
-
-    def __init__(self, path: str, metadata: VideoMetadata, length: int):
-        super().__init__(path, f"{length} frames could be decoded, {metadata.length} were expected")
-        self.metadata = dataclasses.replace(metadata, length=length, jumps_are_right=False)
 
 
 class _ChoiceError(Exception):
@@ -189,9 +163,9 @@ def read_whole(
         if reading.count == metadata.length:
             sure = metadata.jumps_are_right and reading.plain
             return dataclasses.replace(metadata, jumps_are_right=sure), numbers, kept
-        length_error = LengthError(path, metadata, reading.count)
-        metadata = length_error.metadata
-    raise length_error
+        reason = f"{reading.count} frames could be decoded, {metadata.length} were expected"
+        metadata = dataclasses.replace(metadata, length=reading.count, jumps_are_right=False)
+    raise BadVideoError(path, reason)
 
 
 def _choose(path: str, choose: ChooseFrames, metadata: VideoMetadata) -> np.ndarray:
@@ -230,38 +204,25 @@ def probe(path: str) -> Probe:
 
 
 def decode_in_order(
-    path: str,
-    metadata: VideoMetadata,
-    wanted: Collection[int] | None,
-    *,
-    to_the_end: bool,
-    deadline: Deadline = UNLIMITED,
+    path: str, metadata: VideoMetadata, numbers: Collection[int], deadline: Deadline = UNLIMITED
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Decodes a file from its start on, one frame at a time.
+    """Decodes a file from its start to the last of the wanted frames, one frame at a time.
 
     Args:
         path: the video file.
         metadata: what `scan` or an earlier decoding found out about it.
-        wanted: the numbers of the frames that are given out; None for all.
-        to_the_end: decode what follows the last wanted frame too, so that damage is found.
+        numbers: of the frames that are given out.
         deadline: when the reading has to be over.
 
     Yields:
         The number of each wanted frame, ascending, with its pixels: (h, w, 3) uint8 RGB, upright.
 
     Raises:
-        LengthError: to the end, the file turned out to have another number of frames than
-            `metadata` says, see `read_whole`.
         BadVideoError: a frame cannot be decoded.
     """
-    reading = _Reading(path, deadline)
-    last = (
-        None if to_the_end else max(range(metadata.length) if wanted is None else wanted, default=0)
-    )
-    yield from reading.frames(wanted, last)
-    if to_the_end and reading.count != metadata.length:
-        raise LengthError(path, metadata, reading.count)
-    if last is not None and reading.count <= last:
+    reading, last = _Reading(path, deadline), max(numbers)
+    yield from reading.frames(numbers, last)
+    if reading.count <= last:
         raise BadVideoError(path, f"it has {reading.count} frames now, and had {metadata.length}")
 
 
@@ -280,9 +241,9 @@ class _Reading:
         self._to_rgb = av.video.reformatter.VideoReformatter()
 
     def frames(
-        self, wanted: Collection[int] | None, last: int | None = None
+        self, wanted: Collection[int], last: int | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the wanted frames, all for None, and ends after number `last` if given."""
+        """Yields the wanted frames, and ends after number `last` if given."""
         size = None
         with open_video(self._path, self._deadline) as (container, stream):
             for frame in _decoded(self._path, container, stream, self._deadline):
@@ -292,7 +253,7 @@ class _Reading:
                 self.plain = (
                     self.plain and decord_shows(frame) and size == (frame.width, frame.height)
                 )
-                if wanted is None or number in wanted:
+                if number in wanted:
                     yield number, self._pixels(frame)
                 if number == last:
                     return
@@ -368,7 +329,7 @@ def _read_chosen(
         deadline.check(path)
         if batch is not None:
             return zip(numbers, batch, strict=True)
-    return decode_in_order(path, metadata, numbers, to_the_end=False, deadline=deadline)
+    return decode_in_order(path, metadata, numbers, deadline)
 
 
 def _jump(path: str, metadata: VideoMetadata, numbers: list[int]) -> np.ndarray | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-SAMPLINGS = ("segments", "window", "window_middle")
+TRAINING_SAMPLINGS = ("segments", "window")
+SAMPLINGS = (*TRAINING_SAMPLINGS, "window_middle")
 WINDOW_RATE = 35  # frames between two sampled ones, at 12 frames a second
 WINDOW_FPS = 12
 
@@ -42,17 +43,15 @@ def segment_frames(length: int, draws: np.ndarray) -> np.ndarray:
     return positions * segment + np.floor(np.asarray(draws) * segment).astype(np.int64)
 
 
-def window_frames(
-    length: int, fps: float, num_frames: int, start: float | None, rate: int = WINDOW_RATE
-) -> np.ndarray:
-    """T equally spaced frames of a window of T·rate/12 seconds (Kinetics-100).
+def window_frames(length: int, fps: float, num_frames: int, start: float | None) -> np.ndarray:
+    """T equally spaced frames of a window of 35 T / 12 seconds (Kinetics-100).
 
-        clip = T rate fps / 12, or T (length // T) where that is longer than the video
-        begin = start · max(length - clip + 1, 0),  end = begin + clip - rate
+        clip = 35 T fps / 12, or T (length // T) where that is longer than the video
+        begin = start · max(length - clip + 1, 0),  end = begin + clip - 35
         frames = trunc(clip_to(linspace(begin, end, T), 0, length - 1))
 
-    Quirk kept: `rate` is subtracted in frames whatever the video's rate is, so a video shorter than
-    about `rate` frames is shown backwards or as one repeated frame.
+    Quirk kept: 35 is subtracted in frames whatever the video's rate is, so a video shorter than
+    about 35 frames is shown backwards or as one repeated frame.
 
     Args:
         length: number of frames of the video, at least 1.
@@ -60,7 +59,6 @@ def window_frames(
         num_frames: T.
         start: where in the possible range the window begins, in [0, 1); None for the rule used in
             tests, the middle.
-        rate: spacing of the frames at 12 frames a second.
 
     Returns:
         (t,) int64 frame numbers.
@@ -68,9 +66,9 @@ def window_frames(
     Raises:
         FrameRateError: the frame rate is not a positive number, so the window has no length.
     """
-    clip = _window_length(length, fps, num_frames, rate)
+    clip = _window_length(length, fps, num_frames)
     begin = max(length - clip + 1, 0) * (0.5 if start is None else start)
-    points = _linspace(begin, begin + clip - rate, num_frames)
+    points = _linspace(begin, begin + clip - WINDOW_RATE, num_frames)
     return np.clip(points, 0, length - 1).astype(np.int64)
 
 
@@ -86,17 +84,17 @@ def window_reach(length: int, fps: float, num_frames: int) -> np.ndarray:
     Raises:
         FrameRateError: the frame rate is not a positive number.
     """
-    clip = _window_length(length, fps, num_frames, WINDOW_RATE)
+    clip = _window_length(length, fps, num_frames)
     room, first = max(length - clip + 1, 0), np.linspace(0, clip - WINDOW_RATE, num_frames)
     margin = 1e-3
     reach = [np.arange(np.floor(low - margin), np.floor(low + room + margin) + 1) for low in first]
     return np.unique(np.clip(np.concatenate(reach), 0, length - 1).astype(np.int64))
 
 
-def _window_length(length: int, fps: float, num_frames: int, rate: int) -> float:
+def _window_length(length: int, fps: float, num_frames: int) -> float:
     if not (np.isfinite(fps) and fps > 0):
         raise FrameRateError(f"the frame rate is {fps}, so a window in seconds has no length")
-    clip = num_frames * rate * fps / WINDOW_FPS
+    clip = num_frames * WINDOW_RATE * fps / WINDOW_FPS
     return length // num_frames * num_frames if clip > length else clip
 
 

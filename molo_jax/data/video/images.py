@@ -12,8 +12,6 @@ from molo_jax.errors import MoloError
 # The callers decode on threads of their own, or one video a process.
 cv2.setNumThreads(0)
 
-CHROMA = ("420", "444")
-
 
 def resize_frames(
     frames: UInt8[np.ndarray, "t h w 3"], resize: int

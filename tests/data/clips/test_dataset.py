@@ -75,9 +75,10 @@ def test_a_missing_split_list_is_named_with_the_remedy(tmp_path):
     assert str(error.value) == expected
 
 
-def test_an_unknown_policy_is_refused(tmp_path):
+def test_an_unknown_policy_is_refused(motion_data):
+    folders = motion_data / "videos", motion_data / "splits"
     with pytest.raises(UsageError, match="on_bad_video is 'ignore'; expected 'fail' or 'skip'"):
-        VideoDataset.open(tmp_path, tmp_path, "val", on_bad_video="ignore", how_to_get="")
+        VideoDataset.open(*folders, "val", on_bad_video="ignore", how_to_get="")
 
 
 def test_missing_videos_are_counted_and_named_with_their_lines(open_list):

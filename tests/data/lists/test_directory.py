@@ -17,17 +17,17 @@ def make(root, *names):
 
 def test_files_are_listed_by_extension_in_any_case_and_depth(tmp_path):
     make(tmp_path, "b/c/d.MKV", "a.mp4", "b/e.WebM", "b/f.avi", "b/g.MOV", "b/h.txt", "i")
-    listing = Directory.index(tmp_path)
-    assert listing.files() == ["a.mp4", "b/c/d.MKV", "b/e.WebM", "b/f.avi", "b/g.MOV"]
-    assert listing.folders() == ["b", "b/c"]
-    assert (listing.defects(), listing.unlistable) == ({}, {})
+    folder = Directory.index(tmp_path)
+    assert folder.files() == ["a.mp4", "b/c/d.MKV", "b/e.WebM", "b/f.avi", "b/g.MOV"]
+    assert folder.folders() == ["b", "b/c"]
+    assert (folder.defects(), folder.unlistable) == ({}, {})
 
 
 def test_hidden_files_and_folders_are_no_videos(tmp_path):
     make(tmp_path, ".a.mp4", "._b.mp4", ".cache/c.mp4", "b/._d.mp4", ".mp4", "d.mp4")
-    listing = Directory.index(tmp_path)
-    assert listing.files() == ["d.mp4"]
-    assert listing.folders() == ["b"]
+    folder = Directory.index(tmp_path)
+    assert folder.files() == ["d.mp4"]
+    assert folder.folders() == ["b"]
 
 
 def test_everything_else_has_a_reason_and_hidden_folders_are_not_entered(tmp_path):
@@ -51,9 +51,9 @@ def test_what_is_named_like_a_video_and_is_none_has_a_reason(tmp_path):
     os.mkfifo(tmp_path / "d.mp4")
     (tmp_path / "e.avi").symlink_to(tmp_path / "f.avi")
     (tmp_path / "g.mp4").symlink_to(tmp_path / "d.mp4")
-    listing = Directory.index(tmp_path)
-    assert listing.files() == ["e.avi", "f.avi"]
-    assert listing.defects() == {
+    folder = Directory.index(tmp_path)
+    assert folder.files() == ["e.avi", "f.avi"]
+    assert folder.defects() == {
         "a.mp4": "a directory of that name",
         "b.mp4": "a link to nothing",
         "c.mp4": "a link that cannot be followed: Too many levels of symbolic links",
@@ -70,9 +70,9 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (tmp_path / "root/c/self").symlink_to(tmp_path / "root")
     (tmp_path / "root/above").symlink_to(tmp_path)
     root = tmp_path / "root"
-    listing = Directory.index(root)
-    assert listing.files() == ["c/d.mp4", "linked/a.mp4", "linked/deep/b.mp4"]
-    assert listing.unlistable == {
+    folder = Directory.index(root)
+    assert folder.files() == ["c/d.mp4", "linked/a.mp4", "linked/deep/b.mp4"]
+    assert folder.unlistable == {
         f"{root}/above": f"it is the same folder as {tmp_path}",
         f"{root}/c/self": f"it is the same folder as {root}",
         f"{root}/linked/deep/up": f"it is the same folder as {root}/linked",
@@ -105,9 +105,9 @@ def refuse(monkeypatch):
 def test_a_sub_folder_that_cannot_be_listed_is_remembered(tmp_path, refuse):
     make(tmp_path / "root", "a/b.mp4", "c/d.mp4")
     refuse("a")
-    listing = Directory.index(tmp_path / "root")
-    assert listing.files() == ["c/d.mp4"]
-    assert listing.unlistable == {f"{tmp_path}/root/a": "Permission denied"}
+    folder = Directory.index(tmp_path / "root")
+    assert folder.files() == ["c/d.mp4"]
+    assert folder.unlistable == {f"{tmp_path}/root/a": "Permission denied"}
 
 
 def test_a_root_that_cannot_be_listed_is_an_error(tmp_path, refuse):

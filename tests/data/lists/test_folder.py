@@ -334,7 +334,7 @@ def test_lists_that_are_written_are_read_back_the_same(make, tmp_path):
     odd = '  it\'s "a" class, №1 '
     root = make(f"{odd}/ x .mp4", f"{odd}/y/#%.mov", *(f"{name}/-1 2.webm" for name in CLASSES))
     lists = read_folder(root)
-    write_lists(lists, tmp_path / "new" / "splits")
+    write_lists(lists.splits, tmp_path / "new" / "splits")
     assert len(lists.splits) == 3
     for name, split in lists.splits.items():
         path = tmp_path / "new" / "splits" / f"{name}_few_shot.txt"
@@ -349,7 +349,7 @@ def test_a_list_is_replaced_as_a_whole_or_not_at_all(make, tmp_path, monkeypatch
     lists = read_folder(make("train/run/a.mp4", "test/sit/b.mp4"))
     for name in ("train", "val", "other"):
         (tmp_path / f"{name}_few_shot.txt").write_text("old")
-    write_lists(lists, tmp_path)
+    write_lists(lists.splits, tmp_path)
     assert (tmp_path / "train_few_shot.txt").read_text() == "train0//train/run/a.mp4\n"
     assert not (tmp_path / "val_few_shot.txt").exists()
     assert (tmp_path / "other_few_shot.txt").read_text() == "old"
@@ -360,5 +360,5 @@ def test_a_list_is_replaced_as_a_whole_or_not_at_all(make, tmp_path, monkeypatch
     monkeypatch.setattr(folder_module.os, "replace", full)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(OSError, match="No space left"):
-        write_lists(lists, tmp_path)
+        write_lists(lists.splits, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == before

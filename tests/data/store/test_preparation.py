@@ -16,8 +16,8 @@ from molo_jax.data.store.records import prepared_folder
 from molo_jax.errors import MoloError
 
 
-def numbers(survey, split="train"):
-    found = survey.to_json()["splits"][split]
+def numbers(report, split="train"):
+    found = report.to_json()["splits"][split]
     return [found[key] for key in ("listed", "found", "missing", "unreadable", "short", "usable")]
 
 
@@ -27,8 +27,8 @@ def test_the_check_reports_what_the_preparation_would(video_tree, spoiled_videos
     prepared = prepare(make_plan(video_tree, spoiled_videos), tmp_path / "out")
     assert numbers(prepared) == numbers(checked)
     problems = [
-        {problem["video"]: problem["reason"] for problem in survey.to_json()["problems"]}
-        for survey in (checked, prepared)
+        {problem["video"]: problem["reason"] for problem in report.to_json()["problems"]}
+        for report in (checked, prepared)
     ]
     assert set(problems[0]) == set(problems[1]) == {"2_1", "2_4", "11_0", "40_3"}
     assert problems[0]["40_3"] == problems[1]["40_3"] == "the file is empty (0 bytes)"
@@ -104,9 +104,9 @@ def test_a_crash_of_the_decoder_costs_one_video(video_tree, tmp_path, monkeypatc
             yield "decoding it crashed the process" if crashed else function(path, settings)
 
     monkeypatch.setattr(tfds_builder, "in_order", crash_at_one)
-    survey = prepare(make_plan(video_tree), tmp_path)
-    assert numbers(survey) == [25, 25, 0, 1, 0, 24]
-    (problem,) = survey.to_json()["problems"]
+    report = prepare(make_plan(video_tree), tmp_path)
+    assert numbers(report) == [25, 25, 0, 1, 0, 24]
+    (problem,) = report.to_json()["problems"]
     assert (problem["video"], problem["reason"]) == ("3_3", "decoding it crashed the process")
 
 

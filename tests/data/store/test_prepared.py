@@ -127,8 +127,8 @@ def test_only_a_video_too_long_for_a_record_is_shortened_and_named(
 ):
     # Videos of 17 frames, and room for 16 in a record.
     monkeypatch.setattr(records, "MOST_RECORD_BYTES", 16 * SIDE**2)
-    survey = prepare_tree(video_tree, tmp_path, monkeypatch)
-    notes = survey.to_json()["notes"]
+    report = prepare_tree(video_tree, tmp_path, monkeypatch)
+    notes = report.to_json()["notes"]
     assert {note["note"] for note in notes} == {"17 frames, of which 16 are stored, evenly spaced"}
     clip = open_prepared(tmp_path).read_clip(
         ClipRequest(2, 1, np.array([0.0, 0.9, 0.4, 0.7, 0.99])), sampling="segments", resize=SIDE
@@ -156,8 +156,8 @@ def test_clips_come_from_the_videos_that_were_asked_for(out, read_codes):
 def test_what_was_not_prepared_is_named_with_its_reason(
     video_tree, spoiled_videos, tmp_path, monkeypatch
 ):
-    survey = prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=spoiled_videos)
-    found = survey.to_json()["splits"]["train"]
+    report = prepare_tree(video_tree, tmp_path / "out", monkeypatch, videos=spoiled_videos)
+    found = report.to_json()["splits"]["train"]
     numbers = {key: found[key] for key in ("listed", "found", "missing", "unreadable", "usable")}
     assert numbers == {"listed": 25, "found": 24, "missing": 1, "unreadable": 3, "usable": 21}
     with pytest.raises(MoloError, match=r"4 of the 25 videos in .* Prepare it\."):

@@ -32,7 +32,7 @@ def states(split, class_id, *kinds, name=""):
 
 
 @pytest.fixture
-def survey():
+def report():
     return Report(
         "demo",
         [
@@ -46,8 +46,8 @@ def survey():
     )
 
 
-def test_every_split_and_class_is_counted(survey):
-    splits = survey.to_json()["splits"]
+def test_every_split_and_class_is_counted(report):
+    splits = report.to_json()["splits"]
     assert list(splits) == ["train", "test"]
     train = splits["train"]
     classes = train.pop("classes")
@@ -76,8 +76,8 @@ def test_every_split_and_class_is_counted(survey):
     assert splits["test"]["classes"]["0"]["enough"] is True
 
 
-def test_every_problem_has_its_place_file_and_reason(survey):
-    problems = survey.to_json()["problems"]
+def test_every_problem_has_its_place_file_and_reason(report):
+    problems = report.to_json()["problems"]
     assert len(problems) == 5
     missing = {"split": "train", "class": 8, "video": "train8_1", "file": "", "reason": "missing"}
     assert problems[0] == missing
@@ -99,8 +99,8 @@ def test_short_videos_and_remarks_are_notes():
     }
 
 
-def test_what_is_too_few_is_said_in_a_sentence_each(survey):
-    assert survey.too_few() == [
+def test_what_is_too_few_is_said_in_a_sentence_each(report):
+    assert report.too_few() == [
         "class 2 of split train has 2 usable videos of 4 listed; 1-shot with 2 queries needs 3",
         "split test has 2 classes; 3-way needs 3",
         "class 1 of split test has 5 usable videos of 6 listed; 5-shot with 1 query needs 6",
@@ -112,9 +112,9 @@ def test_what_is_too_few_is_said_in_a_sentence_each(survey):
 
 
 def test_a_split_that_is_asked_for_and_absent_has_too_few():
-    survey = Report("demo", states("train", 0, "."), {"val": Need(5, 1, 1)}, 8)
-    assert survey.too_few() == ["split val has 0 classes; 5-way needs 5"]
-    splits = survey.to_json()["splits"]
+    report = Report("demo", states("train", 0, "."), {"val": Need(5, 1, 1)}, 8)
+    assert report.too_few() == ["split val has 0 classes; 5-way needs 5"]
+    splits = report.to_json()["splits"]
     assert (splits["val"]["listed"], splits["val"]["enough"]) == (0, False)
     # Nothing is asked of the train videos.
     assert (splits["train"]["needs"], splits["train"]["enough"]) == (None, True)
@@ -123,18 +123,18 @@ def test_a_split_that_is_asked_for_and_absent_has_too_few():
 
 def test_exactly_what_an_episode_needs_is_enough():
     listed = [*states("test", 0, *"..u"), *states("test", 1, *"s.")]
-    survey = Report("demo", listed, {"test": Need(2, 1, 1)}, 8)
-    assert survey.too_few() == []
-    assert survey.to_json()["splits"]["test"]["enough"] is True
-    assert survey.format().endswith(
+    report = Report("demo", listed, {"test": Need(2, 1, 1)}, 8)
+    assert report.too_few() == []
+    assert report.to_json()["splits"]["test"]["enough"] is True
+    assert report.format().endswith(
         "every class of test has enough videos for the episodes asked; without train and val"
         " nothing is trained or validated"
     )
 
 
-def test_the_console_shows_splits_losses_problems_and_the_verdict(survey):
+def test_the_console_shows_splits_losses_problems_and_the_verdict(report):
     assert (
-        survey.format()
+        report.format()
         == """\
 demo:
 
@@ -176,27 +176,27 @@ not enough for the episodes asked (1):
 
 
 def test_files_in_no_list_are_counted_by_reason_and_all_named_in_the_report():
-    survey = Report("demo", states("val", 0, "."), {}, 8)
+    report = Report("demo", states("val", 0, "."), {}, 8)
     texts = {f"{n}.txt": ".txt is no extension of a video" for n in range(7)}
     second = {f"{n}.avi": f"a second file of that name; {n}.mp4 is used" for n in range(2)}
-    survey.leave_out({"x\n": "its path has control characters"} | second | texts)
-    assert survey.format(whole="r.json").split("\n\n")[-1] == (
+    report.leave_out({"x\n": "its path has control characters"} | second | texts)
+    assert report.format(whole="r.json").split("\n\n")[-1] == (
         "in no list (10):\n"
         "  7 × .txt is no extension of a video: 0.txt, 1.txt, 2.txt, …\n"
         "  2 × a second file of that name: 0.avi, 1.avi\n"
         "  1 × its path has control characters: x\\n\n"
         "  all of them: r.json"
     )
-    left_out = survey.to_json()["left_out"]
+    left_out = report.to_json()["left_out"]
     assert len(left_out) == 10
     assert left_out[1] == {"file": "0.avi", "reason": "a second file of that name; 0.mp4 is used"}
 
 
 def test_the_report_tells_how_classes_were_divided():
-    survey = Report("demo", states("val", 0, "."), {}, 8)
-    assert "division" not in survey.to_json()
-    survey.explain(Division("ratio", {"val": ("run",)}, (0, 1, 0), 4))
-    assert survey.to_json()["division"] == {
+    report = Report("demo", states("val", 0, "."), {}, 8)
+    assert "division" not in report.to_json()
+    report.explain(Division("ratio", {"val": ("run",)}, (0, 1, 0), 4))
+    assert report.to_json()["division"] == {
         "by": "ratio",
         "ratio": (0, 1, 0),
         "seed": 4,
@@ -234,11 +234,11 @@ def test_a_whole_data_set_is_reported_without_its_classes():
 def test_names_that_are_not_utf8_can_be_printed_and_written():
     odd = "\udcff\n.mp4"
     state = VideoState("val", 1, odd, odd, odd, "unreadable", None, f"bad {odd}", f"see {odd}")
-    survey = Report("demo", [state], {"val": Need(1, 1, 1)}, 8)
-    text = survey.format()
+    report = Report("demo", [state], {"val": Need(1, 1, 1)}, 8)
+    text = report.format()
     # In the class, the problem with its reason, the note and what is too few.
     assert text.encode().count(rb"\xff\n.mp4") == 1 + 2 + 2 + 1
-    report = json.loads(json.dumps(survey.to_json(), ensure_ascii=False).encode())
+    report = json.loads(json.dumps(report.to_json(), ensure_ascii=False).encode())
     assert report["problems"][0]["file"] == r"\xff\n.mp4"
     assert report["problems"][0]["reason"] == r"bad \xff\n.mp4"
     assert report["notes"][0]["note"] == r"see \xff\n.mp4"

@@ -73,7 +73,7 @@ def test_tfds_reads_the_data_set_in_the_order_of_the_list(video_tree, tmp_path, 
     assert (record["class_id"], record["length"], record["rate"].tolist()) == (3, 17, [25, 1])
     assert record["frame_numbers"].tolist() == list(range(17))
     path = str(video_tree / "videos/3_2.mp4")
-    frames = [f for _, f in decode_in_order(path, scan(path), None, to_the_end=True)]
+    frames = [frame for _, frame in decode_in_order(path, scan(path), range(17))]
     stored = decode_jpegs(record["frames"], SIDE).astype(int)
     error = np.abs(stored - resize_frames(np.stack(frames), SIDE))
     assert error.max() <= 12
@@ -119,9 +119,9 @@ def test_a_second_preparation_does_nothing(video_tree, tmp_path, monkeypatch, ex
     prepare_tree(video_tree, tmp_path, monkeypatch)
     again = Counted()
     monkeypatch.setattr(tfds_builder, "in_order", again)
-    survey = prepare(make_plan(video_tree), tmp_path)
+    report = prepare(make_plan(video_tree), tmp_path)
     assert again.paths == []
-    assert survey.to_json()["splits"]["train"]["usable"] == VIDEOS
+    assert report.to_json()["splits"]["train"]["usable"] == VIDEOS
     assert content(tmp_path) == expected
 
 
@@ -211,9 +211,9 @@ def test_the_frames_of_a_video_that_is_gone_are_kept(video_tree, tmp_path, monke
         path.unlink()
     again = Counted()
     monkeypatch.setattr(tfds_builder, "in_order", again)
-    survey = prepare(make_plan(video_tree, videos), tmp_path / "out")
+    report = prepare(make_plan(video_tree, videos), tmp_path / "out")
     assert again.paths == []
-    assert survey.to_json()["splits"]["train"]["usable"] == VIDEOS
+    assert report.to_json()["splits"]["train"]["usable"] == VIDEOS
     assert open_prepared(tmp_path / "out").bad_count == 0
 
 
@@ -239,8 +239,8 @@ def test_a_failure_that_may_pass_is_tried_again(video_tree, tmp_path, monkeypatc
                 yield Lost("decoding it took longer than 1 s") if late else function(path, settings)
 
     monkeypatch.setattr(tfds_builder, "in_order", Late())
-    survey = prepare(make_plan(video_tree), tmp_path)
-    assert survey.to_json()["splits"]["train"]["unreadable"] == 1
+    report = prepare(make_plan(video_tree), tmp_path)
+    assert report.to_json()["splits"]["train"]["unreadable"] == 1
     again = Counted()
     monkeypatch.setattr(tfds_builder, "in_order", again)
     prepare(make_plan(video_tree), tmp_path)
@@ -370,10 +370,10 @@ def test_a_kill_at_any_moment_leaves_what_the_next_start_completes(video_tree, t
         assert start(video_tree, out).wait(60) == 0
         assert content(out) == expected
         folder = prepared_folder(out, "folder").parent
-        assert sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
+        assert sorted(path.name for path in folder.iterdir()) == ["1.0.0"]
 
 
-def test_the_accounts_say_how_many_records_there_are(video_tree, tmp_path, monkeypatch):
+def test_the_manifests_say_how_many_records_there_are(video_tree, tmp_path, monkeypatch):
     prepare_tree(video_tree, tmp_path, monkeypatch)
     paths = sorted(prepared_folder(tmp_path, "folder").glob("*array_record*of-00005"))
     manifests = [Manifest.read(manifest_path(path)) for path in paths]

@@ -1,4 +1,4 @@
-"""The keys of a configuration with their values and their meaning, for `main --list_keys`.
+"""The help of `--list_keys`: the keys of a configuration with their values and their meaning.
 
 The meaning is the comment that stands above a key, or above a group of keys, in `config.py`; for a
 method's own settings in `methods/settings.py`.
@@ -100,7 +100,7 @@ def _comment_above(lines: list[str], line: int) -> str:
     return " ".join(words)
 
 
-def listing(config: ConfigDict) -> str:
+def help_of_keys(config: ConfigDict) -> str:
     """Formats every key as the flag that sets it, with its value in `config` and its meaning."""
     blocks = []
     for group in documented_keys(config.method.name):

@@ -6,7 +6,7 @@ import pytest
 
 from molo_jax.cli import load_config
 from molo_jax.config import base_config, config_keys
-from molo_jax.config_listing import documented_keys, listing
+from molo_jax.config_help import documented_keys, help_of_keys
 
 
 def test_every_key_is_documented_once_in_the_order_of_its_file():
@@ -35,7 +35,9 @@ def test_a_key_has_the_comment_that_stands_above_it_or_above_its_group(name, wor
 
 
 def test_the_list_has_the_values_of_the_configuration_as_flags(pytestconfig):
-    lines = listing(load_config(str(pytestconfig.rootpath / "configs/synthetic.py"))).splitlines()
+    lines = help_of_keys(
+        load_config(str(pytestconfig.rootpath / "configs/synthetic.py"))
+    ).splitlines()
     assert "--config.train.steps=1200" in lines
     assert "--config.eval.shots=1 --config.eval.shots=5" in lines
     assert "--config.method.single_direction=false" in lines
@@ -49,7 +51,7 @@ def test_the_flags_of_the_list_set_the_values_that_they_show():
     config.optimizer.base_lr, config.eval.shots = 3e-7, (2, 3)
     flags = [
         flag
-        for line in listing(config).splitlines()
+        for line in help_of_keys(config).splitlines()
         if line.startswith("--")
         for flag in shlex.split(line)
         # A tuple without elements cannot be given on the command line.
@@ -58,4 +60,4 @@ def test_the_flags_of_the_list_set_the_values_that_they_show():
     command = [sys.executable, "-m", "molo_jax.main", "--list_keys", "--config=configs/folder.py"]
     printed = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
     assert printed.stderr == ""
-    assert printed.stdout == listing(config) + "\n"
+    assert printed.stdout == help_of_keys(config) + "\n"
