@@ -3,12 +3,18 @@
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+# The programs of the tests are small and run a few times, so that compiling them costs more than
+# running them: without LLVM's optimizations it takes half as long. Read when JAX starts.
+_QUICK = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9

@@ -4,10 +4,9 @@ Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; i
 stride sits on the 3x3 convolution.
 """
 
-from torch import Tensor, nn
+import dataclasses
 
-DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
-_WIDTHS = (64, 128, 256, 512)
+from torch import Tensor, nn
 
 
 def _conv(channels: int, features: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -66,11 +65,34 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The shape of a ResNet.
+
+    Attributes:
+        depths: blocks of the four stages.
+        block: the class of the blocks.
+        width: channels of the stem and inside the first stage; each further stage has twice as
+            many.
+    """
+
+    depths: tuple[int, int, int, int]
+    block: type[BasicBlock] | type[Bottleneck]
+    width: int = 64
+
+
+BACKBONES = {
+    "resnet18": Backbone((2, 2, 2, 2), BasicBlock),
+    "resnet34": Backbone((3, 4, 6, 3), BasicBlock),
+    "resnet50": Backbone((3, 4, 6, 3), Bottleneck),
+}
+
+
 def make_backbone(name: str, pooled: bool = False) -> tuple[nn.Sequential, int]:
     """Builds a backbone: 0 convolution, 1 normalization, 2 ReLU, 3 max-pool, 4 to 7 the stages.
 
     Args:
-        name: ``resnet18``, ``resnet34`` or ``resnet50``.
+        name: a name in `BACKBONES`.
         pooled: whether a global average pool follows, as number 8.
 
     Returns:
@@ -80,16 +102,17 @@ def make_backbone(name: str, pooled: bool = False) -> tuple[nn.Sequential, int]:
     Raises:
         ValueError: if there is no backbone of that name.
     """
-    if name not in DEPTHS:
-        raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(DEPTHS)}")
-    block = Bottleneck if name == "resnet50" else BasicBlock
-    stem = _conv(3, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-    stages, channels = [], 64
-    for number, (depth, width) in enumerate(zip(DEPTHS[name], _WIDTHS, strict=True)):
-        blocks = []
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONES)}")
+    shape = BACKBONES[name]
+    stem = _conv(3, shape.width, 7, 2), nn.BatchNorm2d(shape.width)
+    stages, channels = [], shape.width
+    for number, depth in enumerate(shape.depths):
+        blocks, width = [], shape.width * 2**number
         for i in range(depth):
-            blocks.append(block(channels, width, stride=2 if i == 0 and number else 1))
-            channels = width * block.expansion
+            blocks.append(shape.block(channels, width, stride=2 if i == 0 and number else 1))
+            channels = width * shape.block.expansion
         stages.append(nn.Sequential(*blocks))
     pool = [nn.AdaptiveAvgPool2d(1)] if pooled else []
-    return nn.Sequential(*stem, *stages, *pool), channels
+    trunk = *stem, nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1), *stages, *pool
+    return nn.Sequential(*trunk), channels

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 from molo_torch_ref import Schedule, learning_rate
+from parity_tests import narrow
 from parity_tests.case import KINETICS_POSITION, UPDATE
 
 # PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
@@ -17,6 +18,7 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="molo-jax-parity-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+narrow.register()
 
 # An official schedule so short that three steps pass its warm-up and a boundary.
 _SCHEDULE = Schedule(1e-3, 2e-4, steps_iter=4, steps=(0, 2), factors=(1.0, 0.1))

@@ -7,11 +7,12 @@ import pytest
 
 from parity_tests import torch_backend
 from parity_tests.case import SMALL
+from parity_tests.narrow import NARROW
 from parity_tests.recording import compare
 from parity_tests.tolerances import DOUBLE
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("backbone", NARROW.values())
 def test_losses_gradients_and_statistics_are_equal(computed, backbone):
     case = dataclasses.replace(SMALL, backbone=backbone)
     ours, _ = computed.training(case)

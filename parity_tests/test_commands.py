@@ -1,23 +1,23 @@
 """The documented commands of this folder, run small."""
 
+import dataclasses
+import functools
 import json
 import re
-from pathlib import Path
 
 import torch
 
 from molo_torch_ref import MoLo
-from parity_tests.case import SMALL
-
-ROOT = Path(__file__).parents[1]
+from parity_tests.case import UPDATE
 
 
 def test_the_comparison_of_ones_own_weights_replaces_the_table(tmp_path, capsys):
     from parity_tests import compare
 
     path = tmp_path / "checkpoint_epoch_00010.pyth"
-    state = MoLo(**SMALL.network()).state_dict() | {
-        name: torch.as_tensor(array) for name, array in SMALL.weights().items()
+    case = dataclasses.replace(UPDATE, backbone="resnet18")
+    state = MoLo(**case.network()).state_dict() | {
+        name: torch.as_tensor(array) for name, array in case.weights().items()
     }
     torch.save({"epoch": 10, "model_state": {f"head.{n}": t for n, t in state.items()}}, path)
     page = tmp_path / "README.md"
@@ -33,10 +33,13 @@ def test_the_comparison_of_ones_own_weights_replaces_the_table(tmp_path, capsys)
     assert all(float(row.split("|")[3]) < 1e-10 < float(row.split("|")[4]) for row in rows)
 
 
-def test_the_rounding_of_recorded_values_is_shown(capsys):
+def test_the_rounding_of_recorded_values_is_shown(tmp_path, capsys):
     from parity_tests.golden import __main__ as golden
+    from parity_tests.golden import record
 
-    file = str(ROOT / "parity_tests/golden/r18_eval.npz")
+    file = str(tmp_path / "molo.npz")
+    small = ["--backbone=resnet18", "--frames=3", "--size=64"]
+    assert record.main([file, "--method=molo", "--kind=eval", *small]) == 0
     assert golden.main([file, "--backend=torch", "--precision=float64"]) == 0
     printed = capsys.readouterr().out
     assert "replayed in torch: all inside" in printed
@@ -51,17 +54,23 @@ def test_what_is_recorded_of_one_implementation_is_replayed_in_it(tmp_path, caps
     from parity_tests.golden.files import read
 
     file = tmp_path / "trx.npz"
-    assert record.main([str(file), "--method=trx", "--kind=eval", "--backbone=resnet18"]) == 0
+    small = ["--backbone=resnet18", "--frames=4", "--size=64"]
+    assert record.main([str(file), "--method=trx", "--kind=eval", *small]) == 0
     written = read(file)
     assert (written.kind, written.case.method, written.case.backbone) == ("eval", "trx", "resnet18")
     assert golden.main([str(file), "--backend=torch"]) == 0
     assert "replayed in torch: all inside" in capsys.readouterr().out
 
 
-def test_a_whole_training_is_compared(tmp_path, capsys):
+def test_a_whole_training_is_compared(tmp_path, capsys, monkeypatch):
+    from molo_jax.data import synthetic
     from parity_tests import training
 
-    small = ["--frames=2", "--way=2", "--test_episodes=2", "--precision=float64"]
+    counts = {"train": 2, "val": 1, "test": 2}
+    generate = functools.partial(synthetic.generate, videos_per_class=counts)
+    monkeypatch.setattr(synthetic, "generate", generate)
+    small = ["--frames=2", "--way=2", "--backbone=narrow18", "--test_episodes=2"]
+    small.append("--precision=float64")
     arguments = ["--steps=1", "--episodes_per_step=1", f"--out={tmp_path / 'parity'}", *small]
     assert training.main(arguments) == 0, capsys.readouterr().err
     result = json.loads((tmp_path / "parity/result.json").read_text())

@@ -27,6 +27,7 @@ SCALED = tuple((f"transformers.{i}.v_linear.weight", 0.03) for i in range(2))
 def _case(method):
     return Case(
         method=method,
+        backbone="narrow18",
         way=2,
         shot=2,
         query=1,

@@ -16,17 +16,17 @@ from molo_jax.nn import matching
 from parity_tests import jax_backend, torch_backend
 from parity_tests.case import DEFAULT_POSITION, FULL, KINETICS_POSITION, SMALL
 from parity_tests.methods import METHODS
+from parity_tests.narrow import NARROW
 from parity_tests.recording import compare, relative_error
 from parity_tests.tolerances import DOUBLE, FORWARD
-
-BACKBONES = ("resnet18", "resnet34", "resnet50")
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("size", [64, 224])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", NARROW)
 def test_every_stage_is_equal(computed, backbone, size, mode):
-    case = dataclasses.replace(SMALL if size == 64 else FULL, backbone=backbone)
+    small = dataclasses.replace(SMALL, backbone=NARROW[backbone])
+    case = small if size == 64 else dataclasses.replace(FULL, backbone=backbone)
     cases = [dataclasses.replace(case, position=p) for p in (DEFAULT_POSITION, KINETICS_POSITION)]
     double = size == 64
     tensors, episode, train = case.weights(), case.episode(), mode == "train"

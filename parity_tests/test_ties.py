@@ -35,7 +35,7 @@ class Tied(Case):
 
 # The match loss, in which the tie is, counts most.
 WEIGHTS = Coefficients(classification=0.08, contrast=0.005, reconstruction=0.01)
-CASE = Tied(**vars(SMALL) | {"coefficients": WEIGHTS})
+CASE = Tied(**vars(SMALL) | {"backbone": "resnet18", "coefficients": WEIGHTS})
 
 
 class Computed:

@@ -32,7 +32,7 @@ from parity_tests.training_runs import JaxRun, TorchRun, torch_threads
 
 # Small clips and few classes, so that all of this takes a minute. Steps over several episodes are
 # in test_update.py.
-SETTINGS = Settings(steps=40, episodes_per_step=1, way=3, frames=2)
+SETTINGS = Settings(steps=40, episodes_per_step=1, way=3, frames=2, backbone="narrow18")
 
 
 @pytest.fixture(scope="module")

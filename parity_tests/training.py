@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from molo_jax.backbones import backbone_info
 from molo_jax.cli import INTERRUPTED
 from molo_jax.errors import MoloError, UsageError
 
@@ -127,6 +128,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--way", type=int, default=5, help="classes of a training episode (5)")
     parser.add_argument("--frames", type=int, default=8, help="frames of a clip (8)")
+    parser.add_argument(
+        "--backbone", default="resnet18", help="the network of single frames (resnet18)"
+    )
     parser.add_argument("--lr", type=float, default=5e-4, help="highest learning rate (5e-4)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and episodes (0)")
     parser.add_argument("--test_episodes", type=int, default=200, help="of the evaluation (200)")
@@ -149,6 +153,10 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} is {value}; expected at least {bound}")
     if not 2 <= options.frames <= 19:
         raise UsageError(f"--frames is {options.frames}; expected 2 to 19")
+    try:
+        backbone_info(options.backbone)
+    except ValueError as error:
+        raise UsageError(f"--backbone: {error}") from None
     if not 0 < options.lr < 1:
         raise UsageError(f"--lr is {options.lr}; expected a number between 0 and 1")
     for folder in ("videos", "splits"):
@@ -182,6 +190,7 @@ def _run(options: argparse.Namespace) -> int:
         episodes_per_step=options.episodes_per_step,
         way=options.way,
         frames=options.frames,
+        backbone=options.backbone,
         base_lr=options.lr,
         seed=options.seed,
         test_episodes=options.test_episodes,

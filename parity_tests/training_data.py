@@ -32,6 +32,7 @@ class Settings:
         episodes_per_step: episodes whose gradient a step averages, one after another.
         way: classes of a training episode; those of the evaluation have 5.
         frames: frames of a clip.
+        backbone: the network of single frames.
         base_lr: highest learning rate.
         seed: of weights, episodes and frames.
         test_episodes: episodes of the evaluation.
@@ -41,6 +42,7 @@ class Settings:
     episodes_per_step: int = 2
     way: int = 5
     frames: int = 8
+    backbone: str = "resnet18"
     base_lr: float = 5e-4
     seed: int = 0
     test_episodes: int = 200
@@ -56,6 +58,7 @@ def make_config(settings: Settings, data: Path) -> ConfigDict:
     config.data.source = "videos"
     config.data.root, config.data.split_dir = str(data / "videos"), str(data / "splits")
     config.data.num_frames = settings.frames
+    config.model.backbone = settings.backbone
     config.train.n_way = settings.way
     config.train.steps = settings.steps
     config.train.episodes_per_step = settings.episodes_per_step

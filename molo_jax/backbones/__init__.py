@@ -22,6 +22,8 @@ class BackboneInfo:
         output: name of the features among its maps.
         depths: for a ResNet, blocks of the four stages.
         bottleneck: for a ResNet, whether a block has three convolutions.
+        stem: for a ResNet, channels of the stem and inside the first stage; each further stage has
+            twice as many.
         weights_file, weights_digest: torchvision's file of ImageNet weights, and its SHA-256.
         mean, std: the network sees `(pixel - mean) / std` of pixel values from 0 to 1.
     """
@@ -33,6 +35,7 @@ class BackboneInfo:
     output: str = "layer4"
     depths: tuple[int, ...] = ()
     bottleneck: bool = False
+    stem: int = 64
     weights_file: str = ""
     weights_digest: str = ""
     mean: float = 0.45

@@ -12,8 +12,6 @@ from molo_jax.backbones import BackboneInfo
 from molo_jax.nn import ops
 from molo_jax.nn.layers import BatchNorm, Conv2d, he_fan_out
 
-_STAGE_WIDTHS = (64, 128, 256, 512)
-
 
 def _conv(in_features: int, features: int, size: int, *, stride: int = 1, rngs: nnx.Rngs) -> Conv2d:
     return Conv2d(
@@ -86,11 +84,11 @@ class ResNet(nnx.Module):
     """The convolutional trunk: frames to feature maps of 1/32 of their size."""
 
     def __init__(self, info: BackboneInfo, *, rngs: nnx.Rngs):
-        self.conv1 = Conv2d(3, 64, 7, stride=2, padding=3, kernel_init=he_fan_out, rngs=rngs)
-        self.bn1 = BatchNorm(64)
-        block, features = Bottleneck if info.bottleneck else BasicBlock, 64
-        for number, (depth, width) in enumerate(zip(info.depths, _STAGE_WIDTHS, strict=True), 1):
-            blocks = nnx.List([])
+        self.conv1 = _conv(3, info.stem, 7, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(info.stem)
+        block, features = Bottleneck if info.bottleneck else BasicBlock, info.stem
+        for number, depth in enumerate(info.depths, 1):
+            blocks, width = nnx.List([]), info.stem * 2 ** (number - 1)
             for i in range(depth):
                 stride = 2 if i == 0 and number > 1 else 1
                 blocks.append(block(features, width, stride, rngs=rngs))

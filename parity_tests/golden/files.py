@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from molo_torch_ref import Coefficients
-from molo_torch_ref.resnet import DEPTHS
+from molo_torch_ref.resnet import BACKBONES
 from parity_tests.case import DEFAULT_POSITION, MAX_SEED, Case
 from parity_tests.methods import METHODS, Method, is_fixed
 
@@ -127,8 +127,8 @@ def _check_meta(meta: Mapping[str, Any]) -> None:
         raise RefusedError(f"meta.kind is {kind!r}; expected one of {', '.join(KINDS)}")
     _check_names("meta", meta, _fields(meta))
     method = METHODS[meta.get("method", "molo")]
-    if not isinstance(meta["backbone"], str) or meta["backbone"] not in DEPTHS:
-        known = ", ".join(DEPTHS)
+    if not isinstance(meta["backbone"], str) or meta["backbone"] not in BACKBONES:
+        known = ", ".join(BACKBONES)
         raise RefusedError(f"meta.backbone is {meta['backbone']!r}; expected one of {known}")
     for name, least in (("way", 2), ("shot", 1), ("query", 1), ("seed", 0), ("num_class", 2)):
         _check_count(f"meta.{name}", meta[name], least)

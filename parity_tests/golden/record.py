@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from molo_torch_ref.resnet import DEPTHS
+from molo_torch_ref.resnet import BACKBONES
 from parity_tests.case import Case
 from parity_tests.golden import recipe
 from parity_tests.golden.files import KINDS
@@ -114,12 +114,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT.npz")
     parser.add_argument("--method", choices=tuple(METHODS), required=True)
     parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--backbone", choices=tuple(DEPTHS), default="resnet18")
+    parser.add_argument("--backbone", choices=tuple(BACKBONES), default="resnet18")
     parser.add_argument("--by", choices=("torch", "jax"), default="torch", help="what computes")
     for name, default in (("way", 2), ("shot", 1), ("query", 1), ("seed", 101)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    for name in ("frames", "size"):
+        default = getattr(Case(), name)
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"of a clip ({default})")
     options = parser.parse_args(argv)
-    same = ("method", "backbone", "way", "shot", "query", "seed")
+    same = ("method", "backbone", "way", "shot", "query", "seed", "frames", "size")
     case = Case(**{name: getattr(options, name) for name in same})
     settings = {"hyrsm": {"prototypes_first": True}}
     settings["hyrsm_pp"] = settings["hyrsm"] | {"window": 1, "balance": 51.0, "apart_weight": 10.0}
