@@ -104,7 +104,7 @@ print(sorted(seen.items()))
 
 def run_hosts(count: int, devices: int) -> list[str]:
     """What each of several processes with devices of their own prints."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -201,7 +201,8 @@ print("equal on", len(jax.devices()), "devices")
 
 
 def test_four_devices_give_the_result_of_one():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    flags = {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     folder = os.path.dirname(os.path.abspath(__file__))
     done = subprocess.run(
         [sys.executable, "-c", _SEVERAL_DEVICES],
