@@ -18,7 +18,14 @@ from torch import nn
 import molo_torch_ref as reference
 from molo_jax import build
 from molo_jax.engine.state import create_model, create_state
-from molo_jax.engine.step import chunked, make_embed, make_match, make_mesh, make_train_step
+from molo_jax.engine.step import (
+    chunked,
+    make_embed,
+    make_match,
+    make_mesh,
+    make_train_step,
+    replicated,
+)
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights.torch_map import export_tensors, import_tensors
@@ -53,7 +60,10 @@ class JaxRun:
         # One device: the episodes of a step are averaged one after another, as in the reference.
         self._mesh = make_mesh(jax.devices()[:1])
         transformation = build.optimizer(config)
-        self._state = create_state(params, batch_stats, transformation)
+        # Where the step will leave it, so that the second call finds the same program.
+        self._state = jax.device_put(
+            create_state(params, batch_stats, transformation), replicated(self._mesh)
+        )
         self._step = make_train_step(
             self._graphdef,
             transformation,
