@@ -1,34 +1,43 @@
-"""Builds the parts of training and evaluation from the configuration.
+"""Builds the parts of training and evaluation from the configuration, which nothing below knows."""
 
-The commands share this; nothing below them knows the configuration.
-"""
-
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
 from absl import logging
+from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
-from molo_jax.config import REFUSE
+from molo_jax.config import REFUSE, base_config
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists import official
 from molo_jax.data.lists.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
+from molo_jax.data.pipeline import episode_batches
 from molo_jax.data.store.prepared import PreparedDataset
+from molo_jax.engine.evaluation import Score
 from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.prefetch import place_episodes, prefetched
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
-from molo_jax.engine.step import Batch, make_mesh
+from molo_jax.engine.state import create_model, create_state
+from molo_jax.engine.step import Batch, make_mesh, make_train_step
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.evaluate import Evaluation
+from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import Settings, own_fields, settings_class
+from molo_jax.provenance import ListRecord, settings_seen
+from molo_jax.resume import Training
+from molo_jax.weights.networks import abstract_network, starting_weights
 from molo_jax.weights.torch_map import decays
 
 
@@ -87,28 +96,14 @@ def eval_preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 
 def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode]:
     """Returns the function that crops, augments and normalizes the pixels of one episode."""
-    augment = config.augment
-    strengths = AugmentConfig(
-        flip=augment.flip,
-        brightness=augment.brightness,
-        contrast=augment.contrast,
-        saturation=augment.saturation,
-        hue=augment.hue,
-        gray=augment.gray,
-    )
+    strengths = AugmentConfig(**config.augment)
     crop, scale = config.data.crop, normalization(config)
 
     def preprocess(arrays: Batch, key: jax.Array) -> Episode:
         clips = arrays["support"], arrays["query"]
         support, query = train_views(key, *clips, crop, strengths, scale)
-        return Episode(
-            support=support,
-            query=query,
-            support_labels=arrays["support_labels"],
-            query_labels=arrays["query_labels"],
-            support_classes=arrays["support_classes"],
-            query_classes=arrays["query_classes"],
-        )
+        names = ("support_labels", "query_labels", "support_classes", "query_classes")
+        return Episode(support=support, query=query, **{name: arrays[name] for name in names})
 
     return preprocess
 
@@ -201,17 +196,7 @@ def train_sampler(config: ConfigDict, dataset: ClipSource) -> EpisodeSampler:
         MoloError: when there are too few classes, or a class has too few usable videos.
     """
     train = config.train
-    sampler = EpisodeSampler.from_split(
-        dataset.split,
-        seed=config.seed,
-        n_way=train.n_way,
-        n_shot=train.n_shot,
-        n_query=train.n_query,
-        num_frames=config.data.num_frames,
-        frame_draw="episode",
-    )
-    sampler.check_usable(dataset.is_bad)
-    return sampler
+    return _sampler(config, dataset, train.n_way, train.n_shot, train.n_query, "episode")
 
 
 def eval_sampling(config: ConfigDict) -> str:
@@ -229,14 +214,21 @@ def eval_sampler(
     """
     # The window in the middle has no random part, so a video has the same frames everywhere.
     fixed = eval_sampling(config) == "window_middle"
+    draw = "video" if fixed else config.eval.frame_draw
+    return _sampler(config, dataset, n_way, n_shot, config.eval.n_query, draw)
+
+
+def _sampler(
+    config: ConfigDict, dataset: ClipSource, n_way: int, n_shot: int, n_query: int, frame_draw: str
+) -> EpisodeSampler:
     sampler = EpisodeSampler.from_split(
         dataset.split,
         seed=config.seed,
         n_way=n_way,
         n_shot=n_shot,
-        n_query=config.eval.n_query,
+        n_query=n_query,
         num_frames=config.data.num_frames,
-        frame_draw="video" if fixed else config.eval.frame_draw,
+        frame_draw=frame_draw,
     )
     sampler.check_usable(dataset.is_bad)
     return sampler
@@ -255,8 +247,7 @@ def train_mesh(config: ConfigDict) -> Mesh:
             f" train.microbatch, {microbatch}"
         )
     devices = jax.devices()
-    usable = [n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0]
-    count = max(usable)
+    count = max(n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0)
     if count < len(devices):
         logging.warning(
             "training uses %d of %d devices: train.episodes_per_step=%d is no multiple of"
@@ -267,3 +258,164 @@ def train_mesh(config: ConfigDict) -> Mesh:
             microbatch,
         )
     return make_mesh(devices[:count])
+
+
+def evaluation_data(
+    config: ConfigDict, split: str, *, n_way: int, shots: Sequence[int], mesh: Mesh
+) -> EvaluationData:
+    """Opens a split for evaluation.
+
+    Raises:
+        MoloError: when the split's folder, list or videos are missing, or too few for an episode.
+    """
+    dataset, data = open_split(config, split), config.data
+    return EvaluationData(
+        dataset=dataset,
+        samplers={n: eval_sampler(config, dataset, n_way=n_way, n_shot=n) for n in shots},
+        n_way=n_way,
+        num_frames=data.num_frames,
+        sampling=eval_sampling(config),
+        resize=data.resize,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        preprocess=eval_preprocess(config),
+        mesh=mesh,
+        clip_batch=config.eval.clip_batch,
+        episode_batch=config.eval.episode_batch,
+        cache_mib=config.eval.cache_mib,
+    )
+
+
+def evaluation(config: ConfigDict) -> Evaluation:
+    """Returns what is evaluated.
+
+    Raises:
+        MoloError: when data are missing, see :func:`evaluation_data`.
+    """
+    section = config.eval
+    return Evaluation(
+        data=evaluation_data(
+            config, section.split, n_way=section.n_way, shots=section.shots, mesh=make_mesh()
+        ),
+        dataset=config.dataset.name,
+        split=section.split,
+        n_query=section.n_query,
+        episodes=section.episodes,
+        controls=section.controls,
+        method=method_settings(config, num_classes=0),
+        seed=config.seed,
+        init_from=config.init_from,
+        clips=_clips(config),
+        refuse_trained=section.on_trained_classes == REFUSE,
+        config=config.to_dict(),
+    )
+
+
+def _clips(config: ConfigDict) -> dict[str, Any]:
+    """Returns what is made of a video, see :func:`molo_jax.provenance.settings_seen`."""
+    return {key: config.data[key] for key in ("num_frames", "sampling", "resize", "crop")}
+
+
+def training(config: ConfigDict) -> Training:
+    """Opens the data of a training, and returns its parts.
+
+    Raises:
+        MoloError: when data are missing or too few.
+    """
+    train, mesh, dataset = config.train, train_mesh(config), open_split(config, "train")
+    sampler = train_sampler(config, dataset)
+    method, transformation = method_settings(config, len(dataset.split.classes)), optimizer(config)
+    seen = settings_seen(_clips(config), dataset, method)
+    graphdef, *_ = abstract_network(method)
+    trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
+    scored, validation = None, {}
+    if train.eval_every:
+        shots, n_way = (train.n_shot,), train.n_way
+        data = evaluation_data(config, "val", n_way=n_way, shots=shots, mesh=mesh)
+        validated = ListRecord.of(config.dataset.name, data.dataset.split)
+        evaluator = Evaluator(data, graphdef)
+
+        def scored(*weights: nnx.State) -> Score:
+            scores = evaluator.scores(*weights, episodes=train.val_episodes, title="val")
+            return scores[train.n_shot]
+
+        validation = _validation(config, seen, validated)
+    return Training(
+        initial=lambda: create_state(*create_model(method, config.seed)[1:], transformation),
+        first_weights=functools.partial(
+            starting_weights,
+            method,
+            init_from=config.init_from,
+            pretrained=config.model.pretrained,
+            new_classifier=config.init_new_classifier,
+        ),
+        step=make_train_step(
+            graphdef,
+            transformation,
+            preprocess=train_preprocess(config),
+            episode_key=train_key(config),
+            n_way=train.n_way,
+            mesh=mesh,
+        ),
+        scored=scored,
+        batches=functools.partial(_batches, config, dataset, sampler, mesh),
+        mesh=mesh,
+        schedule=schedule(config),
+        steps=train.steps,
+        episodes_per_step=train.episodes_per_step,
+        log_every=train.log_every,
+        eval_every=train.eval_every,
+        checkpoint_every=train.checkpoint_every,
+        dataset=dataset,
+        method=method,
+        trained=trained,
+        validated=validated,
+        seen=seen,
+        validation=validation,
+        config=config.to_dict(),
+        default_config=base_config(config.method.name).to_dict(),
+        init_from=config.init_from,
+        refuse_trained=config.eval.on_trained_classes == REFUSE,
+    )
+
+
+def _validation(
+    config: ConfigDict, seen: Mapping[str, Any], validated: ListRecord
+) -> dict[str, Any]:
+    """Returns everything but the weights that the accuracy of a validation depends on.
+
+    The keys are those of the configuration; one is a digest of the val list.
+    """
+    train = config.train
+    return dict(seen) | {
+        "seed": config.seed,
+        "train.n_way": train.n_way,
+        "train.n_shot": train.n_shot,
+        "train.val_episodes": train.val_episodes,
+        "eval.n_query": config.eval.n_query,
+        "eval.frame_draw": config.eval.frame_draw,
+        "data.on_bad_video": config.data.on_bad_video,
+        "val list": validated.digest[:12],
+    }
+
+
+def _batches(
+    config: ConfigDict, dataset: ClipSource, sampler: EpisodeSampler, mesh: Mesh, done: int
+) -> Generator[Batch, None, None]:
+    """Yields the batches of the steps behind the first `done`, each on its way to the devices."""
+    data, train = config.data, config.train
+    decoded = episode_batches(
+        dataset,
+        sampler,
+        start=done * train.episodes_per_step,
+        stop=train.steps * train.episodes_per_step,
+        batch_size=train.episodes_per_step,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        resize=data.resize,
+        sampling=data.sampling,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    with contextlib.closing(decoded):
+        yield from prefetched(decoded, lambda batch: place_episodes(batch, mesh, train.microbatch))

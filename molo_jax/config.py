@@ -20,9 +20,8 @@ from molo_jax.methods.settings import (
     own_fields,
     settings_class,
 )
+from molo_jax.weights.imagenet import IMAGENET, WEIGHT_FILES
 
-IMAGENET = "imagenet"
-WEIGHT_FILES = (".pth", ".pyth", ".safetensors")
 SAMPLINGS = ("segments", "window")
 BAD_VIDEO_POLICIES = ("fail", "skip")
 DATA_SOURCES = ("prepared", "videos")

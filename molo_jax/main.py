@@ -43,7 +43,13 @@ def main(argv: Sequence[str]) -> None:
         return
     validate(config)
     workdir = _workdir()
-    check_sources(config, workdir, trains=_MODE.value != "eval")
+    check_sources(
+        workdir,
+        trains=_MODE.value != "eval",
+        init_from=config.init_from,
+        pretrained=config.model.pretrained,
+        backbone=config.model.backbone,
+    )
     with (
         stopping.ending_at_once(),
         work_folder(workdir, for_training=_MODE.value != "eval"),
@@ -53,17 +59,21 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import evaluate, summary, train
+    from molo_jax import build, evaluate, summary, train
 
     trains = _MODE.value != "eval"
     if _MODE.value != "train":
-        evaluate.check_data(config, workdir, trains)
+        # Before hours of training: whether the data are there.
+        planned = build.evaluation(config)
+        if trains:
+            evaluate.check_data(planned, workdir)
     if trains:
-        train.train(config, workdir)
+        train.train(build.training(config), workdir)
     if _MODE.value != "train":
-        evaluate.evaluate(config, workdir, trains)
+        evaluate.evaluate(build.evaluation(config), workdir, trains)
     if _MODE.value == "train_and_eval":
-        summary.write_summary(config, workdir)
+        way = config.train.n_way
+        summary.write_summary(build.evaluation(config), workdir, train_way=way)
 
 
 def _workdir() -> Path:
