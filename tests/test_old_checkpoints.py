@@ -4,7 +4,7 @@ import json
 
 from molo_jax.config import base_config
 from molo_jax.old_checkpoints import config_of_now, key_of_now
-from molo_jax.train import _changes
+from molo_jax.stored_config import changes
 
 OLD_MODEL = ("positional_a", "positional_b", "motion_weight", "single_direction")
 OLD_MODEL += ("dropout_position", "dropout_attention", "dropout_feedforward")
@@ -21,13 +21,15 @@ def old_config(**loss):
 
 
 def test_the_defaults_of_then_are_those_of_now():
-    assert _changes(old_config(), base_config()) == []
+    now = base_config().to_dict()
+    assert changes(old_config(), now, now) == []
 
 
 def test_other_values_are_named_by_their_keys_of_now():
     stored = old_config(reconstruction=0.25, accumulation=2, contrast=0.1)
     stored["model"] |= {"positional_a": 512.0, "backbone": "resnet18"}
-    assert sorted(_changes(stored, base_config())) == [
+    now = base_config().to_dict()
+    assert sorted(changes(stored, now, now)) == [
         "method.contrast was 0.1, is 0.05",
         "method.positional_a was 512.0, is 10.0",
         "method.reconstruction was 0.5, is 0.4",
