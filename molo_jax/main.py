@@ -62,18 +62,16 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     from molo_jax import build, evaluate, summary, train
 
     trains = _MODE.value != "eval"
-    if _MODE.value != "train":
-        # Before hours of training: whether the data are there.
-        planned = build.evaluation(config)
-        if trains:
-            evaluate.check_data(planned, workdir)
+    if _MODE.value == "train_and_eval":
+        # Before hours of training: whether there will be something to evaluate the network on.
+        evaluate.check_data(build.evaluation(config), workdir)
     if trains:
         train.train(build.training(config), workdir)
     if _MODE.value != "train":
         evaluate.evaluate(build.evaluation(config), workdir, trains)
     if _MODE.value == "train_and_eval":
-        way = config.train.n_way
-        summary.write_summary(build.evaluation(config), workdir, train_way=way)
+        picture = build.evaluation(config), workdir
+        summary.write_summary(*picture, train_way=config.train.n_way)
 
 
 def _workdir() -> Path:

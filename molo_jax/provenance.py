@@ -147,7 +147,9 @@ class Provenance:
     def of_meta(cls, meta: Mapping[str, Any]) -> Self:
         """Reads it from a checkpoint's meta, which may be older than it, or of a converted file."""
         if "trained_on" not in meta:
-            return cls((None,), (None,), None, _seen_of_old(meta))
+            # What the configuration and the architecture of an older checkpoint tell.
+            data = meta.get("config", {}).get("data", {})
+            return cls((None,), (None,), None, _seen_of(data, meta.get("architecture") or {}))
         trained, validated = (
             tuple(stage and ListRecord.from_json(stage) for stage in meta[key])
             for key in ("trained_on", "validated_on")
@@ -186,12 +188,6 @@ class Provenance:
 
 def _with(stages: Stages, new: ListRecord) -> Stages:
     return stages if stages and stages[-1] == new else (*stages, new)
-
-
-def _seen_of_old(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration and the architecture of an older checkpoint tell."""
-    data = meta.get("config", {}).get("data", {})
-    return _seen_of(data, meta.get("architecture") or {})
 
 
 def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[str, Any]:

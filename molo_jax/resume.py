@@ -12,7 +12,6 @@ from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
 
-from molo_jax import stored_config
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
@@ -54,7 +53,7 @@ class Training:
         seen: see :func:`molo_jax.provenance.settings_seen`.
         validation: what the accuracy of a validation depends on beside the weights, by name.
         config: the whole configuration.
-        default_config: the configuration that has every default value.
+        changes: the configuration of a checkpoint -> what is not so now, in words.
         init_from: the source of the weights that it begins with, or empty.
         refuse_trained: whether val classes that these weights were trained on are refused.
     """
@@ -78,7 +77,7 @@ class Training:
     seen: Mapping[str, Any]
     validation: Mapping[str, Any]
     config: Mapping[str, Any]
-    default_config: Mapping[str, Any]
+    changes: Callable[[Mapping[str, Any]], list[str]]
     init_from: str
     refuse_trained: bool
 
@@ -144,7 +143,7 @@ def _go_on(training: Training, latest: Checkpoints) -> Start:
     origin = Provenance.of_meta(meta)
     check_same_classes(where, origin, training.trained)
     _check_validation(training, where, origin)
-    if changed := _changes(training, meta):
+    if changed := training.changes(meta["config"]):
         logging.warning("the configuration changed since the checkpoint: %s", "; ".join(changed))
     targets = _items(jax.eval_shape(training.initial))
     items = latest.restore(step, targets, replicated(training.mesh))
@@ -162,11 +161,6 @@ def _check_validation(training: Training, where: str, origin: Provenance) -> Non
 
 def _further(training: Training, origin: Provenance) -> Provenance:
     return origin.followed_by(training.trained, training.validated, training.seen)
-
-
-def _changes(training: Training, meta: Mapping[str, Any]) -> list[str]:
-    """Names the values of the configuration that are not those of a checkpoint."""
-    return stored_config.changes(meta["config"], training.config, training.default_config)
 
 
 def _check_own(checkpoints: Checkpoints, method: Settings) -> None:
@@ -196,7 +190,7 @@ def _discard_newer_best(training: Training, best: Checkpoints, latest: Checkpoin
     newest, step = best.latest_step(), latest.latest_step()
     if newest is None or (step is not None and newest <= step):
         return
-    if step is None and _changes(training, best.meta(newest)):
+    if step is None and training.changes(best.meta(newest)["config"]):
         raise MoloError(
             f"{best.describe(newest)} is of a training with other settings, and there is no"
             f" checkpoint to go on from; remove {best.folder} or use another --workdir"

@@ -81,10 +81,10 @@ def results(workdir: Path) -> dict[str, dict]:
 
 
 def lines(workdir: Path) -> list[dict]:
-    kept = [dict(line) for line in read_metrics(workdir)]
-    for line in kept:
-        line.pop("episodes_per_second", None)
-    return kept
+    return [
+        {name: value for name, value in line.items() if name != "episodes_per_second"}
+        for line in read_metrics(workdir)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +127,11 @@ def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
         assert mean == pytest.approx(result["accuracy"])
         assert (result["way"], result["query"], result["episodes"]) == (3, 1, 7)
         assert result["shot"] == (1 if "1shot" in name else 3)
-        best = max((line for line in lines(workdir) if line["kind"] == "val"), key=_accuracy)
+        validations = [line for line in lines(workdir) if line["kind"] == "val"]
+        best = max(validations, key=lambda line: line["accuracy"])
         assert result["checkpoint_step"] == (0 if "untrained" in name else best["step"])
         assert result["config"]["train"]["steps"] == 12
         assert result["bad_videos"] == {}
-
-
-def _accuracy(line: dict) -> float:
-    return line["accuracy"]
 
 
 def test_a_run_that_is_killed_and_stopped_ends_exactly_as_one_that_is_not(
@@ -334,10 +331,7 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
     whole, motion_data, tmp_path, capsys
 ):
     config = _config(motion_data)
-    for path in (motion_data / "videos").rglob("*.mp4"):
-        copy = tmp_path / "videos" / path.relative_to(motion_data / "videos")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    shutil.copytree(motion_data / "videos", tmp_path / "videos")
     broken = tmp_path / "videos/test_motion8/1.mp4"
     broken.write_text("not a video")
     config.data.source = "videos"

@@ -32,6 +32,7 @@ from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.provenance import ListRecord, settings_seen
 from molo_jax.resume import Training
+from molo_jax.stored_config import changes
 from molo_jax.weights.networks import abstract_network, starting_weights
 from molo_jax.weights.torch_map import decays
 
@@ -241,7 +242,11 @@ def training(config: ConfigDict) -> Training:
         seen=seen,
         validation=validation,
         config=config.to_dict(),
-        default_config=base_config(config.method.name).to_dict(),
+        changes=functools.partial(
+            changes,
+            now=config.to_dict(),
+            defaults=base_config(config.method.name).to_dict(),
+        ),
         init_from=config.init_from,
         refuse_trained=config.eval.on_trained_classes == REFUSE,
     )
