@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,9 +30,8 @@ class EvaluationData:
         samplers: number of shots -> the episodes with so many.
         n_way: classes of an episode.
         num_frames: frames of a clip.
-        sampling: how they are chosen.
-        resize: side of the square that they are resized to.
-        workers, prefetch: see :func:`molo_jax.data.pipeline.clip_batches`.
+        reading: `sampling`, `resize`, `workers` and `prefetch` of
+            :func:`molo_jax.data.pipeline.clip_batches`.
         preprocess: turns the pixels of clips into what networks embed.
         mesh: the devices.
         clip_batch, episode_batch: clips embedded, and episodes matched, at once on each device.
@@ -42,10 +42,7 @@ class EvaluationData:
     samplers: Mapping[int, EpisodeSampler]
     n_way: int
     num_frames: int
-    sampling: str
-    resize: int
-    workers: int
-    prefetch: int
+    reading: Mapping[str, Any]
     preprocess: Callable[[jax.Array], jax.Array]
     mesh: Mesh
     clip_batch: int
@@ -120,11 +117,8 @@ class Evaluator:
             data.dataset,
             requests,
             batch_size=data.clip_batch * data.mesh.size,
-            workers=data.workers,
-            prefetch=data.prefetch,
-            resize=data.resize,
-            sampling=data.sampling,
             static=static,
+            **data.reading,
         )
         spread = clips_sharding(data.mesh)
 
@@ -162,7 +156,7 @@ class Evaluator:
     def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
         """Returns how many clips' features fit into the memory that they may take."""
         data, clips = self._data, self._data.mesh.size
-        shape = (clips, data.num_frames, data.resize, data.resize, 3)
+        shape = (clips, data.num_frames, *[data.reading["resize"]] * 2, 3)
         pixels = jax.ShapeDtypeStruct(shape, np.uint8)
         features = jax.eval_shape(self._embed, params, batch_stats, pixels)
         total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))

@@ -96,7 +96,8 @@ def _rows(
     """Picks the first support and query clip of each class, in the order of the labels."""
 
     def pixels(request: ClipRequest) -> np.ndarray:
-        return data.dataset.read_clip(request, sampling=data.sampling, resize=data.resize)
+        how = {name: data.reading[name] for name in ("sampling", "resize")}
+        return data.dataset.read_clip(request, **how)
 
     names, rows = {}, []
     for label, clip in zip(episode.support_labels, episode.support, strict=True):

@@ -351,7 +351,8 @@ def test_the_parts_of_an_evaluation_have_the_values_of_their_keys(motion_data):
     data = made.data
     assert (data.n_way, made.n_query, made.episodes, list(data.samplers)) == (2, 3, 11, [1])
     assert (data.clip_batch, data.episode_batch, data.cache_mib) == (5, 6, 7)
-    assert (data.num_frames, data.resize, data.workers, data.prefetch) == (4, 64, 3, 4)
+    reading = {"sampling": "segments", "resize": 64, "workers": 3, "prefetch": 4}
+    assert (data.num_frames, data.reading) == (4, reading)
     assert (made.seed, made.init_from, made.controls) == (9, "x.pth", ("static",))
     assert made.clips == {"num_frames": 4, "sampling": "segments", "resize": 64, "crop": 32}
     assert made.config == config.to_dict()

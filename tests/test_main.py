@@ -92,9 +92,8 @@ def whole(motion_data, tmp_path_factory):
     """A run from start to end; returns its folder and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     arguments = command(motion_data, workdir)
-    result = subprocess.run(
-        arguments, capture_output=True, text=True, cwd=workdir.parent, check=False
-    )
+    options = {"capture_output": True, "text": True, "check": False}
+    result = subprocess.run(arguments, cwd=workdir.parent, **options)
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -299,8 +298,8 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     whole, motion_data
 ):
     config = _config(motion_data)
-    network = _weights(motion_data, whole[0])
-    dataset = build.open_split(config, "test")
+    network = _load(config, whole[0])
+    config.eval.shots = (1,)
     data = build.evaluation(config).data
     evaluator = evaluate.Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
@@ -310,7 +309,7 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     parts = [features for _, features in evaluator.embed(*weights, requests)]
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     model = evaluate.nnx.merge(network.graphdef, *weights)
-    clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
+    clips = [data.dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
     pixels = eval_views(np.stack(clips), 32)
     whole_episode = Episode(
         support=pixels[:3],
@@ -334,7 +333,6 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
     shutil.copytree(motion_data / "videos", tmp_path / "videos")
     broken = tmp_path / "videos/test_motion8/1.mp4"
     broken.write_text("not a video")
-    config.data.source = "videos"
     config.data.root = str(tmp_path / "videos")
     config.eval.shots, config.eval.controls = (1,), ()
     (tmp_path / "best").symlink_to(whole[0] / "best")
@@ -369,13 +367,8 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         "train.eval_every": 2,
     }
     arguments = [f"--config.{key}={value}" for key, value in overrides.items()]
-    result = subprocess.run(
-        [*main, f"--workdir={tmp_path}/run", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    options = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    result = subprocess.run([*main, f"--workdir={tmp_path}/run", *arguments], **options)
     assert result.returncode == 0, result.stderr
     assert "folder, test split: 3-way accuracy" in result.stdout
     record = json.loads((tmp_path / "run/eval_test_3way_3shot.json").read_text())
@@ -400,6 +393,6 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         check=True,
         cwd=ROOT,
     )
-    paths = [tmp_path / f"run/eval_test_3way_{shot}shot.json" for shot in (1, 3)]
-    records = [json.loads(path.read_text()) for path in paths]
+    found = results(tmp_path / "run")
+    records = [found[f"eval_test_3way_{shot}shot.json"] for shot in (1, 3)]
     assert [r["config"]["data"]["source"] for r in records] == ["videos", "prepared"]

@@ -138,22 +138,26 @@ def evaluation_data(
     Raises:
         MoloError: when the split's folder, list or videos are missing, or too few for an episode.
     """
-    dataset, data = open_split(config, split), config.data
+    dataset = open_split(config, split)
     return EvaluationData(
         dataset=dataset,
         samplers={n: eval_sampler(config, dataset, n_way=n_way, n_shot=n) for n in shots},
         n_way=n_way,
-        num_frames=data.num_frames,
-        sampling=eval_sampling(config),
-        resize=data.resize,
-        workers=data.workers,
-        prefetch=data.prefetch,
+        num_frames=config.data.num_frames,
+        reading=_reading(config, eval_sampling(config)),
         preprocess=eval_preprocess(config),
         mesh=mesh,
         clip_batch=config.eval.clip_batch,
         episode_batch=config.eval.episode_batch,
         cache_mib=config.eval.cache_mib,
     )
+
+
+def _reading(config: ConfigDict, sampling: str) -> dict[str, Any]:
+    """Returns how clips are read, see :func:`molo_jax.data.pipeline.clip_batches`."""
+    data = config.data
+    options = {"resize": data.resize, "workers": data.workers, "prefetch": data.prefetch}
+    return options | {"sampling": sampling}
 
 
 def evaluation(config: ConfigDict) -> Evaluation:
@@ -276,19 +280,16 @@ def _batches(
     config: ConfigDict, dataset: ClipSource, sampler: EpisodeSampler, mesh: Mesh, done: int
 ) -> Generator[Batch, None, None]:
     """Yields the batches of the steps behind the first `done`, each on its way to the devices."""
-    data, train = config.data, config.train
+    train = config.train
     decoded = episode_batches(
         dataset,
         sampler,
         start=done * train.episodes_per_step,
         stop=train.steps * train.episodes_per_step,
         batch_size=train.episodes_per_step,
-        workers=data.workers,
-        prefetch=data.prefetch,
-        resize=data.resize,
-        sampling=data.sampling,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        **_reading(config, config.data.sampling),
     )
     with contextlib.closing(decoded):
         yield from prefetched(decoded, lambda batch: place_episodes(batch, mesh, train.microbatch))

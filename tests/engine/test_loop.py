@@ -124,20 +124,21 @@ def test_a_stop_request_at_the_last_step_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "steps", "hooks"),
+    ("spoilt", "every", "steps", "hooks"),
     [
         # The numbers of a step are looked at while the next one runs,
-        (3, 4, [("log", 2, 1.5)]),
-        # or before a hook: neither the line nor the checkpoint of step 4 is written.
-        (4, 4, [("log", 2, 1.5), ("validate", 3, 106)]),
-        (6, 6, [("log", 2, 1.5), ("validate", 3, 106), ("log", 4, 3.5), ("save", 4, 110, [])]),
+        (3, (2, 10, 10), 4, [("log", 2, 1.5)]),
+        # or before a hook: neither a line nor a validation nor a checkpoint is made of them.
+        (4, (2, 10, 10), 4, [("log", 2, 1.5)]),
+        (3, (2, 3, 10), 3, [("log", 2, 1.5)]),
+        (3, (2, 10, 3), 3, [("log", 2, 1.5)]),
+        (6, (10, 10, 10), 6, []),
     ],
 )
-def test_a_loss_that_is_not_finite_ends_the_training_before_anything_is_written(
-    spoilt, steps, hooks
+def test_a_loss_that_is_not_finite_ends_the_training_before_anything_is_made_of_it(
+    spoilt, every, steps, hooks
 ):
     run = Run({spoilt: math.nan})
-    every = (2, 3, 4) if spoilt != 3 else (2, 10, 10)
     with pytest.raises(MoloError, match=f"step {spoilt}: the loss term 'loss' is nan"):
         run.fit(stop=6, every=every)
     assert run.steps() == steps
