@@ -56,7 +56,11 @@ ROOMS = {
         "molo_jax.downloads",
     ),
     # The only room that reads the configuration.
-    "build": ("molo_jax",),
+    "build": (
+        *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
+        *("molo_jax.methods", "molo_jax.backbones", "molo_jax.resume", "molo_jax.evaluate"),
+        *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
+    ),
 }
 # The files beside the rooms that know the configuration: its definition, and the commands.
 KNOW_THE_CONFIGURATION = {
