@@ -15,8 +15,9 @@ val, 6 in test. The first command says what is lacking before it decodes anythin
 
 from ml_collections import ConfigDict
 
-from molo_jax.config import IMAGENET, base_config, with_settings
+from molo_jax.config import base_config, with_settings
 from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.weights.imagenet import IMAGENET
 
 
 def get_config(method: str = DEFAULT_METHOD) -> ConfigDict:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD, Settings, own_fields, settings_class
 
-IMAGENET = "imagenet"
 REFUSE = "refuse"
 
 

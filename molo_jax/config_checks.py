@@ -6,13 +6,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from molo_jax.backbones import BACKBONES, backbone_info
-from molo_jax.config import IMAGENET, REFUSE, config_keys, known_method, value_of
+from molo_jax.config import REFUSE, config_keys, known_method, value_of
 from molo_jax.data.clips.episodes import FRAME_DRAWS
 from molo_jax.data.clips.source import BAD_VIDEO_POLICIES
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.video.frames import TRAINING_SAMPLINGS
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import own_fields
+from molo_jax.weights.imagenet import IMAGENET
 from molo_jax.weights.torch_files import SUFFIXES, is_torch_path
 
 _CHOICES = {

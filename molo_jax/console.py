@@ -65,7 +65,8 @@ class Progress:
         self._bar = tqdm(
             desc=title, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
         )
-        self.reset(total)
+        self._total, self._done = total, 0
+        self._began = self._said = time.monotonic()
 
     def reset(self, total: int | None) -> None:
         """Begins anew, with another total."""

@@ -1,38 +1,23 @@
 """Evaluation of a trained network: accuracy over many episodes of classes it has never seen."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from molo_jax import build
-from molo_jax.console import Progress
-from molo_jax.data.clips.episodes import ClipRequest
-from molo_jax.data.clips.source import ClipSource
-from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.engine.checkpoint import Checkpoints
-from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
-from molo_jax.engine.prefetch import prefetched
+from molo_jax.engine.evaluation import Score
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import (
-    clips_sharding,
-    make_embed,
-    make_match,
-    make_mesh,
-    replicated,
-)
+from molo_jax.engine.step import replicated
 from molo_jax.errors import MoloError
-from molo_jax.methods.episode import Features
+from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.settings import Settings
-from molo_jax.provenance import ListRecord, Provenance, check_new, overlap
+from molo_jax.provenance import ListRecord, Provenance, check_new, overlap, settings_seen
 from molo_jax.results import Comparison, class_keys, write_result
 from molo_jax.weights.networks import (
     BEST,
@@ -67,172 +52,65 @@ class Network:
     origin: Provenance = dataclasses.field(default_factory=Provenance)
 
 
-class Evaluator:
-    """Evaluates networks of one structure on one split.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, and what its results say of it.
 
-    Args:
-        config: the configuration.
-        dataset: the videos of the split.
-        graphdef: the structure of the networks.
-        mesh: the devices.
-        n_way: classes of an episode.
-        shots: numbers of shots, each of which is evaluated.
-
-    Raises:
-        MoloError: when the split has too few classes or videos.
+    Attributes:
+        data: the episodes.
+        dataset: name of the data set.
+        split: name of the split.
+        n_query: queries of a class.
+        episodes: how many there are for each number of shots.
+        controls: what is evaluated beside the trained network, `untrained` or `static`.
+        method: the settings of the network, whose number of classes is that of the checkpoint.
+        seed: that of the untrained network.
+        init_from: the source of the weights; empty: the work folder.
+        clips: what is made of a video, see :func:`molo_jax.provenance.settings_seen`.
+        refuse_trained: whether classes that the network was trained on are refused.
+        config: the configuration, for the result files.
     """
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        dataset: ClipSource,
-        graphdef: nnx.GraphDef,
-        mesh: Mesh,
-        *,
-        n_way: int,
-        shots: Sequence[int],
-    ):
-        self._config, self._dataset, self._mesh = config, dataset, mesh
-        self.samplers = {
-            shot: build.eval_sampler(config, dataset, n_way=n_way, n_shot=shot) for shot in shots
-        }
-        preprocess = build.eval_preprocess(config)
-        self._embed = make_embed(graphdef, preprocess=preprocess, mesh=mesh)
-        self._match = make_match(graphdef, n_way=n_way)
-        # Whether the programs have been compiled, by an evaluation before this one.
-        self._has_run = False
+    data: EvaluationData
+    dataset: str
+    split: str
+    n_query: int
+    episodes: int
+    controls: Sequence[str]
+    method: Settings
+    seed: int
+    init_from: str
+    clips: Mapping[str, Any]
+    refuse_trained: bool
+    config: Mapping[str, Any]
 
-    def scores(
-        self,
-        params: nnx.State,
-        batch_stats: nnx.State,
-        *,
-        episodes: int,
-        title: str,
-        static: bool = False,
-    ) -> dict[int, Score]:
-        """Evaluates a network; each distinct clip is embedded once for all numbers of shots.
-
-        Args:
-            params: the network's parameters.
-            batch_stats: its batch-normalization statistics.
-            episodes: how many episodes for each number of shots.
-            title: what the progress bar says.
-            static: show one frame of each clip again and again.
-        """
-        weights = params, batch_stats
-        if not self._has_run:
-            logging.info(
-                "the first clips compile the network, which takes some seconds to a minute on a CPU"
-            )
-            self._has_run = True
-        with Progress(title, "clips") as bar:
-            store = FeatureStore(
-                lambda clips: self.embed(*weights, clips, static=static, bar=bar),
-                self._capacity(*weights),
-            )
-            return {
-                shot: self._score(weights, store, shot, episodes, title) for shot in self.samplers
-            }
-
-    def embed(
-        self,
-        params: nnx.State,
-        batch_stats: nnx.State,
-        requests: Sequence[ClipRequest],
-        *,
-        static: bool = False,
-        bar: Progress | None = None,
-    ) -> Iterator[tuple[np.ndarray, Features]]:
-        """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
-
-        Yields:
-            The positions of the clips in `requests`, and their features.
-        """
-        data = self._config.data
-        batches = clip_batches(
-            self._dataset,
-            requests,
-            batch_size=self._config.eval.clip_batch * self._mesh.size,
-            workers=data.workers,
-            prefetch=data.prefetch,
-            resize=data.resize,
-            sampling=build.eval_sampling(self._config),
-            static=static,
-        )
-        spread = clips_sharding(self._mesh)
-
-        def place(batch: ClipBatch) -> ClipBatch:
-            return batch._replace(clips=jax.device_put(batch.clips, spread))
-
-        if bar is not None:
-            bar.reset(len(requests))
-        with contextlib.closing(batches):
-            for positions, ok, pixels in prefetched(batches, place):
-                features = jax.device_get(self._embed(params, batch_stats, pixels))
-                yield positions[ok], jax.tree.map(lambda x, ok=ok: x[ok], features)
-                if bar is not None:
-                    bar.update(int((positions >= 0).sum()))
-
-    def match(
-        self, params: nnx.State, batch_stats: nnx.State, features: Features, *episodes: np.ndarray
-    ) -> jax.Array:
-        """Returns the logits of episodes given by positions in `features`."""
-        return self._match(params, batch_stats, features, *episodes)
-
-    def _score(
-        self,
-        weights: tuple[nnx.State, nnx.State],
-        store: FeatureStore,
-        shot: int,
-        episodes: int,
-        title: str,
-    ) -> Score:
-        sampler = self.samplers[shot]
-        with Progress(f"{title} {shot}-shot", "episodes", episodes) as bar:
-            return evaluate_episodes(
-                lambda index: sampler.resolve(sampler(index), self._dataset.is_bad),
-                episodes,
-                store=store,
-                match=lambda *arrays: self._match(*weights, *arrays),
-                batch=self._config.eval.episode_batch,
-                advance=bar.update,
-            )
-
-    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
-        """Returns how many clips' features fit into the memory that they may take."""
-        data, clips = self._config.data, self._mesh.size
-        shape = (clips, data.num_frames, data.resize, data.resize, 3)
-        pixels = jax.ShapeDtypeStruct(shape, np.uint8)
-        features = jax.eval_shape(self._embed, params, batch_stats, pixels)
-        total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
-        return max(1, self._config.eval.cache_mib * 2**20 * clips // total)
+    @property
+    def tested(self) -> ListRecord:
+        """The record of the list that is tested."""
+        return ListRecord.of(self.dataset, self.data.dataset.split)
 
 
-def load_network(
-    config: ConfigDict, workdir: Path, mesh: Mesh, *, trained_here: bool = False
-) -> Network:
-    """Loads the network of `init_from`, or else that of the work folder.
+def load_network(source: str, workdir: Path, method: Settings, mesh: Mesh) -> Network:
+    """Loads the network of a source, or else that of the work folder.
 
     That is the one that was best on the val split, or the newest if there was no validation.
 
     Args:
-        config: the configuration.
+        source: see :func:`molo_jax.weights.networks.load_weights`; empty: the work folder.
         workdir: the work folder.
+        method: the settings of the network, whose number of classes is that of the checkpoint.
         mesh: the devices.
-        trained_here: whether the network has just been trained in the work folder: `init_from` is
-            what its training began with then.
 
     Raises:
         MoloError: when there is no checkpoint, it cannot be read, or is of another architecture.
     """
-    if config.init_from and not trained_here:
-        return _load_given(config, mesh)
+    if source:
+        return _load_given(source, method, mesh)
     while True:
         folder, step = _newest(workdir)
         try:
             with Checkpoints(folder, read_only=True) as checkpoints:
-                return _restore(config, checkpoints, step, mesh)
+                return _restore(checkpoints, step, method, mesh)
         except MoloError:
             # A training that runs beside this evaluation may have replaced it meanwhile.
             if _newest(workdir) == (folder, step):
@@ -251,9 +129,9 @@ def _newest(workdir: Path) -> tuple[Path, int]:
     )
 
 
-def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
-    weights = load_weights(config.init_from, config.method.name)
-    wanted = build.method_settings(config, weights.settings.num_classes)
+def _load_given(source: str, method: Settings, mesh: Mesh) -> Network:
+    weights = load_weights(source, method.method)
+    wanted = dataclasses.replace(method, num_classes=weights.settings.num_classes)
     check_kind(weights.source, weights.settings, wanted)
     graphdef, *abstract = abstract_network(wanted)
     states = [filled(state, weights.variables) for state in abstract]
@@ -263,11 +141,11 @@ def _load_given(config: ConfigDict, mesh: Mesh) -> Network:
     return Network(wanted, graphdef, params, batch_stats, weights.source, weights.step, origin)
 
 
-def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh) -> Network:
+def _restore(checkpoints: Checkpoints, step: int, method: Settings, mesh: Mesh) -> Network:
     where = checkpoints.describe(step)
     meta = checkpoints.meta(step)
     stored = meta["architecture"]
-    wanted = build.method_settings(config, stored["num_classes"])
+    wanted = dataclasses.replace(method, num_classes=stored["num_classes"])
     check_same_network(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
@@ -276,123 +154,124 @@ def _restore(config: ConfigDict, checkpoints: Checkpoints, step: int, mesh: Mesh
     return Network(wanted, graphdef, model["params"], model["batch_stats"], where, step, origin)
 
 
-def untrained(config: ConfigDict, settings: Settings, mesh: Mesh) -> Network:
+def untrained(settings: Settings, seed: int, mesh: Mesh) -> Network:
     """Returns the network with random weights."""
-    graphdef, *weights = create_model(settings, config.seed)
+    graphdef, *weights = create_model(settings, seed)
     params, batch_stats = jax.device_put(weights, replicated(mesh))
     return Network(settings, graphdef, params, batch_stats, checkpoint="none", step=0)
 
 
-def check_data(config: ConfigDict, workdir: Path, trains: bool) -> None:
-    """Checks that the evaluation will find its data, before hours of training.
+def check_data(evaluation: Evaluation, workdir: Path) -> None:
+    """Checks before hours of training that the evaluation behind it will be of new classes.
 
     Args:
-        config: the configuration.
-        workdir: the work folder.
-        trains: whether a training comes first: the classes must be new to what it begins with.
+        evaluation: what will be evaluated; `init_from` is what the training begins with.
+        workdir: the work folder, whose checkpoint the training goes on from.
 
     Raises:
-        MoloError: when the split's folder, list or videos are missing, or too few for an episode,
-            or when the weights that training begins with were trained on its classes.
+        MoloError: the weights that training begins with were trained on classes of the split.
     """
-    split = config.eval.split
-    dataset = build.open_split(config, split)
-    for shot in config.eval.shots:
-        build.eval_sampler(config, dataset, n_way=config.eval.n_way, n_shot=shot)
     with Checkpoints(workdir / LATEST, read_only=True) as checkpoints:
         going_on = checkpoints.latest_step() is not None
-    if trains and (going_on or config.init_from):
-        where, meta = read_meta(workdir / LATEST if going_on else config.init_from)
-        tested = ListRecord.of(config.dataset.name, dataset.split)
-        found = overlap(Provenance.of_meta(meta), tested, split)
-        check_new(where, found, split, config.eval.on_trained_classes)
+    if going_on or evaluation.init_from:
+        where, meta = read_meta(workdir / LATEST if going_on else evaluation.init_from)
+        found = overlap(Provenance.of_meta(meta), evaluation.tested, evaluation.split)
+        check_new(where, found, evaluation.split, refuse=evaluation.refuse_trained)
 
 
 def evaluate(
-    config: ConfigDict, workdir: Path, trained_here: bool = False
+    evaluation: Evaluation, workdir: Path, trained_here: bool = False
 ) -> dict[tuple[str, int], Score]:
-    """Evaluates a network (see :func:`load_network`) and the controls, prints a table.
+    """Evaluates a network and the controls, prints a table.
 
     Writes `<workdir>/eval_<split>_<way>way_<shot>shot[_untrained|_static].json`. A file of another
     result that has this name is kept as `….json.old-1`, `….json.old-2` and so on.
+
+    Args:
+        evaluation: what is evaluated.
+        workdir: the work folder.
+        trained_here: whether the network has just been trained in the work folder: `init_from` is
+            what its training began with then.
 
     Returns:
         The result for each variant (`trained`, `untrained`, `static`) and number of shots.
 
     Raises:
-        MoloError: when the data or the checkpoint are missing or broken, or when the network was
-            trained on classes of the split (see `eval.on_trained_classes`).
+        MoloError: when the checkpoint is missing or broken, a video is broken, or the network was
+            trained on classes of the split and these are refused.
     """
-    mesh = make_mesh()
-    dataset = build.open_split(config, config.eval.split)
-    network = load_network(config, workdir, mesh, trained_here=trained_here)
-    comparison = _compare(config, dataset, network)
-    evaluator = Evaluator(
-        config,
-        dataset,
-        network.graphdef,
-        mesh,
-        n_way=config.eval.n_way,
-        shots=config.eval.shots,
-    )
+    data, split = evaluation.data, evaluation.split
+    source = "" if trained_here else evaluation.init_from
+    network = load_network(source, workdir, evaluation.method, data.mesh)
+    comparison = _compare(evaluation, network)
+    evaluator = Evaluator(data, network.graphdef)
     results = {}
-    for variant in (TRAINED, *config.eval.controls):
+    for variant in (TRAINED, *evaluation.controls):
         shown, compared = network, comparison
         if variant == UNTRAINED:
-            shown = untrained(config, network.settings, mesh)
-            compared = _compare(config, dataset, shown)
-        logging.info("evaluating on the %s split: %s", config.eval.split, _TITLES[variant])
+            shown = untrained(network.settings, evaluation.seed, data.mesh)
+            compared = _compare(evaluation, shown)
+        logging.info("evaluating on the %s split: %s", split, _TITLES[variant])
         scores = evaluator.scores(
             shown.params,
             shown.batch_stats,
-            episodes=config.eval.episodes,
-            title=f"{config.eval.split}, {_TITLES[variant]}",
+            episodes=evaluation.episodes,
+            title=f"{split}, {_TITLES[variant]}",
             static=variant == STATIC,
         )
         for shot, result in scores.items():
             results[variant, shot] = result
-            record = _record(config, dataset, shown, compared, variant, shot, result)
-            write_result(workdir / _file_name(config, variant, shot), record)
-    print(format_table(config, results, network.step, comparison.notes(config.eval.split)))
-    if config.init_from and not trained_here:
+            record = _record(evaluation, shown, compared, variant, shot, result)
+            write_result(workdir / _file_name(record), record)
+    head = (
+        f"{evaluation.dataset}, {split} split: {data.n_way}-way accuracy in % with 95 % intervals"
+        f" over {evaluation.episodes} episodes, network of step {network.step}"
+    )
+    print(format_table(head, results, comparison.notes(split)))
+    if source:
         print(f"the network is that of {network.checkpoint}")
-    if dataset.bad_count:
-        logging.warning("%d videos of the split were left out as unusable", dataset.bad_count)
+    if data.dataset.bad_count:
+        logging.warning("%d videos of the split were left out as unusable", data.dataset.bad_count)
     return results
 
 
-def _compare(config: ConfigDict, dataset: ClipSource, network: Network) -> Comparison:
+def _compare(evaluation: Evaluation, network: Network) -> Comparison:
     return Comparison.of(
-        config, dataset, network.checkpoint, network.origin, network.settings.to_json()
+        network.checkpoint,
+        network.origin,
+        evaluation.tested,
+        evaluation.split,
+        seen=settings_seen(evaluation.clips, evaluation.data.dataset, network.settings),
+        refuse=evaluation.refuse_trained,
     )
 
 
-def _file_name(config: ConfigDict, variant: str, shot: int) -> str:
-    suffix = "" if variant == TRAINED else f"_{variant}"
-    return f"eval_{config.eval.split}_{config.eval.n_way}way_{shot}shot{suffix}.json"
+def _file_name(record: Mapping[str, Any]) -> str:
+    suffix = "" if record["variant"] == TRAINED else f"_{record['variant']}"
+    return f"eval_{record['split']}_{record['way']}way_{record['shot']}shot{suffix}.json"
 
 
 def _record(
-    config: ConfigDict,
-    dataset: ClipSource,
+    evaluation: Evaluation,
     network: Network,
     comparison: Comparison,
     variant: str,
     shot: int,
     result: Score,
 ) -> dict[str, Any]:
+    dataset = evaluation.data.dataset
     names = class_keys(dataset.split)
     return {
-        "dataset": config.dataset.name,
+        "dataset": evaluation.dataset,
         "method": network.settings.method,
-        "split": config.eval.split,
+        "split": evaluation.split,
         "variant": variant,
         "accuracy": result.accuracy,
         "ci95": result.ci95,
         "episodes": result.episodes,
-        "way": config.eval.n_way,
+        "way": evaluation.data.n_way,
         "shot": shot,
-        "query": config.eval.n_query,
+        "query": evaluation.n_query,
         "per_class": {names[c]: value for c, value in result.per_class.items()},
         "checkpoint": network.checkpoint,
         "checkpoint_step": network.step,
@@ -402,29 +281,20 @@ def _record(
         "settings_not_as_in_training": comparison.settings,
         "list_digest": comparison.list_digest,
         "bad_videos": dataset.bad_videos(),
-        "config": config.to_dict(),
+        "config": evaluation.config,
     }
 
 
 def format_table(
-    config: ConfigDict,
-    results: dict[tuple[str, int], Score],
-    step: int,
-    notes: Sequence[str] = (),
+    head: str, results: Mapping[tuple[str, int], Score], notes: Sequence[str] = ()
 ) -> str:
     """Formats all results: a row for each variant, a column for each number of shots.
 
     Args:
-        config: the configuration.
+        head: the line above.
         results: by variant and number of shots.
-        step: that of the network.
         notes: what a reader of these numbers must know; lines below the table.
     """
-    section = config.eval
-    head = (
-        f"{config.dataset.name}, {section.split} split: {section.n_way}-way accuracy in % with 95 %"
-        f" intervals over {section.episodes} episodes, network of step {step}"
-    )
     shots = list(dict.fromkeys(shot for _, shot in results))
     rows = [["", *(f"{shot}-shot" for shot in shots)]]
     for variant in dict.fromkeys(variant for variant, _ in results):

@@ -43,7 +43,13 @@ def main(argv: Sequence[str]) -> None:
         return
     validate(config)
     workdir = _workdir()
-    check_sources(config, workdir, trains=_MODE.value != "eval")
+    check_sources(
+        workdir,
+        trains=_MODE.value != "eval",
+        init_from=config.init_from,
+        pretrained=config.model.pretrained,
+        backbone=config.model.backbone,
+    )
     with (
         stopping.ending_at_once(),
         work_folder(workdir, for_training=_MODE.value != "eval"),
@@ -53,17 +59,19 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import evaluate, summary, train
+    from molo_jax import build, evaluate, summary, train
 
     trains = _MODE.value != "eval"
-    if _MODE.value != "train":
-        evaluate.check_data(config, workdir, trains)
-    if trains:
-        train.train(config, workdir)
-    if _MODE.value != "train":
-        evaluate.evaluate(config, workdir, trains)
     if _MODE.value == "train_and_eval":
-        summary.write_summary(config, workdir)
+        # Before hours of training: whether there will be something to evaluate the network on.
+        evaluate.check_data(build.evaluation(config), workdir)
+    if trains:
+        train.train(build.training(config), workdir)
+    if _MODE.value != "train":
+        evaluate.evaluate(build.evaluation(config), workdir, trains)
+    if _MODE.value == "train_and_eval":
+        picture = build.evaluation(config), workdir
+        summary.write_summary(*picture, train_way=config.train.n_way)
 
 
 def _workdir() -> Path:

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from molo_jax import cli
 from molo_jax.backbones import backbone_info
 from molo_jax.benchmarks import default_sampling
-from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
 from molo_jax.presets import config_file
+from molo_jax.weights.imagenet import IMAGENET
 
 # The keys of the configuration that a flag of the preparation speaks of.
 _KEYS = {

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from molo_jax.benchmarks import BENCHMARKS, benchmark
 from molo_jax.benchmarks.record import Benchmark
-from molo_jax.config import IMAGENET, base_config
+from molo_jax.config import base_config
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.weights.imagenet import IMAGENET
 
 # Nothing is published for these in this setting: as HyRSM, without its auxiliary classifier.
 _AS_HYRSM = ("protonet", "bi_mhm", "otam")

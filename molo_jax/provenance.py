@@ -11,14 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from absl import logging
-from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
-from molo_jax.config import REFUSE
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
-from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, own_fields
+from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, Settings, own_fields
 from molo_jax.old_checkpoints import key_of_now
 
 # Two of 70,000 videos get the same digest once in 10^10 trainings.
@@ -149,7 +147,9 @@ class Provenance:
     def of_meta(cls, meta: Mapping[str, Any]) -> Self:
         """Reads it from a checkpoint's meta, which may be older than it, or of a converted file."""
         if "trained_on" not in meta:
-            return cls((None,), (None,), None, _seen_of_old(meta))
+            # What the configuration and the architecture of an older checkpoint tell.
+            data = meta.get("config", {}).get("data", {})
+            return cls((None,), (None,), None, _seen_of(data, meta.get("architecture") or {}))
         trained, validated = (
             tuple(stage and ListRecord.from_json(stage) for stage in meta[key])
             for key in ("trained_on", "validated_on")
@@ -190,12 +190,6 @@ def _with(stages: Stages, new: ListRecord) -> Stages:
     return stages if stages and stages[-1] == new else (*stages, new)
 
 
-def _seen_of_old(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the configuration and the architecture of an older checkpoint tell."""
-    data = meta.get("config", {}).get("data", {})
-    return _seen_of(data, meta.get("architecture") or {})
-
-
 def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[str, Any]:
     known = METHODS.get(architecture.get("method", DEFAULT_METHOD))
     # Method, backbone and number of classes are not among its own fields: they cannot differ.
@@ -207,49 +201,23 @@ def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[s
 
 
 def settings_seen(
-    config: ConfigDict, dataset: ClipSource, architecture: Mapping[str, Any]
+    clips: Mapping[str, Any], dataset: ClipSource, settings: Settings
 ) -> dict[str, Any]:
     """Returns everything but the weights that decides what a network makes of a video.
 
     Args:
-        config: the configuration.
+        clips: what is made of a video: `num_frames`, `sampling`, `resize` and `crop`.
         dataset: the videos.
-        architecture: the network's configuration (`Settings.to_json`).
+        settings: those of the network.
 
     Returns:
         JSON values by the dotted key of the configuration; `pixels` says what the frames went
         through, `normalization` is the mean and the deviation of the pixels.
     """
-    data = config.data
-    values = (data.num_frames, data.sampling, data.resize, data.crop)
-    seen = _seen_of(dict(zip(_DATA_KEYS, values, strict=True)), architecture)
-    backbone = backbone_info(config.model.backbone)
-    return seen | {"pixels": dataset.pixels, "normalization": [backbone.mean, backbone.std]}
-
-
-def validation_settings(
-    config: ConfigDict, seen: Mapping[str, Any], validated: ListRecord
-) -> dict[str, Any]:
-    """Returns everything but the weights that the accuracy of a validation depends on.
-
-    Args:
-        config: the configuration.
-        seen: see :func:`settings_seen`.
-        validated: the val list.
-
-    Returns:
-        JSON values by the dotted key of the configuration, and a digest of the list.
-    """
-    train = config.train
-    return dict(seen) | {
-        "seed": config.seed,
-        "train.n_way": train.n_way,
-        "train.n_shot": train.n_shot,
-        "train.val_episodes": train.val_episodes,
-        "eval.n_query": config.eval.n_query,
-        "eval.frame_draw": config.eval.frame_draw,
-        "data.on_bad_video": config.data.on_bad_video,
-        "val list": validated.digest[:12],
+    backbone = backbone_info(settings.backbone)
+    return _seen_of(clips, settings.to_json()) | {
+        "pixels": dataset.pixels,
+        "normalization": [backbone.mean, backbone.std],
     }
 
 
@@ -300,22 +268,22 @@ def _shared(tested: ListRecord, stages: Stages) -> list[str] | None:
     return None if not found and None in stages else found
 
 
-def check_new(where: str, found: Overlap, split: str, policy: str) -> None:
+def check_new(where: str, found: Overlap, split: str, *, refuse: bool) -> None:
     """Refuses to test classes that a network was trained on, or says so.
 
     Args:
         where: the checkpoint.
         found: what :func:`overlap` has found.
         split: what is tested; on the train split such classes are what one wants to see.
-        policy: `eval.on_trained_classes`.
+        refuse: whether to refuse, and not only to say so.
 
     Raises:
-        MoloError: there are such classes, and the policy is to refuse them.
+        MoloError: there are such classes, and they are to be refused.
     """
     if split == "train":
         return
     sentences = found.sentences()
-    if sentences and policy == REFUSE:
+    if sentences and refuse:
         raise MoloError(
             f"{where} {' and '.join(sentences)}, which the {split} split holds; the accuracy would"
             " not be that on new classes. Use the lists of that training, or train anew with"

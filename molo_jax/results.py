@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from absl import logging
-from ml_collections import ConfigDict
 
-from molo_jax.config import config_keys
-from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
 from molo_jax.files import parse_json, write_json
@@ -23,8 +20,8 @@ from molo_jax.provenance import (
     check_new,
     listed_changes,
     overlap,
-    settings_seen,
 )
+from molo_jax.stored_config import flattened
 
 # What comes out of an evaluation; everything else in a file says which evaluation it is.
 _MEASURED = ("accuracy", "ci95", "per_class", "bad_videos")
@@ -67,32 +64,31 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        config: ConfigDict,
-        dataset: ClipSource,
         checkpoint: str,
         origin: Provenance,
-        architecture: Mapping[str, Any],
+        tested: ListRecord,
+        split: str,
+        *,
+        seen: Mapping[str, Any],
+        refuse: bool,
     ) -> Self:
         """Compares; says in the log what differs.
 
         Args:
-            config: the configuration.
-            dataset: the tested videos.
             checkpoint: the network's.
             origin: what is known of its training.
-            architecture: the network's configuration as it is now.
+            tested: the list of the tested split.
+            split: its name.
+            seen: what the network sees now, see :func:`molo_jax.provenance.settings_seen`.
+            refuse: whether classes that it was trained on are refused.
 
         Raises:
-            MoloError: when the network was trained on classes of the split, unless
-                `eval.on_trained_classes` allows it.
+            MoloError: when the network was trained on classes of the split, and they are refused.
         """
-        split = config.eval.split
-        tested = ListRecord.of(config.dataset.name, dataset.split)
         classes = overlap(origin, tested, split)
-        check_new(checkpoint, classes, split, config.eval.on_trained_classes)
+        check_new(checkpoint, classes, split, refuse=refuse)
         # An untrained network has seen nothing, which is known.
         known = origin.seen or not origin.trained
-        seen = settings_seen(config, dataset, architecture)
         settings = origin.other_settings(seen) if known else None
         found = cls(checkpoint, classes, settings, tested.digest)
         for note in found.changes():
@@ -156,17 +152,8 @@ def result_key(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = json.loads(json.dumps(record))
     key = {name: value for name, value in plain.items() if name not in (*_MEASURED, "config")}
-    config = plain.get("config", {})
-    for dotted in config_keys(config):
-        if dotted not in _NO_MATTER:
-            key[f"config.{dotted}"] = _value(config, dotted)
-    return key
-
-
-def _value(tree: Mapping[str, Any], dotted: str) -> Any:
-    for part in dotted.split("."):
-        tree = tree[part]
-    return tree
+    values = flattened(plain.get("config", {}))
+    return key | {f"config.{k}": value for k, value in values.items() if k not in _NO_MATTER}
 
 
 def _read(path: Path) -> dict[str, Any] | None:

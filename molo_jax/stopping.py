@@ -5,6 +5,7 @@ compiles, that is minutes later. The number of a signal is therefore also writte
 (`signal.set_wakeup_fd`), and a thread that waits there answers.
 """
 
+import contextlib
 import signal
 import socket
 import threading
@@ -49,13 +50,18 @@ class StopSignals:
         self.received = 0
         self._plan, self._without, self._raises = plan, without, raises
         self._usual: dict[int, Any] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "StopSignals":
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        self._usual_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._watcher = threading.Thread(target=self._watch, name="signals", daemon=True)
-        self._watcher.start()
+        reader, writer = map(self._stack.enter_context, socket.socketpair())
+        writer.setblocking(False)
+        watcher = threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True)
+        watcher.start()
+        # Left in the opposite order: the watcher ends when the writer is closed.
+        self._stack.callback(watcher.join)
+        self._stack.callback(writer.close)
+        usual = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, usual)
         for number in _ANSWERED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._usual[number] = signal.signal(number, self._note)
@@ -64,10 +70,7 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._usual_fd)
-        self._writer.close()
-        self._watcher.join()
-        self._reader.close()
+        self._stack.close()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         """Runs in the main thread, as soon as that comes to it."""
@@ -77,10 +80,10 @@ class StopSignals:
         if self._raises:
             raise Stopped(number)
 
-    def _watch(self) -> None:
+    def _watch(self, reader: socket.socket) -> None:
         """Runs in a thread of its own, at once."""
         first = None
-        while numbers := self._reader.recv(16):
+        while numbers := reader.recv(16):
             for number in numbers:
                 if number not in self._usual:
                     continue

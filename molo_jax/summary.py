@@ -10,17 +10,14 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from ml_collections import ConfigDict
 
-from molo_jax import build
 from molo_jax.data.clips.episodes import ClipRequest, ResolvedEpisode
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.engine.evaluation import FeatureStore
 from molo_jax.engine.metrics import read_metrics
-from molo_jax.engine.step import make_mesh
-from molo_jax.evaluate import Evaluator, load_network
+from molo_jax.evaluate import Evaluation, load_network
+from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.files import replacing, written
-from molo_jax.methods.settings import settings_class
 
 # Up to so many points of a curve each is marked; a single one would be invisible without.
 _MARKED_POINTS = 20
@@ -39,8 +36,13 @@ class ExampleRow:
     predicted: str
 
 
-def write_summary(config: ConfigDict, workdir: Path) -> Path:
+def write_summary(evaluation: Evaluation, workdir: Path, *, train_way: int) -> Path:
     """Draws `<workdir>/summary.png` from the metrics and the checkpoint in `workdir`.
+
+    Args:
+        evaluation: of its first number of shots, the first episode is drawn.
+        workdir: the work folder.
+        train_way: classes of an episode in training and validation.
 
     Returns:
         The path of the picture.
@@ -48,18 +50,18 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
     Raises:
         MoloError: it cannot be written, or there is nothing to draw.
     """
-    rows = example_episode(config, workdir)
-    method = settings_class(config.method.name)
+    rows = example_episode(evaluation, workdir)
+    method, data = evaluation.method, evaluation.data
     figure = draw_summary(
         read_metrics(workdir),
         rows,
-        title=f"{config.dataset.name}: {method.title}, {config.model.backbone}",
+        title=f"{evaluation.dataset}: {method.title}, {method.backbone}",
         terms=method.losses,
         episode_title=(
-            f"One {config.eval.n_way}-way {config.eval.shots[0]}-shot episode of the"
-            f" {config.eval.split} split"
+            f"One {data.n_way}-way {next(iter(data.samplers))}-shot episode of the"
+            f" {evaluation.split} split"
         ),
-        chance=1 / config.train.n_way,
+        chance=1 / train_way,
     )
     path = workdir / "summary.png"
     with written(path), replacing(path) as temporary:
@@ -67,41 +69,39 @@ def write_summary(config: ConfigDict, workdir: Path) -> Path:
     return path
 
 
-def example_episode(config: ConfigDict, workdir: Path) -> list[ExampleRow]:
+def example_episode(evaluation: Evaluation, workdir: Path) -> list[ExampleRow]:
     """Classifies the queries of the first episode of the evaluated split.
 
     Returns:
         A row for each class, with its first support clip and its first query clip.
     """
-    mesh = make_mesh()
-    dataset = build.open_split(config, config.eval.split)
-    network = load_network(config, workdir, mesh, trained_here=True)
-    n_way, shot = config.eval.n_way, config.eval.shots[0]
-    evaluator = Evaluator(config, dataset, network.graphdef, mesh, n_way=n_way, shots=(shot,))
+    data = evaluation.data
+    network = load_network("", workdir, evaluation.method, data.mesh)
+    evaluator = Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
     store = FeatureStore(lambda clips: evaluator.embed(*weights, clips), capacity=10**6)
-    sampler = evaluator.samplers[shot]
-    episode = sampler.resolve(sampler(0), dataset.is_bad)
+    sampler = next(iter(data.samplers.values()))
+    episode = sampler.resolve(sampler(0), data.dataset.is_bad)
     while not store.ensure((*episode.support, *episode.query)):
-        episode = sampler.resolve(sampler(0), dataset.is_bad)
+        episode = sampler.resolve(sampler(0), data.dataset.is_bad)
     positions = np.int32(store.rows(episode.support)), np.int32(store.rows(episode.query))
     arrays = (*positions, episode.support_labels)
     logits = evaluator.match(*weights, store.table(), *(array[None] for array in arrays))
-    return _rows(config, dataset, episode, np.asarray(logits)[0].argmax(axis=-1))
+    return _rows(data, episode, np.asarray(logits)[0].argmax(axis=-1))
 
 
 def _rows(
-    config: ConfigDict, dataset: ClipSource, episode: ResolvedEpisode, predicted: np.ndarray
+    data: EvaluationData, episode: ResolvedEpisode, predicted: np.ndarray
 ) -> list[ExampleRow]:
     """Picks the first support and query clip of each class, in the order of the labels."""
 
     def pixels(request: ClipRequest) -> np.ndarray:
-        sampling = build.eval_sampling(config)
-        return dataset.read_clip(request, sampling=sampling, resize=config.data.resize)
+        how = {name: data.reading[name] for name in ("sampling", "resize")}
+        return data.dataset.read_clip(request, **how)
 
     names, rows = {}, []
     for label, clip in zip(episode.support_labels, episode.support, strict=True):
-        names.setdefault(int(label), class_name(dataset, clip.class_position))
+        names.setdefault(int(label), class_name(data.dataset, clip.class_position))
     for label in sorted(names)[:_MOST_ROWS]:
         support = list(episode.support_labels).index(label)
         query = list(episode.query_labels).index(label)

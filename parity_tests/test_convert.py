@@ -14,7 +14,6 @@ import torch
 from flax import nnx
 
 from molo_jax import evaluate
-from molo_jax.config import base_config
 from molo_jax.convert import convert
 from molo_jax.engine.step import make_mesh
 from molo_jax.methods.episode import Episode
@@ -85,8 +84,6 @@ def converted(official, tmp_path_factory):
 
 def test_an_official_checkpoint_gives_the_recorded_logits(official, converted, tmp_path):
     meta, values, _ = recorded()
-    config = base_config()
-    config.model.backbone = meta["backbone"]
     raw = recipe.episode(meta["seed"], meta["way"], meta["shot"], meta["query"], meta["num_class"])
     support, query = (jnp.asarray(np.moveaxis(raw[key], 2, -1)) for key in ("support", "query"))
 
@@ -100,8 +97,9 @@ def test_an_official_checkpoint_gives_the_recorded_logits(official, converted, t
 
     found = []
     for source in (converted, official[0]):
-        config.init_from = str(source)
-        network = evaluate.load_network(config, tmp_path, make_mesh())
+        network = evaluate.load_network(
+            str(source), tmp_path, MoLoSettings(0, meta["backbone"]), make_mesh()
+        )
         found.append(run(network.graphdef, network.params, network.batch_stats))
     np.testing.assert_allclose(found[0][0], values["out/logits"], rtol=LOGITS)
     scale = np.abs(values["out/class_logits"]).max()

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -287,3 +288,83 @@ def test_an_episodes_key_depends_on_the_seed_and_on_its_index_alone():
     assert (data[0] != data[2]).any()
     config.seed = 6
     assert (jax.random.key_data(build.train_key(config)(3)) != data[0]).any()
+
+
+def small(motion_data):
+    config = base_config()
+    config.model.backbone, config.data.source = "resnet18", "videos"
+    config.data.root, config.data.split_dir = f"{motion_data}/videos", f"{motion_data}/splits"
+    config.train.n_way, config.train.n_query, config.eval.n_way = 3, 2, 3
+    config.train.episodes_per_step = 2
+    return config
+
+
+@pytest.fixture(scope="module")
+def usual(motion_data):
+    return build.training(small(motion_data)).validation
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 3),
+        ("train.n_way", 2),
+        ("train.n_shot", 2),
+        ("train.val_episodes", 7),
+        ("eval.n_query", 2),
+        ("eval.frame_draw", "video"),
+        ("data.num_frames", 3),
+        ("data.sampling", "window"),
+        ("data.resize", 288),
+        ("data.crop", 192),
+        ("data.on_bad_video", "skip"),
+        ("val list", "one class less"),
+        ("train.steps", 7),
+        ("eval.n_way", 2),
+    ],
+)
+def test_a_validation_is_another_one_by_what_its_accuracy_depends_on_and_nothing_else(
+    usual, motion_data, tmp_path, key, value
+):
+    config = small(motion_data)
+    if key == "val list":
+        shutil.copytree(motion_data / "splits", tmp_path / "splits")
+        path = tmp_path / "splits/val_few_shot.txt"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        config.data.split_dir = str(tmp_path / "splits")
+    else:
+        config.update_from_flattened_dict({key: value})
+    now = build.training(config).validation
+    changed = {name for name in now if now[name] != usual[name]}
+    assert changed == (set() if key in ("train.steps", "eval.n_way") else {key})
+    assert json.loads(json.dumps(now)) == now
+
+
+def test_without_validation_the_val_split_is_not_opened(motion_data, tmp_path):
+    shutil.copytree(motion_data / "splits", tmp_path / "splits")
+    (tmp_path / "splits/val_few_shot.txt").unlink()
+    config = small(motion_data)
+    config.data.split_dir = str(tmp_path / "splits")
+    with pytest.raises(MoloError, match=r"val_few_shot\.txt"):
+        build.training(config)
+    config.train.eval_every = 0
+    parts = build.training(config)
+    assert (parts.scored, parts.validated, parts.validation) == (None, None, {})
+
+
+def test_the_parts_of_an_evaluation_have_the_values_of_their_keys(motion_data):
+    config = small(motion_data)
+    config.eval.update(n_way=2, n_query=3, episodes=11, shots=(1,), controls=("static",))
+    config.eval.update(clip_batch=5, episode_batch=6, cache_mib=7)
+    config.data.update(num_frames=4, resize=64, crop=32, workers=3, prefetch=4)
+    config.seed, config.init_from = 9, "x.pth"
+    made = build.evaluation(config)
+    data = made.data
+    assert (data.n_way, made.n_query, made.episodes, list(data.samplers)) == (2, 3, 11, [1])
+    assert (data.clip_batch, data.episode_batch, data.cache_mib) == (5, 6, 7)
+    reading = {"sampling": "segments", "resize": 64, "workers": 3, "prefetch": 4}
+    assert (data.num_frames, data.reading) == (4, reading)
+    assert (made.seed, made.init_from, made.controls) == (9, "x.pth", ("static",))
+    assert made.clips == {"num_frames": 4, "sampling": "segments", "resize": 64, "crop": 32}
+    assert made.config == config.to_dict()
+    assert data.preprocess(np.zeros((1, 4, 64, 64, 3), np.uint8)).shape == (1, 4, 32, 32, 3)

@@ -14,18 +14,15 @@ SETTINGS = MoLoSettings(num_classes=3, backbone="resnet18")
 
 
 def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_shots():
-    config = base_config()
-    config.dataset.name, config.eval.episodes = "synthetic", 1000
     results = {
         ("trained", 1): Score(0.6123, 0.0101, 1000, {}),
         ("trained", 5): Score(1.0, 0.0, 1000, {}),
         ("static", 1): Score(0.2, 0.0051, 1000, {}),
         ("static", 5): Score(0.21, 0.005, 1000, {}),
     }
-    assert evaluate.format_table(config, results, step=70).splitlines() == [
+    assert evaluate.format_table("the head", results).splitlines() == [
         "",
-        "synthetic, test split: 5-way accuracy in % with 95 % intervals over 1000 episodes,"
-        " network of step 70",
+        "the head",
         "-" * 52,
         "                                 1-shot       5-shot",
         "-" * 52,
@@ -37,7 +34,7 @@ def test_the_table_has_a_row_for_each_variant_and_a_column_for_each_number_of_sh
 
 def test_notes_stand_below_the_table():
     results = {("trained", 1): Score(0.5, 0.01, 1000, {})}
-    lines = evaluate.format_table(base_config(), results, 7, ["warning: x"]).splitlines()
+    lines = evaluate.format_table("the head", results, ["warning: x"]).splitlines()
     assert lines[-1] == "warning: x"
     assert set(lines[-2]) == {"-"}
 
@@ -56,13 +53,14 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
     config.init_from = "runs/x"
     config.train.n_way, config.train.n_shot, config.train.n_query = 5, 4, 6
     config.eval.n_query = 2
-    dataset = build.open_split(config, "test")
     network = evaluate.Network(SETTINGS, None, None, None, "runs/x/best/7", 7)
     comparison = Comparison("runs/x/best/7", Overlap(["a"], None), {"data.crop": {}}, "01ab")
     score = Score(0.5, 0.25, 1000, {0: 0.125, 2: 0.375})
-    record = evaluate._record(config, dataset, network, comparison, "static", 1, score)
-    assert evaluate._file_name(config, "static", 1) == "eval_test_3way_1shot_static.json"
-    assert evaluate._file_name(config, "trained", 5) == "eval_test_3way_5shot.json"
+    evaluation = build.evaluation(config)
+    record = evaluate._record(evaluation, network, comparison, "static", 1, score)
+    assert evaluate._file_name(record) == "eval_test_3way_1shot_static.json"
+    other = record | {"variant": "trained", "shot": 5}
+    assert evaluate._file_name(other) == "eval_test_3way_5shot.json"
     assert (record["way"], record["shot"], record["query"]) == (3, 1, 2)
     assert record["per_class"] == {"test_motion3": 0.125, "test_motion8": 0.375}
     assert record["trained_classes_tested"] == ["a"]
@@ -81,24 +79,23 @@ def test_a_training_that_would_be_tested_on_classes_of_its_first_weights_does_no
     with Checkpoints(tmp_path / "first/checkpoints") as checkpoints:
         checkpoints.save(3, meta=origin.to_meta(), model={"w": np.zeros(2)})
     config.init_from = str(tmp_path / "first")
-    evaluate.check_data(config, tmp_path / "second", trains=False)
     message = r"first/checkpoints/3 was trained on 3 classes \('test_motion3', 'test_motion5', 'te"
     with pytest.raises(MoloError, match=message):
-        evaluate.check_data(config, tmp_path / "second", trains=True)
+        evaluate.check_data(build.evaluation(config), tmp_path / "second")
     # A work folder that has a checkpoint goes on from that.
     config.init_from = ""
     with pytest.raises(MoloError, match=message):
-        evaluate.check_data(config, tmp_path / "first", trains=True)
+        evaluate.check_data(build.evaluation(config), tmp_path / "first")
     config.eval.on_trained_classes = "warn"
-    evaluate.check_data(config, tmp_path / "first", trains=True)
+    evaluate.check_data(build.evaluation(config), tmp_path / "first")
 
 
-def test_evaluation_data_are_checked_for_every_number_of_shots(config, tmp_path):
+def test_evaluation_data_are_checked_for_every_number_of_shots(config):
     config.eval.shots = (1, 3)
-    evaluate.check_data(config, tmp_path, trains=True)
+    assert list(build.evaluation(config).data.samplers) == [1, 3]
     config.eval.shots = (1, 5)
     with pytest.raises(MoloError, match="5-shot with 1 query needs 6"):
-        evaluate.check_data(config, tmp_path, trains=True)
+        build.evaluation(config)
     config.eval.n_way, config.eval.shots = 4, (1,)
     with pytest.raises(MoloError, match="3 classes"):
-        evaluate.check_data(config, tmp_path, trains=False)
+        build.evaluation(config)

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from molo_jax import build, evaluate, summary, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
+from molo_jax.config import base_config
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
 from molo_jax.engine.metrics import read_metrics
@@ -25,6 +26,7 @@ from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
 from molo_jax.methods.episode import Training
 from molo_jax.methods.settings import METHODS, Settings, setting, weight
+from molo_jax.stored_config import changes
 from molo_jax.weights.networks import abstract_network, filled, load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +149,7 @@ def test_an_added_method_is_configured_checked_and_listed_like_the_others(config
 
 
 def test_it_is_trained_with_its_own_losses_and_goes_on_from_its_checkpoint(config, tmp_path):
-    train.train(config, tmp_path / "whole")
+    train.train(build.training(config), tmp_path / "whole")
     lines = read_metrics(tmp_path / "whole")
     assert [(line["step"], line["kind"]) for line in lines] == [
         *((step, "train") for step in (1, 2, 3)),
@@ -161,16 +163,17 @@ def test_it_is_trained_with_its_own_losses_and_goes_on_from_its_checkpoint(confi
         assert line["largest"] ** 2 >= line["spread"] > 0
         assert line["grad_norm"] > 0
     config.train.steps = 2
-    train.train(config, tmp_path / "parts")
+    train.train(build.training(config), tmp_path / "parts")
     begun = load_weights(tmp_path / "parts/checkpoints").meta["config"]
     config.train.steps = 3
     # A setting that the checkpoint does not know yet has its default, which is a change here.
     del begun["method"]["spread"]
-    assert train._changes(begun, config) == [
+    defaults = base_config("nearest_mean").to_dict()
+    assert changes(begun, config.to_dict(), defaults) == [
         "method.spread was 0.25, is 0.5",
         "train.steps was 2, is 3",
     ]
-    train.train(config, tmp_path / "parts")
+    train.train(build.training(config), tmp_path / "parts")
     whole, parts = (load_weights(tmp_path / f / "checkpoints/3") for f in ("whole", "parts"))
     assert whole.variables.keys() == {
         ("backbone", "project", "kernel"),
@@ -215,7 +218,7 @@ def direct_accuracy(config, dataset, kernel, bias, shots):
 
 
 def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config, tmp_path, capsys):
-    train.train(config, tmp_path)
+    train.train(build.training(config), tmp_path)
     weights = load_weights(tmp_path)
     stored = {"method": "nearest_mean", "backbone": "patches", "num_classes": 3}
     stored |= {"sharpness": 2.0, "spread": 0.5}
@@ -234,7 +237,7 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
     found = model.embed(build.eval_preprocess(config)(clips))["frames"]
     np.testing.assert_allclose(found, numpy_features(kernel, bias, clips), rtol=1e-4, atol=1e-5)
 
-    results = evaluate.evaluate(config, tmp_path, trained_here=True)
+    results = evaluate.evaluate(build.evaluation(config), tmp_path, trained_here=True)
     dataset = build.open_split(config, "test")
     for shots in (1, 2):
         direct = direct_accuracy(config, dataset, kernel, bias, shots)
@@ -244,17 +247,18 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
         assert record["accuracy"] == pytest.approx(direct)
         assert record["settings_not_as_in_training"] == {}
     assert "trained" in capsys.readouterr().out
-    assert imread(summary.write_summary(config, tmp_path)).std() > 0.1
+    picture = summary.write_summary(build.evaluation(config), tmp_path, train_way=3)
+    assert imread(picture).std() > 0.1
 
 
 def test_its_checkpoint_is_not_taken_for_one_of_another_method(config, tmp_path):
-    train.train(config, tmp_path)
+    train.train(build.training(config), tmp_path)
     other = load_config(f"{ROOT}/configs/synthetic.py")
     for section in ("data", "train", "eval"):
         other[section] = config[section]
     with pytest.raises(MoloError, match="method is nearest_mean in the checkpoint and molo here"):
-        train.train(other, tmp_path)
+        train.train(build.training(other), tmp_path)
     other.init_from = str(tmp_path)
     message = r"network of another method: nearest_mean there and molo here; --config=FILE:nearest"
     with pytest.raises(MoloError, match=message):
-        evaluate.evaluate(other, tmp_path / "elsewhere")
+        evaluate.evaluate(build.evaluation(other), tmp_path / "elsewhere")

@@ -60,9 +60,20 @@ ROOMS = {
         "molo_jax.methods",
         "molo_jax.backbones",
         "molo_jax.engine.checkpoint",
-        "molo_jax.config",
         "molo_jax.downloads",
     ),
+    # The only room that reads the configuration.
+    "build": (
+        *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
+        *("molo_jax.methods", "molo_jax.backbones", "molo_jax.resume", "molo_jax.evaluate"),
+        *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
+        "molo_jax.benchmarks",
+    ),
+}
+# The files beside the rooms that know the configuration: its definition, and the commands.
+KNOW_THE_CONFIGURATION = {
+    *("config.py", "config_checks.py", "config_help.py", "presets.py", "cli.py"),
+    *("main.py", "prepare.py", "convert.py", "next_step.py"),
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
 # What knows no configuration and no command line.
@@ -132,6 +143,18 @@ def test_a_room_imports_what_is_below_it_only(room):
 @pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine"])
 def test_what_computes_knows_no_configuration_and_no_command_line(room):
     assert offenders(room, (*NO_COMMAND, "tensorflow", "tensorflow_datasets")) == []
+
+
+def test_nothing_below_the_commands_and_the_room_that_builds_knows_the_configuration():
+    knowing = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in files_of(".")
+        if any(
+            is_in(n, ("ml_collections", "molo_jax.config", "molo_jax.build"))
+            for n in imported(path)
+        )
+    }
+    assert {name for name in knowing if not name.startswith("build/")} <= KNOW_THE_CONFIGURATION
 
 
 def test_the_data_know_no_network_and_leave_jax_to_the_augmentation():

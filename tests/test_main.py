@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -82,10 +81,10 @@ def results(workdir: Path) -> dict[str, dict]:
 
 
 def lines(workdir: Path) -> list[dict]:
-    kept = [dict(line) for line in read_metrics(workdir)]
-    for line in kept:
-        line.pop("episodes_per_second", None)
-    return kept
+    return [
+        {name: value for name, value in line.items() if name != "episodes_per_second"}
+        for line in read_metrics(workdir)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +92,8 @@ def whole(motion_data, tmp_path_factory):
     """A run from start to end; returns its folder and what it printed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     arguments = command(motion_data, workdir)
-    result = subprocess.run(
-        arguments, capture_output=True, text=True, cwd=workdir.parent, check=False
-    )
+    options = {"capture_output": True, "text": True, "check": False}
+    result = subprocess.run(arguments, cwd=workdir.parent, **options)
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -128,14 +126,11 @@ def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
         assert mean == pytest.approx(result["accuracy"])
         assert (result["way"], result["query"], result["episodes"]) == (3, 1, 7)
         assert result["shot"] == (1 if "1shot" in name else 3)
-        best = max((line for line in lines(workdir) if line["kind"] == "val"), key=_accuracy)
+        validations = [line for line in lines(workdir) if line["kind"] == "val"]
+        best = max(validations, key=lambda line: line["accuracy"])
         assert result["checkpoint_step"] == (0 if "untrained" in name else best["step"])
         assert result["config"]["train"]["steps"] == 12
         assert result["bad_videos"] == {}
-
-
-def _accuracy(line: dict) -> float:
-    return line["accuracy"]
 
 
 def test_a_run_that_is_killed_and_stopped_ends_exactly_as_one_that_is_not(
@@ -167,8 +162,16 @@ def _config(data: Path):
     return config
 
 
+def _load(config, workdir: Path, source: str = "") -> evaluate.Network:
+    return evaluate.load_network(source, workdir, build.method_settings(config, 0), make_mesh())
+
+
+def _evaluate(config, workdir: Path) -> None:
+    evaluate.evaluate(build.evaluation(config), workdir)
+
+
 def _weights(data: Path, workdir: Path) -> evaluate.Network:
-    return evaluate.load_network(_config(data), workdir, make_mesh())
+    return _load(_config(data), workdir)
 
 
 def test_another_architecture_is_refused_in_evaluation(whole, motion_data):
@@ -176,7 +179,7 @@ def test_another_architecture_is_refused_in_evaluation(whole, motion_data):
     config.model.backbone = "resnet50"
     message = "backbone is resnet18 in the checkpoint and resnet50 here"
     with pytest.raises(MoloError, match=message):
-        evaluate.load_network(config, whole[0], make_mesh())
+        _load(config, whole[0])
 
 
 def test_evaluating_an_untrained_folder_says_how_to_train(motion_data, tmp_path):
@@ -194,10 +197,10 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
     shutil.copytree(whole[0] / "best", place)
     read = evaluate._restore
 
-    def replaced_meanwhile(config, checkpoints, step, mesh):
+    def replaced_meanwhile(checkpoints, step, *rest):
         if step == best:
             (place / str(best)).rename(place / str(best + 1))
-        return read(config, checkpoints, step, mesh)
+        return read(checkpoints, step, *rest)
 
     monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
     network = _weights(motion_data, tmp_path)
@@ -216,8 +219,8 @@ def test_init_from_evaluates_those_weights_also_from_a_pytorch_file(
         workdir = tmp_path / f"from_{source.name}"
         workdir.mkdir()
         config.init_from = str(source)
-        evaluate.evaluate(config, workdir)
-        checkpoint = evaluate.load_network(config, workdir, make_mesh()).checkpoint
+        _evaluate(config, workdir)
+        checkpoint = _load(config, workdir, config.init_from).checkpoint
         assert checkpoint == (str(source) if source.suffix else f"{source}/best/{_best(whole[0])}")
         assert f"the network is that of {checkpoint}" in capsys.readouterr().out
         for shot in (1, 3):
@@ -240,34 +243,18 @@ def _best(workdir: Path) -> int:
 
 
 def test_after_training_the_trained_network_is_evaluated_and_not_init_from(
-    whole, monkeypatch, motion_data, tmp_path
+    whole, motion_data, tmp_path, capsys
 ):
-    from molo_jax import main, summary, train
-
     config = _config(motion_data)
-    config.init_from = "x.pth"
-    seen = []
-    note = {"train": train, "evaluate": evaluate, "write_summary": summary, "check_data": evaluate}
-    for name, module in note.items():
-        used = lambda config, *rest, name=name: seen.append((name, config.init_from, *rest[1:]))  # noqa: E731
-        monkeypatch.setattr(module, name, used)
-    monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=config))
-    monkeypatch.setattr(main, "_LIST_KEYS", SimpleNamespace(value=False))
-    monkeypatch.setattr(main, "_workdir", lambda: tmp_path)
-    monkeypatch.setattr(main, "check_sources", lambda *_, **__: None)
-    for mode in ("eval", "train_and_eval"):
-        monkeypatch.setattr(main, "_MODE", SimpleNamespace(value=mode))
-        main.main([])
-    assert seen == [
-        *(("check_data", "x.pth", False), ("evaluate", "x.pth", False)),
-        *(("check_data", "x.pth", True), ("train", "x.pth"), ("evaluate", "x.pth", True)),
-        ("write_summary", "x.pth"),
-    ]
-    # The configuration, which the result files hold, is as it was given.
-    assert config.init_from == "x.pth"
-    assert evaluate.load_network(
-        config, whole[0], make_mesh(), trained_here=True
-    ).checkpoint.startswith(f"{whole[0]}/best/")
+    (tmp_path / "best").symlink_to(whole[0] / "best")
+    config.init_from, config.eval.shots, config.eval.controls = "x.pth", (1,), ()
+    evaluate.evaluate(build.evaluation(config), tmp_path, trained_here=True)
+    (record,) = results(tmp_path).values()
+    assert record["checkpoint_step"] == _best(whole[0])
+    assert record["config"]["init_from"] == "x.pth"
+    assert "the network is that of" not in capsys.readouterr().out
+    with pytest.raises(MoloError, match=r"x\.pth does not exist"):
+        _evaluate(config, tmp_path)
 
 
 def test_classes_that_were_trained_on_are_not_tested_unless_this_is_asked_for_and_then_named(
@@ -286,10 +273,10 @@ def test_classes_that_were_trained_on_are_not_tested_unless_this_is_asked_for_an
     config.data.split_dir, config.data.num_frames = str(lists), 3
     message = r"best/\d+ was trained on 1 class \('train_motion5'\), which the test split holds"
     with pytest.raises(MoloError, match=message):
-        evaluate.evaluate(config, tmp_path)
+        _evaluate(config, tmp_path)
     assert results(tmp_path) == {}
     config.eval.on_trained_classes = "warn"
-    evaluate.evaluate(config, tmp_path)
+    _evaluate(config, tmp_path)
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert warnings == [
         "warning: the network was trained on 1 class ('train_motion5'), which the test split holds",
@@ -311,18 +298,18 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     whole, motion_data
 ):
     config = _config(motion_data)
-    network = _weights(motion_data, whole[0])
-    dataset = build.open_split(config, "test")
-    mesh = make_mesh()
-    evaluator = evaluate.Evaluator(config, dataset, network.graphdef, mesh, n_way=3, shots=(1,))
+    network = _load(config, whole[0])
+    config.eval.shots = (1,)
+    data = build.evaluation(config).data
+    evaluator = evaluate.Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
-    sampler = evaluator.samplers[1]
+    sampler = data.samplers[1]
     episode = sampler.resolve(sampler(2))
     requests = (*episode.support, *episode.query)
     parts = [features for _, features in evaluator.embed(*weights, requests)]
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     model = evaluate.nnx.merge(network.graphdef, *weights)
-    clips = [dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
+    clips = [data.dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
     pixels = eval_views(np.stack(clips), 32, (0.45, 0.225))
     whole_episode = Episode(
         support=pixels[:3],
@@ -343,20 +330,16 @@ def test_skipping_a_bad_test_video_evaluates_the_rest_and_reports_it(
     whole, motion_data, tmp_path, capsys
 ):
     config = _config(motion_data)
-    for path in (motion_data / "videos").rglob("*.mp4"):
-        copy = tmp_path / "videos" / path.relative_to(motion_data / "videos")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
+    shutil.copytree(motion_data / "videos", tmp_path / "videos")
     broken = tmp_path / "videos/test_motion8/1.mp4"
     broken.write_text("not a video")
-    config.data.source = "videos"
     config.data.root = str(tmp_path / "videos")
     config.eval.shots, config.eval.controls = (1,), ()
     (tmp_path / "best").symlink_to(whole[0] / "best")
     with pytest.raises(MoloError, match=r"test_motion8/1\.mp4"):
-        evaluate.evaluate(config, tmp_path)
+        _evaluate(config, tmp_path)
     config.data.on_bad_video = "skip"
-    evaluate.evaluate(config, tmp_path)
+    _evaluate(config, tmp_path)
     assert "7 episodes" in capsys.readouterr().out
     assert list(results(tmp_path)["eval_test_3way_1shot.json"]["bad_videos"]) == [str(broken)]
 
@@ -384,13 +367,8 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         "train.eval_every": 2,
     }
     arguments = [f"--config.{key}={value}" for key, value in overrides.items()]
-    result = subprocess.run(
-        [*main, f"--workdir={tmp_path}/run", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    options = {"capture_output": True, "text": True, "check": False, "cwd": ROOT}
+    result = subprocess.run([*main, f"--workdir={tmp_path}/run", *arguments], **options)
     assert result.returncode == 0, result.stderr
     assert "folder, test split: 3-way accuracy" in result.stdout
     record = json.loads((tmp_path / "run/eval_test_3way_3shot.json").read_text())
@@ -415,6 +393,6 @@ def test_ones_own_videos_are_prepared_trained_on_and_evaluated(write_motion, tmp
         check=True,
         cwd=ROOT,
     )
-    paths = [tmp_path / f"run/eval_test_3way_{shot}shot.json" for shot in (1, 3)]
-    records = [json.loads(path.read_text()) for path in paths]
+    found = results(tmp_path / "run")
+    records = [found[f"eval_test_3way_{shot}shot.json"] for shot in (1, 3)]
     assert [r["config"]["data"]["source"] for r in records] == ["videos", "prepared"]

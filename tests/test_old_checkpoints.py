@@ -10,14 +10,14 @@ import pytest
 from einops import rearrange
 from flax import nnx
 
-from molo_jax import train
+from molo_jax import build, train
 from molo_jax.backbones import BACKBONES, BackboneInfo
 from molo_jax.config import base_config
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.methods.settings import METHODS
 from molo_jax.old_checkpoints import config_of_now, former_path, key_of_now
-from molo_jax.train import _changes
+from molo_jax.stored_config import changes
 from molo_jax.weights.networks import abstract_network, load_weights
 
 OLD_MODEL = ("positional_a", "positional_b", "motion_weight", "single_direction")
@@ -35,13 +35,15 @@ def old_config(**loss):
 
 
 def test_the_defaults_of_then_are_those_of_now():
-    assert _changes(old_config(), base_config()) == []
+    now = base_config().to_dict()
+    assert changes(old_config(), now, now) == []
 
 
 def test_other_values_are_named_by_their_keys_of_now():
     stored = old_config(reconstruction=0.25, accumulation=2, contrast=0.1)
     stored["model"] |= {"positional_a": 512.0, "backbone": "resnet18"}
-    assert sorted(_changes(stored, base_config())) == [
+    now = base_config().to_dict()
+    assert sorted(changes(stored, now, now)) == [
         "method.contrast was 0.1, is 0.05",
         "method.positional_a was 512.0, is 10.0",
         "method.reconstruction was 0.5, is 0.4",
@@ -208,7 +210,7 @@ def test_a_training_goes_on_bit_for_bit_from_a_checkpoint_with_former_names(
     config_of, tmp_path, method
 ):
     now, before = tmp_path / "now", tmp_path / "before"
-    train.train(config_of(method, 2), now)
+    train.train(build.training(config_of(method, 2)), now)
     shutil.copytree(now, before)
     write_with_former_names(before / "checkpoints", 2)
     prefixes = {"model": ("params/",), "optimizer": ("opt_state/1/mu/", "opt_state/1/nu/")}
@@ -229,7 +231,7 @@ def test_a_training_goes_on_bit_for_bit_from_a_checkpoint_with_former_names(
         np.testing.assert_array_equal(mine.variables[path], value, err_msg=str(path))
 
     for folder in (now, before):
-        train.train(config_of(method, 4), folder)
+        train.train(build.training(config_of(method, 4)), folder)
     assert [line["step"] for line in numbers(before)] == [1, 2, 3, 4]
     assert numbers(before) == numbers(now)
     mine, theirs = (stored(folder / "checkpoints/4") for folder in (before, now))

@@ -7,7 +7,6 @@ import logging
 import pytest
 
 from molo_jax import provenance
-from molo_jax.config import base_config
 from molo_jax.data.lists.splits import Split, Video
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import METHODS, TRAINING_ONLY, MoLoSettings, own_fields
@@ -76,19 +75,19 @@ def test_testing_what_was_trained_on_is_one_error_with_the_names_and_both_ways_o
         r" the same$"
     )
     with pytest.raises(MoloError, match=message):
-        provenance.check_new("best/3", found, "test", "refuse")
+        provenance.check_new("best/3", found, "test", refuse=True)
 
 
 def test_with_warn_the_log_names_them_and_on_the_train_split_they_are_what_is_wanted(caplog):
     found = provenance.overlap(ORIGIN, TESTED, "test")
-    provenance.check_new("best/3", found, "test", "warn")
+    provenance.check_new("best/3", found, "test", refuse=False)
     assert [entry.getMessage() for entry in caplog.records] == [
         "best/3 was trained on 2 classes ('jump', 'clap'), which the test split holds",
         "best/3 was chosen by its accuracy on 1 class ('bow'), which the test split holds",
     ]
     caplog.clear()
     own = provenance.overlap(ORIGIN, TRAINED, "train")
-    provenance.check_new("best/3", own, "train", "refuse")
+    provenance.check_new("best/3", own, "train", refuse=True)
     assert own.trained == ["wave", "jump", "clap"]
     assert caplog.records == []
 
@@ -97,7 +96,7 @@ def test_of_a_checkpoint_that_says_nothing_it_is_said_that_nothing_is_known(capl
     origin = Provenance.of_meta({"config": {}, "source": "official.pyth"})
     found = provenance.overlap(origin, TESTED, "test")
     assert found == Overlap(None, None)
-    provenance.check_new("runs/official/0", found, "test", "refuse")
+    provenance.check_new("runs/official/0", found, "test", refuse=True)
     assert "it is not known what runs/official/0 was trained on" in caplog.text
 
 
@@ -140,25 +139,25 @@ class Source:
     pixels = "frames of the video files"
 
 
-def compare(config, origin, **architecture):
-    model = {"num_classes": 3, "positional_a": 10.0, "dropout_position": 0.1} | architecture
-    return Comparison.of(config, Source(), "best/3", origin, model)
+CLIPS = {"num_frames": 8, "sampling": "segments", "resize": 256, "crop": 224}
+SETTINGS = MoLoSettings(num_classes=3, backbone="resnet18")
+
+
+def compare(seen, origin, *, refuse=True):
+    tested = ListRecord.of("folder", Source.split)
+    return Comparison.of("best/3", origin, tested, "test", seen=seen, refuse=refuse)
 
 
 def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both_values(caplog):
-    config = base_config()
-    model = {"num_classes": 9, "positional_a": 10.0, "dropout_position": 0.1}
-    origin = dataclasses.replace(
-        ORIGIN, seen=provenance.settings_seen(config, Source(), model) | {"normalization": [0, 1]}
-    )
-    assert compare(base_config(), origin).settings == {
+    before = provenance.settings_seen(CLIPS, Source(), dataclasses.replace(SETTINGS, num_classes=9))
+    origin = dataclasses.replace(ORIGIN, seen=before | {"normalization": [0, 1]})
+    assert compare(before, origin).settings == {
         "normalization": {"training": [0, 1], "now": [0.45, 0.225]}
     }
-    config.data.update(num_frames=3, sampling="window", resize=320, crop=192)
-    origin = dataclasses.replace(
-        ORIGIN, seen=provenance.settings_seen(base_config(), Source(), model)
-    )
-    found = compare(config, origin, positional_a=2048.0, dropout_position=0.7)
+    clips = {"num_frames": 3, "sampling": "window", "resize": 320, "crop": 192}
+    other = dataclasses.replace(SETTINGS, positional_a=2048.0, dropout_position=0.7)
+    origin = dataclasses.replace(ORIGIN, seen=before)
+    found = compare(provenance.settings_seen(clips, Source(), other), origin)
     assert found.settings == {
         "data.num_frames": {"training": 8, "now": 3},
         "data.sampling": {"training": "segments", "now": "window"},
@@ -176,8 +175,7 @@ def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both
 
 
 def test_what_a_method_uses_in_training_alone_is_not_compared():
-    settings = MoLoSettings(num_classes=9, backbone="resnet18")
-    seen = provenance.settings_seen(base_config(), Source(), settings.to_json())
+    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS)
     assert {key: value for key, value in seen.items() if key.startswith("method.")} == {
         "method.matching": "bi_mhm",
         "method.smoothing": 0.1,
@@ -201,60 +199,21 @@ def test_the_settings_of_a_checkpoint_that_knew_one_method_are_compared_by_their
     assert origin.seen == {"method.positional_a": 512.0, "data.crop": 32}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("seed", 3),
-        ("train.n_way", 3),
-        ("train.n_shot", 2),
-        ("train.val_episodes", 7),
-        ("eval.n_query", 2),
-        ("eval.frame_draw", "video"),
-        ("data.num_frames", 3),
-        ("data.sampling", "window"),
-        ("data.resize", 288),
-        ("data.crop", 192),
-        ("data.on_bad_video", "skip"),
-        ("val list", TRAINED),
-        ("train.steps", 7),
-        ("eval.n_way", 3),
-    ],
-)
-def test_a_validation_is_another_one_by_what_its_accuracy_depends_on_and_nothing_else(key, value):
-    def settings(config, validated=VALIDATED):
-        seen = provenance.settings_seen(config, Source(), {"motion_weight": 0.3})
-        return provenance.validation_settings(config, seen, validated)
-
-    config = base_config()
-    before = settings(config)
-    if key == "val list":
-        now = settings(config, value)
-    else:
-        config.update_from_flattened_dict({key: value})
-        now = settings(config)
-    changed = {name for name in now if now[name] != before[name]}
-    assert changed == (set() if key in ("train.steps", "eval.n_way") else {key})
-    assert json.loads(json.dumps(now)) == now
-
-
 def test_the_frames_of_other_images_are_another_setting():
-    config = base_config()
     before = Source()
     before.pixels = "JPEG images of quality 95, 420, at most 4 of a video"
-    origin = dataclasses.replace(ORIGIN, seen=provenance.settings_seen(config, before, {}))
+    origin = dataclasses.replace(ORIGIN, seen=provenance.settings_seen(CLIPS, before, SETTINGS))
     now = {"training": before.pixels, "now": Source.pixels}
-    assert compare(config, origin).settings == {"pixels": now}
+    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS)
+    assert compare(seen, origin).settings == {"pixels": now}
 
 
 def test_what_was_trained_on_stands_below_the_table_where_it_may_be_tested():
-    config = base_config()
-    config.eval.on_trained_classes = "warn"
     origin = Provenance().followed_by(record({0: ["run/1"], 1: ["x/1"]}), None, {})
-    found = compare(config, origin)
+    found = compare({}, origin, refuse=False)
     assert found.classes.trained == ["run"]
     assert found.notes("test") == [
         "warning: the network was trained on 1 class ('run'), which the test split holds"
     ]
-    config.eval.on_trained_classes = "refuse"
     with pytest.raises(MoloError, match=r"best/3 was trained on 1 class \('run'\)"):
-        compare(config, origin)
+        compare({}, origin)

@@ -88,16 +88,21 @@ def test_points_are_marked_up_to_twenty_of_them():
     assert summary._marker(range(21)) == {}
 
 
-def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(monkeypatch, tmp_path):
+def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
+    monkeypatch, motion_data, tmp_path
+):
     def full(self, path, **_):
         path.touch()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(summary, "example_episode", lambda *_: [row("up", "up")])
     monkeypatch.setattr(summary.Figure, "savefig", full)
+    config = base_config()
+    config.data.source, config.eval.n_way, config.eval.shots = "videos", 3, (1,)
+    config.data.root, config.data.split_dir = f"{motion_data}/videos", f"{motion_data}/splits"
     message = f"{tmp_path}/summary.png cannot be written: No space left on device; make room"
     with pytest.raises(MoloError, match=message):
-        summary.write_summary(base_config(), tmp_path)
+        summary.write_summary(build.evaluation(config), tmp_path, train_way=5)
     assert list(tmp_path.iterdir()) == []
 
 

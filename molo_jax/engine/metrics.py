@@ -187,31 +187,3 @@ def format_metrics(values: Mapping[str, float]) -> str:
 def _format(value: float) -> str:
     small = value != 0 and abs(value) < 1e-3
     return f"{value:.1e}" if small else f"{value:.4g}"
-
-
-class Stopwatch:
-    """Measures a rate over the time that training takes, leaving out what is between `pause`s."""
-
-    def __init__(self) -> None:
-        self._seconds, self._count = 0.0, 0
-        self._since = time.perf_counter()
-
-    def add(self, count: int) -> None:
-        """Counts episodes as done."""
-        self._count += count
-
-    def pause(self) -> None:
-        """Stops the clock, for validation and saving."""
-        self._seconds += time.perf_counter() - self._since
-
-    def resume(self) -> None:
-        """Starts the clock again."""
-        self._since = time.perf_counter()
-
-    def rate(self) -> float:
-        """Returns the episodes per second since the last call, and starts anew."""
-        self.pause()
-        rate = self._count / max(self._seconds, 1e-9)
-        self._seconds, self._count = 0.0, 0
-        self.resume()
-        return rate

@@ -20,7 +20,7 @@ class TrainState:
     params: nnx.State
     batch_stats: nnx.State
     opt_state: optax.OptState
-    step: Int[Array | np.ndarray, ""]
+    step: Int[Array | np.ndarray | jax.ShapeDtypeStruct, ""]
 
 
 def create_model(settings: Settings, seed: int) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from molo_jax import downloads
 from molo_jax.backbones import backbone_info
-from molo_jax.config import IMAGENET
 from molo_jax.errors import MoloError
 from molo_jax.files import check_file
 from molo_jax.weights.torch_files import is_torch_path
@@ -14,36 +11,42 @@ from molo_jax.weights.torch_files import is_torch_path
 # The folders of checkpoints in a work folder: the newest, and the best on the val split.
 LATEST, BEST = "checkpoints", "best"
 
+# What `model.pretrained` may be beside the path of a file.
+IMAGENET = "imagenet"
 # The folder of torchvision's IMAGENET1K_V1 files.
 _IMAGENET_URL = "https://download.pytorch.org/models/"
 
 
-def check_sources(config: ConfigDict, workdir: Path, *, trains: bool) -> None:
+def check_sources(
+    workdir: Path, *, trains: bool, init_from: str, pretrained: str, backbone: str
+) -> None:
     """Checks that the files are there from which the weights of a run come; downloads ImageNet's.
 
     To be called before JAX and TensorFlow are imported and the data are opened: that takes a minute
     or more, after which nobody wants to hear that a file is missing.
 
     Args:
-        config: `init_from` and `model.pretrained`.
         workdir: a training that has a checkpoint there begins with no other weights.
         trains: whether the run trains, and does not only evaluate.
+        init_from: weights of a whole network; empty: none.
+        pretrained: weights of the backbone, a file or `imagenet`; empty: none.
+        backbone: its name.
 
     Raises:
         MoloError: when a file is absent, or cannot be downloaded.
     """
     if trains and any(entry.name.isdigit() for entry in (workdir / LATEST).glob("*")):
         return
-    if config.init_from:
-        path = Path(config.init_from)
+    if init_from:
+        path = Path(init_from)
         if is_torch_path(path):
             check_file(path, "a PyTorch file")
         elif not path.exists():
             raise MoloError(f"--config.init_from={path} does not exist")
-    elif trains and config.model.pretrained == IMAGENET:
-        imagenet_file(config.model.backbone)
-    elif trains and config.model.pretrained:
-        check_file(Path(config.model.pretrained), "a PyTorch file")
+    elif trains and pretrained == IMAGENET:
+        imagenet_file(backbone)
+    elif trains and pretrained:
+        check_file(Path(pretrained), "a PyTorch file")
 
 
 def imagenet_file(backbone: str) -> Path:

@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
-from molo_jax.config import IMAGENET
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import kind_of
 from molo_jax.methods.settings import Settings, settings_class, settings_from_json
 from molo_jax.weights import torch_files, torch_map, torch_meta
-from molo_jax.weights.imagenet import BEST, LATEST, imagenet_file
+from molo_jax.weights.imagenet import BEST, IMAGENET, LATEST, imagenet_file
 
 _PATH = torch_map.Path
 
@@ -273,36 +271,46 @@ def _stored_settings(where: str, stored: Any) -> Settings:
 
 
 def starting_weights(
-    config: ConfigDict, wanted: Settings, params: nnx.State, batch_stats: nnx.State
+    wanted: Settings,
+    params: nnx.State,
+    batch_stats: nnx.State,
+    *,
+    init_from: str = "",
+    pretrained: str = "",
+    new_classifier: bool = False,
 ) -> tuple[nnx.State, nnx.State]:
     """Returns what a training without a checkpoint begins with.
 
     Args:
-        config: `init_from`, or else `model.pretrained`, replaces random weights.
         wanted: the settings of the network.
         params: its parameters, random.
         batch_stats: its statistics before any batch.
+        init_from: the source of the weights of a whole network, see `load_weights`; or else
+        pretrained: that of the weights of the backbone, see `pretrained_backbone`.
+        new_classifier: leave the auxiliary classifier random.
 
     Raises:
         MoloError: when the files are absent, damaged or do not fit.
     """
-    if config.init_from:
-        variables = _of_whole_network(config, wanted)
-    elif config.model.pretrained:
-        variables = pretrained_backbone(config.model.pretrained, wanted.backbone)
+    if init_from:
+        variables = _of_whole_network(init_from, wanted, new_classifier)
+    elif pretrained:
+        variables = pretrained_backbone(pretrained, wanted.backbone)
     else:
         return params, batch_stats
     return filled(params, variables), filled(batch_stats, variables)
 
 
-def _of_whole_network(config: ConfigDict, wanted: Settings) -> Mapping[_PATH, np.ndarray]:
-    weights = load_weights(config.init_from, wanted.method)
+def _of_whole_network(
+    init_from: str, wanted: Settings, new_classifier: bool
+) -> Mapping[_PATH, np.ndarray]:
+    weights = load_weights(init_from, wanted.method)
     check_kind(weights.source, weights.settings, wanted)
     logging.info("starting from the weights of %s", weights.source)
     classifier, then = wanted.classifier, weights.settings.num_classes
     if not classifier:
         return weights.variables
-    if config.init_new_classifier:
+    if new_classifier:
         logging.info("the auxiliary classifier of %d classes starts anew", wanted.num_classes)
         return {p: v for p, v in weights.variables.items() if p[0] != classifier}
     if then != wanted.num_classes:

@@ -124,10 +124,12 @@ def test_an_added_benchmark_is_prepared_trained_evaluated_and_converted(
     config = small(preset_config("toy", shots=1), tmp_path / "out")
     assert (config.seed, config.data.root, config.train.steps) == (5, "data/toy/videos", 1)
     assert (config.optimizer.base_lr, config.method.classification) == (2e-4, 0.3)
-    train.train(config, tmp_path / "run")
+    train.train(build.training(config), tmp_path / "run")
     (line,) = read_metrics(tmp_path / "run")
     assert (line["step"], line["kind"]) == (1, "train")
-    (result,) = evaluate.evaluate(config, tmp_path / "run", trained_here=True).values()
+    (result,) = evaluate.evaluate(
+        build.evaluation(config), tmp_path / "run", trained_here=True
+    ).values()
     record = json.loads((tmp_path / "run/eval_test_3way_1shot.json").read_text())
     assert record["dataset"] == "toy"
     assert record["accuracy"] == result.accuracy

@@ -141,18 +141,6 @@ def test_a_gradient_that_is_not_finite_is_named_when_all_terms_are_finite():
         check_finite(3, {"match": 1.0, "loss": 1.0, "grad_norm": math.inf})
 
 
-def test_the_stopwatch_leaves_out_the_time_between_pause_and_resume(monkeypatch):
-    clock = iter([10.0, 12.0, 112.0, 114.0, 114.0, 115.0, 115.0])
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
-    watch = metrics.Stopwatch()
-    watch.add(8)
-    watch.pause()
-    watch.resume()
-    assert watch.rate() == 8 / 4
-    watch.add(3)
-    assert watch.rate() == 3
-
-
 def test_numbers_are_formatted_to_be_read():
     values = {"loss": 12.34567, "learning_rate": 5e-4, "zero": 0.0}
     assert metrics.format_metrics(values) == "loss 12.35  learning_rate 5.0e-04  zero 0"

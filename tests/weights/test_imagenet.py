@@ -32,10 +32,20 @@ def config(monkeypatch, tmp_path):
     return config
 
 
+def check_sources(config, workdir, *, trains):
+    imagenet.check_sources(
+        workdir,
+        trains=trains,
+        init_from=config.init_from,
+        pretrained=config.model.pretrained,
+        backbone=config.model.backbone,
+    )
+
+
 def test_imagenet_weights_that_cannot_be_had_stop_a_training_with_three_ways_out(config, tmp_path):
     digest, place = hashlib.sha256(b"weights").hexdigest(), tmp_path / "cache/molo_jax/x.pth"
     with pytest.raises(MoloError) as error:
-        imagenet.check_sources(config, tmp_path, trains=True)
+        check_sources(config, tmp_path, trains=True)
     assert re.sub(r" \(\[.*refused\)", "", str(error.value)) == (
         "http://127.0.0.1:9/x.pth cannot be downloaded; get it elsewhere and put it at"
         f" {place} (its SHA-256 is {digest}), or give its place with"
@@ -44,22 +54,22 @@ def test_imagenet_weights_that_cannot_be_had_stop_a_training_with_three_ways_out
     )
     # Each of the three is enough.
     config.model.pretrained = ""
-    imagenet.check_sources(config, tmp_path, trains=True)
+    check_sources(config, tmp_path, trains=True)
     (tmp_path / "mine.pth").write_bytes(b"weights")
     config.model.pretrained = str(tmp_path / "mine.pth")
-    imagenet.check_sources(config, tmp_path, trains=True)
+    check_sources(config, tmp_path, trains=True)
     place.write_bytes(b"weights")
     config.model.pretrained = "imagenet"
-    imagenet.check_sources(config, tmp_path, trains=True)
+    check_sources(config, tmp_path, trains=True)
 
 
 def test_a_run_that_needs_no_imagenet_weights_asks_for_none(config, tmp_path):
-    imagenet.check_sources(config, tmp_path, trains=False)
+    check_sources(config, tmp_path, trains=False)
     (tmp_path / "checkpoints/12").mkdir(parents=True)
-    imagenet.check_sources(config, tmp_path, trains=True)
+    check_sources(config, tmp_path, trains=True)
     (tmp_path / "run").mkdir()
     config.init_from = str(tmp_path / "run")
-    imagenet.check_sources(config, tmp_path / "other", trains=True)
+    check_sources(config, tmp_path / "other", trains=True)
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -67,16 +77,16 @@ def test_a_run_that_needs_no_imagenet_weights_asks_for_none(config, tmp_path):
 def test_an_absent_init_from_is_named(config, tmp_path, trains, source):
     config.init_from = str(tmp_path / source)
     with pytest.raises(MoloError, match=rf"{tmp_path}/{source} does not exist$"):
-        imagenet.check_sources(config, tmp_path, trains=trains)
+        check_sources(config, tmp_path, trains=trains)
 
 
 def test_an_absent_file_and_a_pipe_as_pretrained_are_named(config, tmp_path):
     config.model.pretrained = str(tmp_path / "x.pth")
     with pytest.raises(MoloError, match=r"x\.pth does not exist$"):
-        imagenet.check_sources(config, tmp_path, trains=True)
+        check_sources(config, tmp_path, trains=True)
     os.mkfifo(tmp_path / "x.pth")
     with pytest.raises(MoloError, match=r"x\.pth is a named pipe \(FIFO\), not a PyTorch file$"):
-        imagenet.check_sources(config, tmp_path, trains=True)
+        check_sources(config, tmp_path, trains=True)
 
 
 # A failed command ends its process at once: nothing behind `cli.run` would be executed.

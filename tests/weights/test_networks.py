@@ -12,12 +12,13 @@ from made_weights import official_tensors, torchvision_tensors, variables
 
 from molo_jax import evaluate
 from molo_jax.backbones import BACKBONES
-from molo_jax.config import base_config
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import MoLoSettings
+from molo_jax.provenance import ListRecord, settings_seen
+from molo_jax.results import Comparison
 from molo_jax.weights import imagenet, networks, torch_files, torch_map
 
 ARCHITECTURE = {"backbone": "resnet18", "num_classes": 7}
@@ -50,13 +51,6 @@ def imagenet_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("imagenet") / "resnet18.pth"
     torch_files.write(path, torchvision_tensors(), layout="bare")
     return path
-
-
-@pytest.fixture
-def config():
-    config = base_config()
-    config.model.backbone = "resnet18"
-    return config
 
 
 def save(folder, step, scale, **meta):
@@ -92,16 +86,16 @@ def test_a_checkpoint_of_something_else_is_named(tmp_path, meta):
         networks.load_weights(tmp_path / "other")
 
 
-def test_without_files_a_training_starts_from_the_random_weights(config):
+def test_without_files_a_training_starts_from_the_random_weights():
     params, batch_stats = zeros()
-    started = networks.starting_weights(config, MODEL, params, batch_stats)
+    started = networks.starting_weights(MODEL, params, batch_stats)
     assert started[0] is params
     assert started[1] is batch_stats
 
 
-def test_init_from_replaces_every_weight_and_leaves_imagenet_alone(config, official):
-    config.init_from, config.model.pretrained = str(official), "/nowhere/resnet18.pth"
-    started = flat(*networks.starting_weights(config, MODEL, *zeros()))
+def test_init_from_replaces_every_weight_and_leaves_imagenet_alone(official):
+    sources = {"init_from": str(official), "pretrained": "/nowhere/resnet18.pth"}
+    started = flat(*networks.starting_weights(MODEL, *zeros(), **sources))
     assert started.keys() == variables().keys()
     for path, value in variables().items():
         assert started[path].dtype == value.dtype
@@ -109,32 +103,30 @@ def test_init_from_replaces_every_weight_and_leaves_imagenet_alone(config, offic
 
 
 def test_another_number_of_classes_needs_the_flag_and_then_the_classifier_stays_new(
-    config, official
+    official,
 ):
-    config.init_from = str(official)
+    start = functools.partial(networks.starting_weights, init_from=str(official))
     nine = MoLoSettings(num_classes=9, backbone="resnet18")
     message = "was trained on 7 classes, and the train split has 9; with --config.init_new_classif"
     with pytest.raises(MoloError, match=message):
-        networks.starting_weights(config, nine, *zeros(9))
-    config.init_new_classifier = True
-    started = flat(*networks.starting_weights(config, nine, *zeros(9)))
+        start(nine, *zeros(9))
+    started = flat(*start(nine, *zeros(9), new_classifier=True))
     kept = {path for path, value in started.items() if value.any()}
     assert kept == {path for path in variables() if path[0] != "classifier"}
     assert started[("classifier", "kernel")].shape == (512, 9)
 
 
-def test_another_backbone_is_refused_with_the_value_that_fits(config, official, tmp_path):
-    config.init_from, config.model.backbone = str(official), "resnet50"
+def test_another_backbone_is_refused_with_the_value_that_fits(official, tmp_path):
+    other = MoLoSettings(7, "resnet50")
     message = r"backbone is resnet18 there and resnet50 here; --config\.model\.backbone=resnet18"
     with pytest.raises(MoloError, match=message):
-        networks.starting_weights(config, MoLoSettings(7, "resnet50"), *zeros())
+        networks.starting_weights(other, *zeros(), init_from=str(official))
     with pytest.raises(MoloError, match=message):
-        evaluate.load_network(config, tmp_path, make_mesh())
+        load_network(str(official), tmp_path, other)
 
 
-def test_pretrained_fills_the_backbone_and_nothing_else(config, imagenet_path):
-    config.model.pretrained = str(imagenet_path)
-    started = flat(*networks.starting_weights(config, MODEL, *zeros()))
+def test_pretrained_fills_the_backbone_and_nothing_else(imagenet_path):
+    started = flat(*networks.starting_weights(MODEL, *zeros(), pretrained=str(imagenet_path)))
     for path, value in variables().items():
         expected = value if path[0] == "backbone" else np.zeros_like(value)
         np.testing.assert_array_equal(started[path], expected)
@@ -191,23 +183,20 @@ def test_a_whole_network_given_as_pretrained_names_the_other_key(official):
         networks.pretrained_backbone(str(official), "resnet18")
 
 
-def test_evaluation_never_touches_imagenet_and_uses_init_from_as_a_file_or_folder(
-    config, official, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(networks, "pretrained_backbone", None)
-    config.model.pretrained = "imagenet"
+def load_network(source, workdir, settings=MODEL):
+    return evaluate.load_network(source, workdir, settings, make_mesh())
+
+
+def test_evaluation_uses_the_work_folder_or_else_init_from_as_a_file_or_folder(official, tmp_path):
     save(tmp_path / "best", 4, scale=4)
-    mesh = make_mesh()
-    network = evaluate.load_network(config, tmp_path, mesh)
+    network = load_network("", tmp_path)
     assert (network.checkpoint, network.step) == (str(tmp_path / "best/4"), 4)
-    config.init_from = str(official)
-    network = evaluate.load_network(config, tmp_path, mesh)
+    network = load_network(str(official), tmp_path)
     assert (network.checkpoint, network.step) == (str(official), 0)
     loaded = flat(network.params, network.batch_stats)
     for path, value in variables().items():
         np.testing.assert_array_equal(loaded[path], value)
-    config.init_from = str(tmp_path)
-    assert evaluate.load_network(config, tmp_path / "none", mesh).step == 4
+    assert load_network(str(tmp_path), tmp_path / "none").step == 4
 
 
 def motion_split(motion_data):
@@ -219,18 +208,24 @@ def motion_split(motion_data):
 
 
 def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_them(
-    config, tmp_path, caplog, motion_data
+    tmp_path, caplog, motion_data
 ):
-    config.init_from = str(tmp_path)
+    dataset = motion_split(motion_data)
+    tested = ListRecord.of("folder", dataset.split)
+    clips = {"num_frames": 8, "sampling": "segments", "resize": 256, "crop": 224}
+
+    def compare():
+        network = load_network(str(tmp_path), tmp_path)
+        seen, parts = settings_seen(clips, dataset, network.settings), (network.origin, tested)
+        return Comparison.of(network.checkpoint, *parts, "test", seen=seen, refuse=True)
+
     save(tmp_path, 1, scale=1)
-    network = evaluate.load_network(config, tmp_path, make_mesh())
-    assert evaluate._compare(config, motion_split(motion_data), network).settings is None
+    assert compare().settings is None
     assert "not as in training" not in caplog.text
     stored = {"data": {"num_frames": 3, "sampling": "segments", "resize": 256}}
     architecture = ARCHITECTURE | {"positional_a": 2048.0, "dropout_position": 0.7}
     save(tmp_path, 2, scale=1, architecture=architecture, config=stored)
-    network = evaluate.load_network(config, tmp_path, make_mesh())
-    compared = evaluate._compare(config, motion_split(motion_data), network)
+    compared = compare()
     assert compared.settings == {
         "data.num_frames": {"training": 3, "now": 8},
         "method.positional_a": {"training": 2048.0, "now": 10.0},
@@ -268,7 +263,7 @@ def test_without_network_the_address_and_all_three_ways_out_are_named(monkeypatc
 
 
 def test_imagenet_as_pretrained_reads_the_file_of_the_backbone(
-    config, imagenet_path, monkeypatch, tmp_path
+    imagenet_path, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     known(monkeypatch, "r18.pth", imagenet_path.read_bytes())

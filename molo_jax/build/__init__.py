@@ -1,0 +1,302 @@
+"""Builds the parts of training and evaluation from the configuration, which nothing below knows."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from molo_jax.backbones import backbone_info
+from molo_jax.build.data import eval_sampler, eval_sampling, open_split, train_sampler
+from molo_jax.config import REFUSE, base_config
+from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
+from molo_jax.data.clips.episodes import EpisodeSampler
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.pipeline import episode_batches
+from molo_jax.engine.evaluation import Score
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.engine.prefetch import place_episodes, prefetched
+from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
+from molo_jax.engine.state import create_model, create_state
+from molo_jax.engine.step import Batch, make_mesh, make_train_step
+from molo_jax.errors import UsageError
+from molo_jax.evaluate import Evaluation
+from molo_jax.evaluator import EvaluationData, Evaluator
+from molo_jax.methods.episode import Episode
+from molo_jax.methods.settings import Settings, own_fields, settings_class
+from molo_jax.provenance import ListRecord, settings_seen
+from molo_jax.resume import Training
+from molo_jax.stored_config import changes
+from molo_jax.weights.networks import abstract_network, starting_weights
+from molo_jax.weights.torch_map import decays
+
+
+def method_settings(config: ConfigDict, num_classes: int) -> Settings:
+    """Returns the settings of the method; `num_classes` counts the training classes."""
+    section = config.method
+    known = settings_class(section.name)
+    own = {name: section[name] for name in own_fields(known)}
+    if "frames" in {field.name for field in dataclasses.fields(known)}:
+        own["frames"] = config.data.num_frames
+    return known(num_classes=num_classes, backbone=config.model.backbone, **own)
+
+
+def schedule(config: ConfigDict) -> Schedule:
+    """Returns the learning rate as a function of the optimizer step."""
+    optimizer = config.optimizer
+    if optimizer.schedule == "cosine":
+        return cosine_schedule(optimizer.base_lr, optimizer.warmup_steps, config.train.steps)
+    return official_schedule(
+        base_lr=optimizer.base_lr,
+        warmup_start_lr=optimizer.warmup_start_lr,
+        steps_iter=optimizer.steps_iter,
+        boundaries=tuple(optimizer.boundaries),
+        factors=tuple(optimizer.factors),
+        accumulation=optimizer.accumulation,
+    )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns the optimizer; weight decay acts on what it acts on in the official training."""
+    return make_optimizer(
+        schedule(config),
+        decays=decays,
+        name=config.optimizer.name,
+        weight_decay=config.optimizer.weight_decay,
+        b1=config.optimizer.b1,
+        b2=config.optimizer.b2,
+        eps=config.optimizer.eps,
+    )
+
+
+def train_key(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function from an episode's index to the key of its augmentation and dropout."""
+    return functools.partial(episode_key, config.seed, "train")
+
+
+def normalization(config: ConfigDict) -> tuple[float, float]:
+    """Returns the mean and the deviation of the pixels that the backbone is made for."""
+    info = backbone_info(config.model.backbone)
+    return info.mean, info.std
+
+
+def eval_preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function that crops and normalizes the pixels of clips outside training."""
+    crop, scale = config.data.crop, normalization(config)
+    return lambda clips: eval_views(clips, crop, scale)
+
+
+def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode]:
+    """Returns the function that crops, augments and normalizes the pixels of one episode."""
+    strengths = AugmentConfig(**config.augment)
+    crop, scale = config.data.crop, normalization(config)
+
+    def preprocess(arrays: Batch, key: jax.Array) -> Episode:
+        clips = arrays["support"], arrays["query"]
+        support, query = train_views(key, *clips, crop, strengths, scale)
+        names = ("support_labels", "query_labels", "support_classes", "query_classes")
+        return Episode(support=support, query=query, **{name: arrays[name] for name in names})
+
+    return preprocess
+
+
+def train_mesh(config: ConfigDict) -> Mesh:
+    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly.
+
+    Raises:
+        UsageError: when train.microbatch does not divide train.episodes_per_step.
+    """
+    episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
+    if episodes % microbatch:
+        raise UsageError(
+            f"config.train.episodes_per_step is {episodes}; it must be divisible by"
+            f" train.microbatch, {microbatch}"
+        )
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0)
+    if count < len(devices):
+        logging.warning(
+            "training uses %d of %d devices: train.episodes_per_step=%d is no multiple of"
+            " train.microbatch=%d times all of them",
+            count,
+            len(devices),
+            episodes,
+            microbatch,
+        )
+    return make_mesh(devices[:count])
+
+
+def evaluation_data(
+    config: ConfigDict, split: str, *, n_way: int, shots: Sequence[int], mesh: Mesh
+) -> EvaluationData:
+    """Opens a split for evaluation.
+
+    Raises:
+        MoloError: when the split's folder, list or videos are missing, or too few for an episode.
+    """
+    dataset = open_split(config, split)
+    return EvaluationData(
+        dataset=dataset,
+        samplers={n: eval_sampler(config, dataset, n_way=n_way, n_shot=n) for n in shots},
+        n_way=n_way,
+        num_frames=config.data.num_frames,
+        reading=_reading(config, eval_sampling(config)),
+        preprocess=eval_preprocess(config),
+        mesh=mesh,
+        clip_batch=config.eval.clip_batch,
+        episode_batch=config.eval.episode_batch,
+        cache_mib=config.eval.cache_mib,
+    )
+
+
+def _reading(config: ConfigDict, sampling: str) -> dict[str, Any]:
+    """Returns how clips are read, see :func:`molo_jax.data.pipeline.clip_batches`."""
+    data = config.data
+    options = {"resize": data.resize, "workers": data.workers, "prefetch": data.prefetch}
+    return options | {"sampling": sampling}
+
+
+def evaluation(config: ConfigDict) -> Evaluation:
+    """Returns what is evaluated.
+
+    Raises:
+        MoloError: when data are missing, see :func:`evaluation_data`.
+    """
+    return Evaluation(
+        data=evaluation_data(
+            config,
+            config.eval.split,
+            n_way=config.eval.n_way,
+            shots=config.eval.shots,
+            mesh=make_mesh(),
+        ),
+        dataset=config.dataset.name,
+        split=config.eval.split,
+        n_query=config.eval.n_query,
+        episodes=config.eval.episodes,
+        controls=config.eval.controls,
+        method=method_settings(config, num_classes=0),
+        seed=config.seed,
+        init_from=config.init_from,
+        clips=_clips(config),
+        refuse_trained=config.eval.on_trained_classes == REFUSE,
+        config=config.to_dict(),
+    )
+
+
+def _clips(config: ConfigDict) -> dict[str, Any]:
+    """Returns what is made of a video, see :func:`molo_jax.provenance.settings_seen`."""
+    return {key: config.data[key] for key in ("num_frames", "sampling", "resize", "crop")}
+
+
+def training(config: ConfigDict) -> Training:
+    """Opens the data of a training, and returns its parts.
+
+    Raises:
+        MoloError: when data are missing or too few.
+    """
+    train, mesh, dataset = config.train, train_mesh(config), open_split(config, "train")
+    sampler = train_sampler(config, dataset)
+    method, transformation = method_settings(config, len(dataset.split.classes)), optimizer(config)
+    seen = settings_seen(_clips(config), dataset, method)
+    graphdef, *_ = abstract_network(method)
+    trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
+    scored, validation = None, {}
+    if train.eval_every:
+        shots, n_way = (train.n_shot,), train.n_way
+        data = evaluation_data(config, "val", n_way=n_way, shots=shots, mesh=mesh)
+        validated = ListRecord.of(config.dataset.name, data.dataset.split)
+        evaluator = Evaluator(data, graphdef)
+
+        def scored(*weights: nnx.State) -> Score:
+            scores = evaluator.scores(*weights, episodes=train.val_episodes, title="val")
+            return scores[train.n_shot]
+
+        validation = _validation(config, seen, validated)
+    return Training(
+        initial=lambda: create_state(*create_model(method, config.seed)[1:], transformation),
+        first_weights=functools.partial(
+            starting_weights,
+            method,
+            init_from=config.init_from,
+            pretrained=config.model.pretrained,
+            new_classifier=config.init_new_classifier,
+        ),
+        step=make_train_step(
+            graphdef,
+            transformation,
+            preprocess=train_preprocess(config),
+            episode_key=train_key(config),
+            n_way=train.n_way,
+            mesh=mesh,
+        ),
+        scored=scored,
+        batches=functools.partial(_batches, config, dataset, sampler, mesh),
+        mesh=mesh,
+        schedule=schedule(config),
+        steps=train.steps,
+        episodes_per_step=train.episodes_per_step,
+        log_every=train.log_every,
+        eval_every=train.eval_every,
+        checkpoint_every=train.checkpoint_every,
+        dataset=dataset,
+        method=method,
+        trained=trained,
+        validated=validated,
+        seen=seen,
+        validation=validation,
+        config=config.to_dict(),
+        changes=functools.partial(
+            changes,
+            now=config.to_dict(),
+            defaults=base_config(config.method.name).to_dict(),
+        ),
+        init_from=config.init_from,
+        refuse_trained=config.eval.on_trained_classes == REFUSE,
+    )
+
+
+def _validation(
+    config: ConfigDict, seen: Mapping[str, Any], validated: ListRecord
+) -> dict[str, Any]:
+    """Returns everything but the weights that the accuracy of a validation depends on.
+
+    The keys are those of the configuration; one is a digest of the val list.
+    """
+    train = config.train
+    return dict(seen) | {
+        "seed": config.seed,
+        "train.n_way": train.n_way,
+        "train.n_shot": train.n_shot,
+        "train.val_episodes": train.val_episodes,
+        "eval.n_query": config.eval.n_query,
+        "eval.frame_draw": config.eval.frame_draw,
+        "data.on_bad_video": config.data.on_bad_video,
+        "val list": validated.digest[:12],
+    }
+
+
+def _batches(
+    config: ConfigDict, dataset: ClipSource, sampler: EpisodeSampler, mesh: Mesh, done: int
+) -> Generator[Batch, None, None]:
+    """Yields the batches of the steps behind the first `done`, each on its way to the devices."""
+    train = config.train
+    decoded = episode_batches(
+        dataset,
+        sampler,
+        start=done * train.episodes_per_step,
+        stop=train.steps * train.episodes_per_step,
+        batch_size=train.episodes_per_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **_reading(config, config.data.sampling),
+    )
+    with contextlib.closing(decoded):
+        yield from prefetched(decoded, lambda batch: place_episodes(batch, mesh, train.microbatch))

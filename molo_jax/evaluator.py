@@ -1,0 +1,163 @@
+"""Evaluates networks on the episodes of a split: reads, embeds and matches their clips."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+from jax.sharding import Mesh
+
+from molo_jax.console import Progress
+from molo_jax.data.clips.episodes import ClipRequest, EpisodeSampler
+from molo_jax.data.clips.source import ClipSource
+from molo_jax.data.pipeline import ClipBatch, clip_batches
+from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
+from molo_jax.engine.prefetch import prefetched
+from molo_jax.engine.step import clips_sharding, make_embed, make_match
+from molo_jax.methods.episode import Features
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """The episodes that networks are evaluated on, and how their clips are read and embedded.
+
+    Attributes:
+        dataset: the videos of the split.
+        samplers: number of shots -> the episodes with so many.
+        n_way: classes of an episode.
+        num_frames: frames of a clip.
+        reading: `sampling`, `resize`, `workers` and `prefetch` of
+            :func:`molo_jax.data.pipeline.clip_batches`.
+        preprocess: turns the pixels of clips into what networks embed.
+        mesh: the devices.
+        clip_batch, episode_batch: clips embedded, and episodes matched, at once on each device.
+        cache_mib: memory for embedded clips, in MiB.
+    """
+
+    dataset: ClipSource
+    samplers: Mapping[int, EpisodeSampler]
+    n_way: int
+    num_frames: int
+    reading: Mapping[str, Any]
+    preprocess: Callable[[jax.Array], jax.Array]
+    mesh: Mesh
+    clip_batch: int
+    episode_batch: int
+    cache_mib: int
+
+
+class Evaluator:
+    """Evaluates networks of one structure, whose programs are compiled once.
+
+    Args:
+        data: the episodes.
+        graphdef: the structure of the networks.
+    """
+
+    def __init__(self, data: EvaluationData, graphdef: nnx.GraphDef):
+        self._data = data
+        self._embed = make_embed(graphdef, preprocess=data.preprocess, mesh=data.mesh)
+        # Returns the logits of episodes given by positions in the features.
+        self.match = make_match(graphdef, n_way=data.n_way)
+        # Whether the programs have been compiled, by an evaluation before this one.
+        self._has_run = False
+
+    def scores(
+        self,
+        params: nnx.State,
+        batch_stats: nnx.State,
+        *,
+        episodes: int,
+        title: str,
+        static: bool = False,
+    ) -> dict[int, Score]:
+        """Evaluates a network; each distinct clip is embedded once for all numbers of shots.
+
+        Args:
+            params: the network's parameters.
+            batch_stats: its batch-normalization statistics.
+            episodes: how many episodes for each number of shots.
+            title: what the progress bar says.
+            static: show one frame of each clip again and again.
+        """
+        weights = params, batch_stats
+        if not self._has_run:
+            logging.info(
+                "the first clips compile the network, which takes some seconds to a minute on a CPU"
+            )
+            self._has_run = True
+        with Progress(title, "clips") as bar:
+            store = FeatureStore(
+                lambda clips: self.embed(*weights, clips, static=static, bar=bar),
+                self._capacity(*weights),
+            )
+            shots = self._data.samplers
+            return {shot: self._score(weights, store, shot, episodes, title) for shot in shots}
+
+    def embed(
+        self,
+        params: nnx.State,
+        batch_stats: nnx.State,
+        requests: Sequence[ClipRequest],
+        *,
+        static: bool = False,
+        bar: Progress | None = None,
+    ) -> Iterator[tuple[np.ndarray, Features]]:
+        """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
+
+        Yields:
+            The positions of the clips in `requests`, and their features.
+        """
+        data = self._data
+        batches = clip_batches(
+            data.dataset,
+            requests,
+            batch_size=data.clip_batch * data.mesh.size,
+            static=static,
+            **data.reading,
+        )
+        spread = clips_sharding(data.mesh)
+
+        def place(batch: ClipBatch) -> ClipBatch:
+            return batch._replace(clips=jax.device_put(batch.clips, spread))
+
+        if bar is not None:
+            bar.reset(len(requests))
+        with contextlib.closing(batches):
+            for positions, ok, pixels in prefetched(batches, place):
+                features = jax.device_get(self._embed(params, batch_stats, pixels))
+                yield positions[ok], jax.tree.map(lambda x, ok=ok: x[ok], features)
+                if bar is not None:
+                    bar.update(int((positions >= 0).sum()))
+
+    def _score(
+        self,
+        weights: tuple[nnx.State, nnx.State],
+        store: FeatureStore,
+        shot: int,
+        episodes: int,
+        title: str,
+    ) -> Score:
+        sampler, is_bad = self._data.samplers[shot], self._data.dataset.is_bad
+        with Progress(f"{title} {shot}-shot", "episodes", episodes) as bar:
+            return evaluate_episodes(
+                lambda index: sampler.resolve(sampler(index), is_bad),
+                episodes,
+                store=store,
+                match=lambda *arrays: self.match(*weights, *arrays),
+                batch=self._data.episode_batch,
+                advance=bar.update,
+            )
+
+    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
+        """Returns how many clips' features fit into the memory that they may take."""
+        data, clips = self._data, self._data.mesh.size
+        shape = (clips, data.num_frames, *[data.reading["resize"]] * 2, 3)
+        pixels = jax.ShapeDtypeStruct(shape, np.uint8)
+        features = jax.eval_shape(self._embed, params, batch_stats, pixels)
+        total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
+        return max(1, data.cache_mib * 2**20 * clips // total)
