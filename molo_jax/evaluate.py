@@ -28,6 +28,7 @@ from molo_jax.weights.networks import (
     filled,
     load_weights,
     read_meta,
+    stored_settings,
 )
 
 # The rows of the table; the trained network has no suffix in the names of its files.
@@ -144,8 +145,9 @@ def _load_given(source: str, method: Settings, mesh: Mesh) -> Network:
 def _restore(checkpoints: Checkpoints, step: int, method: Settings, mesh: Mesh) -> Network:
     where = checkpoints.describe(step)
     meta = checkpoints.meta(step)
-    stored = meta["architecture"]
-    wanted = dataclasses.replace(method, num_classes=stored["num_classes"])
+    stored = meta.get("architecture")
+    classes = stored_settings(where, stored).num_classes
+    wanted = dataclasses.replace(method, num_classes=classes)
     check_same_network(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}

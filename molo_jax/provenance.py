@@ -15,7 +15,7 @@ from absl import logging
 from molo_jax.backbones import backbone_info
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import Split
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 from molo_jax.methods.settings import DEFAULT_METHOD, METHODS, TRAINING_ONLY, Settings, own_fields
 from molo_jax.old_checkpoints import key_of_now
 
@@ -145,7 +145,21 @@ class Provenance:
 
     @classmethod
     def of_meta(cls, meta: Mapping[str, Any]) -> Self:
-        """Reads it from a checkpoint's meta, which may be older than it, or of a converted file."""
+        """Reads it from a checkpoint's meta, which may be older than it, or of a converted file.
+
+        Raises:
+            MoloError: what the meta says of the training is damaged.
+        """
+        try:
+            return cls._of_meta(meta)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise MoloError(
+                "what the checkpoint says of its training is damaged"
+                f" ({type(error).__name__}: {shortened(str(error))}); use another checkpoint"
+            ) from error
+
+    @classmethod
+    def _of_meta(cls, meta: Mapping[str, Any]) -> Self:
         if "trained_on" not in meta:
             # What the configuration and the architecture of an older checkpoint tell.
             data = meta.get("config", {}).get("data", {})

@@ -143,13 +143,13 @@ def _go_on(training: Training, latest: Checkpoints) -> Start:
     origin = Provenance.of_meta(meta)
     check_same_classes(where, origin, training.trained)
     _check_validation(training, where, origin)
-    if changed := training.changes(meta["config"]):
+    if changed := training.changes(meta.get("config", {})):
         logging.warning("the configuration changed since the checkpoint: %s", "; ".join(changed))
     targets = _items(jax.eval_shape(training.initial))
     items = latest.restore(step, targets, replicated(training.mesh))
     logging.info("going on from step %d in %s", step, latest.folder.parent)
     state = TrainState(**items["model"], **items["optimizer"])
-    return Start(state, step, meta["unlogged"], _further(training, origin))
+    return Start(state, step, meta.get("unlogged", ()), _further(training, origin))
 
 
 def _check_validation(training: Training, where: str, origin: Provenance) -> None:
@@ -178,7 +178,7 @@ def _check_own(checkpoints: Checkpoints, method: Settings) -> None:
             f"{where} was converted from {meta['source']} and is of no training here; move its"
             " folder elsewhere and start from it with --config.init_from=FOLDER"
         )
-    check_same_network(where, meta["architecture"], method)
+    check_same_network(where, meta.get("architecture"), method)
 
 
 def _discard_newer_best(training: Training, best: Checkpoints, latest: Checkpoints) -> None:
@@ -190,7 +190,7 @@ def _discard_newer_best(training: Training, best: Checkpoints, latest: Checkpoin
     newest, step = best.latest_step(), latest.latest_step()
     if newest is None or (step is not None and newest <= step):
         return
-    if step is None and training.changes(best.meta(newest)["config"]):
+    if step is None and training.changes(best.meta(newest).get("config", {})):
         raise MoloError(
             f"{best.describe(newest)} is of a training with other settings, and there is no"
             f" checkpoint to go on from; remove {best.folder} or use another --workdir"
@@ -215,7 +215,7 @@ class Keeper:
         self._training, self._origin = training, origin.to_meta()
         self._latest, self._best = latest, best
         step = best.latest_step()
-        self._best_accuracy = -1.0 if step is None else best.meta(step)["val_accuracy"]
+        self._best_accuracy = -1.0 if step is None else best.meta(step).get("val_accuracy", -1.0)
 
     @property
     def saved_step(self) -> int | None:

@@ -127,7 +127,8 @@ class Display:
         if self.bar.disable:
             self._say(step, {name: values[name] for name in self._ordered(values)})
         else:
-            self.bar.set_postfix_str(format_metrics({name: values[name] for name in _BESIDE_BAR}))
+            shown = {name: values[name] for name in _BESIDE_BAR if name in values}
+            self.bar.set_postfix_str(format_metrics(shown))
 
     def _ordered(self, values: Mapping[str, float]) -> list[str]:
         """Returns the names of all numbers: the loss, its terms, what else there is."""

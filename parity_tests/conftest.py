@@ -18,8 +18,6 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="molo-jax-parity-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-narrow.register()
-
 # An official schedule so short that three steps pass its warm-up and a boundary.
 _SCHEDULE = Schedule(1e-3, 2e-4, steps_iter=4, steps=(0, 2), factors=(1.0, 0.1))
 _LAST = UPDATE.accumulation - 1
@@ -56,6 +54,12 @@ class Computed:
         return jax_backend.steps(
             UPDATE, UPDATE.weights(), self.batches, double=True, **self.settings
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _narrow_backbones():
+    with narrow.registered():
+        yield
 
 
 @pytest.fixture(scope="module")

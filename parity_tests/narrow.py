@@ -4,7 +4,9 @@ They are computed by the same code as those of full width, which the recorded va
 comparisons at crop 224 use, and need a sixteenth of the memory and of the multiplications.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import molo_torch_ref.resnet
 from molo_jax.backbones import BACKBONES
@@ -13,8 +15,9 @@ NARROW = {"resnet18": "narrow18", "resnet34": "narrow34", "resnet50": "narrow50"
 _SHARE = 4
 
 
-def register() -> None:
-    """Adds the narrow ResNets to the tables of both implementations."""
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """Has the narrow ResNets in the tables of both implementations in its `with` block."""
     ours, theirs = BACKBONES, molo_torch_ref.resnet.BACKBONES
     for full, name in NARROW.items():
         info = ours[full]
@@ -22,3 +25,6 @@ def register() -> None:
             info, name=name, width=info.width // _SHARE, stem=info.stem // _SHARE
         )
         theirs[name] = dataclasses.replace(theirs[full], width=theirs[full].width // _SHARE)
+    yield
+    for name in NARROW.values():
+        del ours[name], theirs[name]

@@ -237,7 +237,7 @@ def test_the_support_of_hyrsm_depends_on_the_query():
     assert (support[0] - support[1]).abs().max() > 1e-3
 
 
-def test_the_coherence_draws_neighbours_together_and_pushes_the_others_apart():
+def test_the_coherence_draws_neighbors_together_and_pushes_the_others_apart():
     network = _abstract("hyrsm_pp", window=2, balance=7.0, apart_weight=3.0)
     tokens = _random(2, 5, 6)
     unit = tokens / tokens.norm(dim=-1, keepdim=True)

@@ -217,3 +217,18 @@ def test_what_was_trained_on_stands_below_the_table_where_it_may_be_tested():
     ]
     with pytest.raises(MoloError, match=r"best/3 was trained on 1 class \('run'\)"):
         compare({}, origin)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"trained_on": [5], "validated_on": [], "seen": {}, "init_from": ""},
+        {"trained_on": [{"classes": 3}], "validated_on": [], "seen": {}, "init_from": ""},
+        {"trained_on": []},
+        {"config": {"data": 3}},
+    ],
+)
+def test_a_damaged_record_of_a_training_is_one_message(damaged):
+    message = "what the checkpoint says of its training is damaged"
+    with pytest.raises(MoloError, match=message):
+        Provenance.of_meta(damaged)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from training_stand_in import StandIn, best_meta, crash, lines, small_config, we
 
 from molo_jax import build, train
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.metrics import MetricLog
 from molo_jax.errors import MoloError
 
 
@@ -190,3 +192,15 @@ def test_metrics_are_json_numbers(stand_in, config, tmp_path):
     rate = float(build.schedule(config)(jnp.int32(2)))
     assert first["learning_rate"] == pytest.approx(rate)
     assert first["episodes_per_second"] > 0
+
+
+def test_beside_the_progress_bar_stand_the_numbers_that_the_method_has(tmp_path):
+    method = SimpleNamespace(losses=("spread",))
+    parts = SimpleNamespace(steps=5, episodes_per_step=2, method=method, schedule=lambda step: 0.25)
+    with MetricLog(tmp_path, 0) as metrics:
+        display = train.Display(parts, metrics, 0)
+        display.bar.disable, shown = False, []
+        display.bar.set_postfix_str = shown.append
+        display.write(1, {"loss": 3.0, "spread": 2.0}, 4.0)
+        display.bar.disable = True
+    assert shown == ["loss 3  learning_rate 0.25  episodes_per_second 8"]

@@ -7,6 +7,7 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 
 import contextlib
 import functools
+import json
 import os
 import re
 import shutil
@@ -20,13 +21,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, shortened
 from molo_jax.files import failure, write_json
 from molo_jax.old_checkpoints import former_path
 
 # How tensorstore quotes the operating system.
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _ITEMS = ("model", "optimizer")
+
+
+# What a checkpoint says of itself, by the types of its values.
+_META_TYPES = {
+    **dict.fromkeys(("config", "seen", "validation"), dict),
+    **dict.fromkeys(("trained_on", "validated_on", "unlogged"), list),
+    "step": int,
+    "val_accuracy": int | float,
+}
 
 
 class Checkpoints:
@@ -152,10 +162,20 @@ class Checkpoints:
         """Reads the JSON that was saved with the checkpoint of `step`.
 
         Raises:
-            MoloError: when it cannot be read.
+            MoloError: when it cannot be read, or holds values of other types than were saved.
         """
         arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._read(step, lambda: self._manager.restore(step, args=arguments).meta)
+        meta = self._read(step, lambda: self._manager.restore(step, args=arguments).meta)
+        found = meta if isinstance(meta, dict) else {"record": meta}
+        types = _META_TYPES | {"record": dict}
+        for name, value in found.items():
+            if not isinstance(value, types.get(name, object)):
+                raise MoloError(
+                    f"the checkpoint {self.describe(step)} is damaged: its {name} is"
+                    f" {shortened(json.dumps(value))}; remove this folder to go on from an earlier"
+                    " one or from the start"
+                )
+        return meta
 
     def replace_meta(self, step: int, meta: Mapping[str, Any]) -> None:
         """Replaces the JSON of the checkpoint of `step`; the rest of it stays as it is.

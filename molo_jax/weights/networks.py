@@ -127,7 +127,7 @@ def _from_checkpoint(path: Path) -> Weights:
 def _read_checkpoint(folder: Path, step: int) -> Weights:
     with Checkpoints(folder, read_only=True) as checkpoints:
         source, meta = checkpoints.describe(step), checkpoints.meta(step)
-        settings = _stored_settings(source, meta.get("architecture"))
+        settings = stored_settings(source, meta.get("architecture"))
         try:
             _, params, batch_stats = abstract_network(settings)
         except (KeyError, TypeError, ValueError) as error:
@@ -224,8 +224,23 @@ def _shapes(*states: nnx.State) -> dict[_PATH, tuple[int, ...]]:
     return {p: tuple(leaf.shape) for state in states for p, leaf in _flat(state).items()}
 
 
+def _other_structure(found: Settings, wanted: Settings, *, lacking: bool) -> dict[str, Any]:
+    """Returns the settings of the found network that give it other tensors than the wanted one.
+
+    Both are of the same method, backbone and number of classes. With `lacking`, only if the found
+    network lacks tensors; then it may have some that are not wanted.
+    """
+    theirs, ours = found.to_json(), wanted.to_json()
+    differing = {name: theirs[name] for name in ours if theirs[name] != ours[name]}
+    if not differing:
+        return {}
+    has, needs = (_shapes(*abstract_network(each)[1:]) for each in (found, wanted))
+    same = needs.items() <= has.items() if lacking else needs == has
+    return {} if same else differing
+
+
 def check_kind(source: str, found: Settings, wanted: Settings) -> None:
-    """Checks that a network is of the configured method and backbone.
+    """Checks that a network is of the configured method and backbone, and has all their tensors.
 
     Raises:
         MoloError: naming both and the value that fits.
@@ -240,6 +255,12 @@ def check_kind(source: str, found: Settings, wanted: Settings) -> None:
             f"{source} is of another architecture: backbone is {found.backbone} there and"
             f" {wanted.backbone} here; --config.model.backbone={found.backbone} would fit"
         )
+    wanted = dataclasses.replace(wanted, num_classes=found.num_classes)
+    for name, value in _other_structure(found, wanted, lacking=True).items():
+        raise MoloError(
+            f"{source} lacks parts of the configured network: {name} is {value} there and"
+            f" {getattr(wanted, name)} here; --config.method.{name}={value} would fit"
+        )
 
 
 def check_same_network(where: str, stored: Mapping[str, Any], wanted: Settings) -> None:
@@ -248,11 +269,12 @@ def check_same_network(where: str, stored: Mapping[str, Any], wanted: Settings) 
     Raises:
         MoloError: naming every field that differs and both values, or that it is no network.
     """
-    found, here = _stored_settings(where, stored).to_json(), wanted.to_json()
+    settings = stored_settings(where, stored)
+    found, here = settings.to_json(), wanted.to_json()
+    names = [name for name in ("method", "backbone", "num_classes") if found[name] != here[name]]
+    names = names or list(_other_structure(settings, wanted, lacking=False))
     differing = [
-        f"{name} is {found[name]} in the checkpoint and {here[name]} here"
-        for name in ("method", "backbone", "num_classes")
-        if found[name] != here[name]
+        f"{name} is {found[name]} in the checkpoint and {here[name]} here" for name in names
     ]
     if differing:
         raise MoloError(
@@ -261,9 +283,21 @@ def check_same_network(where: str, stored: Mapping[str, Any], wanted: Settings) 
         )
 
 
-def _stored_settings(where: str, stored: Any) -> Settings:
+def stored_settings(where: str, stored: Any) -> Settings:
+    """Returns the settings of the network of a checkpoint.
+
+    Args:
+        where: the checkpoint.
+        stored: the `architecture` of its meta.
+
+    Raises:
+        MoloError: these are no settings of a method.
+    """
     try:
-        return settings_from_json(stored)
+        settings = settings_from_json(stored)
+        if type(settings.num_classes) is not int:
+            raise TypeError("num_classes")
+        return settings
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MoloError(
             f"{where} is no checkpoint of molo_jax: its architecture is {shortened(repr(stored))}"

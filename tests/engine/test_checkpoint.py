@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,25 @@ def leaves(tree):
 def save(folder, step, scale=1.0, **meta):
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(step, meta=meta, model=model_tree(scale), optimizer=optimizer_tree(scale))
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ([], "its record is '[]'"),
+        ({"seen": None}, "its seen is 'null'"),
+        ({"trained_on": 5}, "its trained_on is '5'"),
+        ({"config": ["a"]}, "its config is "),
+        ({"step": "three"}, "its step is "),
+    ],
+)
+def test_a_record_with_values_of_other_types_is_damaged(tmp_path, meta, said):
+    save(tmp_path, 7, config={}, trained_on=[])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.meta(7) == {"config": {}, "trained_on": []}
+        checkpoints.replace_meta(7, meta)
+        with pytest.raises(MoloError, match=f"{tmp_path}/7 is damaged: {re.escape(said)}"):
+            checkpoints.meta(7)
 
 
 def test_restored_trees_equal_the_saved_ones_in_structure_and_in_every_bit(tmp_path):

@@ -125,6 +125,22 @@ def test_another_backbone_is_refused_with_the_value_that_fits(official, tmp_path
         load_network(str(official), tmp_path, other)
 
 
+def test_a_network_that_lacks_a_stream_is_refused_with_the_value_that_fits():
+    one = dataclasses.replace(MODEL, streams="appearance")
+    message = "x lacks parts of the configured network: streams is appearance there and both here"
+    with pytest.raises(MoloError, match=f"{message}; --config.method.streams=appearance would fit"):
+        networks.check_kind("x", one, dataclasses.replace(MODEL, num_classes=9))
+    # What is not wanted is left out.
+    networks.check_kind("x", MODEL, one)
+    for stored, wanted in ((one, MODEL), (MODEL, one)):
+        message = f"streams is {stored.streams} in the checkpoint and {wanted.streams} here"
+        with pytest.raises(MoloError, match=message):
+            networks.check_same_network("x/7", stored.to_json(), wanted)
+    # A setting that gives a network no other tensors may differ.
+    weighted = dataclasses.replace(MODEL, motion_weight=0.5)
+    networks.check_same_network("x/7", weighted.to_json(), MODEL)
+
+
 def test_pretrained_fills_the_backbone_and_nothing_else(imagenet_path):
     started = flat(*networks.starting_weights(MODEL, *zeros(), pretrained=str(imagenet_path)))
     for path, value in variables().items():
