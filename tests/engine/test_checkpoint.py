@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def test_a_record_with_values_of_other_types_is_damaged(tmp_path, meta, said):
     save(tmp_path, 7, config={}, trained_on=[])
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.meta(7) == {"config": {}, "trained_on": []}
-        checkpoints.replace_meta(7, meta)
+        (tmp_path / "7/meta/metadata").write_text(json.dumps(meta))
         with pytest.raises(MoloError, match=f"{tmp_path}/7 is damaged: {re.escape(said)}"):
             checkpoints.meta(7)
 
