@@ -22,6 +22,7 @@ from molo_jax.methods.settings import HyRSMSettings
 from molo_jax.nn import matching
 from molo_jax.nn.attention import Attention, RelationAttention
 from molo_jax.nn.layers import linear, torch_uniform
+from molo_jax.nn.ops import product_precision
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
 
 _POSITIONS = HyRSMSettings.most_frames
@@ -44,10 +45,14 @@ class Fusion(nnx.Module):
         self.width = width
 
     def of_frames(self, frames: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return frames @ self.kernel[0, : self.width] + self.bias[...]
+        return self._mapped(frames, self.kernel[0, : self.width]) + self.bias[...]
 
     def of_relation(self, related: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return related @ self.kernel[0, self.width :]
+        return self._mapped(related, self.kernel[0, self.width :])
+
+    @staticmethod
+    def _mapped(tokens: Float[Array, "*batch d"], kernel: Float[Array, "d f"]) -> Array:
+        return jnp.matmul(tokens, kernel, precision=product_precision(tokens))
 
 
 class HyRSM(FrameMethod):

@@ -26,6 +26,7 @@ from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn import attention, matching, motion
 from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear
+from molo_jax.nn.ops import to_float32
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
 
 # Positions of the encoding: the class token and the frames.
@@ -121,7 +122,7 @@ class MoLo(Method):
             ),
             class_logits=self.classifier(sum(means[1:], means[0])),
             tokens=token_sets,
-            reconstruction=decoded["motion_decoder.output"] if reconstruct else None,
+            reconstruction=to_float32(decoded["motion_decoder.output"]) if reconstruct else None,
             reconstruction_target=motion.frame_differences(clips),
             stages=sets | decoded,
         )
@@ -244,7 +245,7 @@ class MoLo(Method):
 
     def _stream(self, token, encoder, maps: Array, **drop) -> dict[str, Array]:
         """Pools maps to frame tokens, adds class token and positions, and encodes."""
-        tokens = _prepend_token(token[...], jnp.mean(maps, axis=(2, 3)))
+        tokens = _prepend_token(token[...], jnp.mean(to_float32(maps), axis=(2, 3)))
         positioned = self.positional_encoder(tokens, **drop)
         return {"positioned": positioned, **encoder(positioned, **drop)}
 

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from molo_jax.nn import ops
@@ -57,7 +58,12 @@ class Conv2d(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
         y = ops.conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else _with_bias(y, self.bias[...])
+
+
+def _with_bias(y: Array, bias: Array) -> Array:
+    """Adds in float32, so that the gradient of the bias is summed in float32 too."""
+    return (ops.to_float32(y) + bias).astype(y.dtype)
 
 
 class TemporalConv3d(nnx.Module):
@@ -83,7 +89,8 @@ class TemporalConv3d(nnx.Module):
         pad = ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))
         from_previous = jnp.pad(to_next[:, :-1], pad)
         from_next = jnp.pad(to_previous[:, 1:], [edge[::-1] for edge in pad])
-        return from_previous + to_same + from_next + self.bias[...]
+        before, same, after = map(ops.to_float32, (from_previous, to_same, from_next))
+        return ops.to_activations(before + same + after + self.bias[...])
 
 
 class BatchNorm(nnx.Module):
@@ -92,6 +99,8 @@ class BatchNorm(nnx.Module):
     In training, every set is normalized by its own mean and *biased* variance, and the running
     statistics take one update for each set in order, with the *unbiased* variance:
     ``new = 0.9 old + 0.1 batch``. Otherwise the running statistics normalize.
+
+    Of bfloat16 maps, everything is computed in float32, and the result is rounded.
     """
 
     def __init__(self, features: int):
@@ -118,8 +127,9 @@ class BatchNorm(nnx.Module):
         return jnp.concatenate([self._normalize_and_track(part) for part in parts])
 
     def _normalize_and_track(self, x: Array) -> Array:
-        mean = jnp.mean(x, axis=(0, 1, 2))
-        var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
+        wide = ops.to_float32(x)
+        mean = jnp.mean(wide, axis=(0, 1, 2))
+        var = jnp.mean(jnp.square(wide - mean), axis=(0, 1, 2))
         count = x.shape[0] * x.shape[1] * x.shape[2]
         unbiased = var * (count / max(count - 1, 1))
         self._track(self.mean, mean)
@@ -135,13 +145,28 @@ class BatchNorm(nnx.Module):
 
     def _affine(self, x: Array, mean: Array, var: Array) -> Array:
         scale = self.scale[...] * jax.lax.rsqrt(var + _BATCH_NORM_EPSILON)
-        return (x - mean) * scale + self.bias[...]
+        return ((ops.to_float32(x) - mean) * scale + self.bias[...]).astype(x.dtype)
 
 
-def linear(in_features: int, features: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+class Linear(nnx.Linear):
+    """A linear map in the current precision; the result has the type of the input."""
+
+    def __call__(self, inputs: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
+        narrow = inputs.dtype == jnp.bfloat16
+        kernel = self.kernel[...]
+        y = lax.dot_general(
+            inputs,
+            kernel.astype(inputs.dtype) if narrow else kernel,
+            (((inputs.ndim - 1,), (0,)), ((), ())),
+            precision=ops.product_precision(inputs),
+        )
+        return y if self.bias is None else _with_bias(y, self.bias[...])
+
+
+def linear(in_features: int, features: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
     """A linear map with PyTorch's default initialization."""
     init = torch_uniform(in_features)
-    return nnx.Linear(
+    return Linear(
         in_features, features, use_bias=use_bias, kernel_init=init, bias_init=init, rngs=rngs
     )
 

@@ -12,11 +12,44 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float
 
+from molo_jax.nn.precision import current
+
 # Largest number of (output pixel, input pixel) pairs for which a convolution is written as one
 # dense matrix product; beyond it most entries of that matrix would be zero.
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
+
+
+def to_activations(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Rounds float32 to the type of activations of the current precision; others stay."""
+    return x.astype(current().activations) if x.dtype == jnp.float32 else x
+
+
+def to_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Widens bfloat16, for what must not be computed in it; other types stay."""
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+
+
+def product(
+    subscripts: str, a: Array, b: Array, *, preferred_element_type: str | None = None
+) -> Array:
+    """Computes ``jnp.einsum`` of two arrays of one type in the current precision.
+
+    Products of bfloat16 are exact and summed in float32, so they need no precision.
+    """
+    return jnp.einsum(
+        subscripts,
+        a,
+        b,
+        precision=product_precision(a),
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def product_precision(x: Array) -> str:
+    """Returns the precision of a matrix product whose operands have the type of an array."""
+    return "default" if x.dtype == jnp.bfloat16 else current().products
 
 
 def conv2d(
@@ -32,6 +65,8 @@ def conv2d(
     matrix products: a 1x1 kernel as a product over channels, maps of up to 2x2 pixels as one dense
     matrix, other small maps as patches times kernel. All formulations agree up to rounding.
 
+    The operands and the result have the current precision's type of activations, sums are float32.
+
     Args:
         x: input maps.
         kernel: convolution kernel.
@@ -41,6 +76,7 @@ def conv2d(
     Returns:
         Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
     """
+    x, kernel = to_activations(x), to_activations(kernel)
     xla = functools.partial(_conv_xla, stride=stride, padding=padding)
     if kernel.shape[:2] == (1, 1) and padding == 0:
         fast = functools.partial(_conv_pointwise, stride=stride)
@@ -66,11 +102,17 @@ def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=current().convolutions,
     )
 
 
 def _conv_pointwise(x: Array, kernel: Array, *, stride: int) -> Array:
-    return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+    return _convolved("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
+    """Computes ``jnp.einsum`` in the precision of convolutions."""
+    return jnp.einsum(subscripts, *operands, precision=current().convolutions)
 
 
 def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
@@ -88,7 +130,10 @@ def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
         for iy in range(h)
         for ix in range(w)
     ]
-    flat = rearrange(x, "n h w c -> n (h w c)") @ jnp.concatenate(rows, axis=0)
+    matrix = jnp.concatenate(rows, axis=0)
+    flat = jnp.matmul(
+        rearrange(x, "n h w c -> n (h w c)"), matrix, precision=current().convolutions
+    )
     return rearrange(flat, "n (h w f) -> n h w f", h=out_h, w=out_w)
 
 
@@ -96,7 +141,7 @@ def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int) -> Arra
     """Gathers every kernel window as one long vector and multiplies by the flattened kernel."""
     kh, kw = kernel.shape[:2]
     patches = jnp.concatenate(_shifted(x, (kh, kw), stride, padding, fill=0.0), axis=-1)
-    return jnp.einsum("nhwp,pf->nhwf", patches, rearrange(kernel, "kh kw c f -> (kh kw c) f"))
+    return _convolved("nhwp,pf->nhwf", patches, rearrange(kernel, "kh kw c f -> (kh kw c) f"))
 
 
 def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill: float):
@@ -150,7 +195,7 @@ def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c
     """Bilinear upsampling with aligned corners (PyTorch's ``align_corners=True``)."""
     rows = upsampling_matrix(x.shape[1], factor).astype(x.dtype)
     columns = upsampling_matrix(x.shape[2], factor).astype(x.dtype)
-    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns)
+    return _convolved("oh,nhwc,pw->nopc", rows, x, columns)
 
 
 def upsample_conv3x3(
@@ -163,10 +208,11 @@ def upsample_conv3x3(
     axis: ``y = sum over taps (a, b) of R_a (x K_ab) C_b^T`` with ``R_a`` the interpolation matrix
     shifted by ``a`` rows with a zero row at the border.
     """
+    x, kernel = to_activations(x), to_activations(kernel)
     rows, columns = (_shifted_upsampling(size, factor).astype(x.dtype) for size in x.shape[1:3])
-    channels = jnp.einsum("nhwc,abcf->nhawbf", x, kernel)
-    wide = jnp.einsum("pbw,nhawbf->nhapf", columns, channels)
-    return jnp.einsum("oah,nhapf->nopf", rows, wide)
+    channels = _convolved("nhwc,abcf->nhawbf", x, kernel)
+    wide = _convolved("pbw,nhawbf->nhapf", columns, channels)
+    return _convolved("oah,nhapf->nopf", rows, wide)
 
 
 def _shifted_upsampling(size: int, factor: int) -> Float[np.ndarray, "out 3 size"]:
