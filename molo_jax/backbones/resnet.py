@@ -4,7 +4,6 @@ Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; i
 stride sits on the 3x3 convolution.
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -50,10 +49,10 @@ class BasicBlock(nnx.Module):
         self.downsample = Downsample(in_features, width, stride, rngs=rngs) if changes else None
 
     def __call__(self, x, **norm):
-        y = jax.nn.relu(self.bn1(self.conv1(x), **norm))
+        y = ops.relu(self.bn1(self.conv1(x), **norm))
         y = self.bn2(self.conv2(y), **norm)
         shortcut = x if self.downsample is None else self.downsample(x, **norm)
-        return jax.nn.relu(y + shortcut)
+        return ops.relu(y + shortcut)
 
 
 class Bottleneck(nnx.Module):
@@ -73,11 +72,11 @@ class Bottleneck(nnx.Module):
         self.downsample = Downsample(in_features, features, stride, rngs=rngs) if changes else None
 
     def __call__(self, x, **norm):
-        y = jax.nn.relu(self.bn1(self.conv1(x), **norm))
-        y = jax.nn.relu(self.bn2(self.conv2(y), **norm))
+        y = ops.relu(self.bn1(self.conv1(x), **norm))
+        y = ops.relu(self.bn2(self.conv2(y), **norm))
         y = self.bn3(self.conv3(y), **norm)
         shortcut = x if self.downsample is None else self.downsample(x, **norm)
-        return jax.nn.relu(y + shortcut)
+        return ops.relu(y + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -109,7 +108,7 @@ class ResNet(nnx.Module):
             ``{"pool": ..., "layer1": ..., ..., "layer4": ...}``, each ``(n, h', w', c)``.
         """
         norm = {"set_sizes": set_sizes, "train": train}
-        x = jax.nn.relu(self.bn1(self.conv1(frames), **norm))
+        x = ops.relu(self.bn1(self.conv1(frames), **norm))
         maps = {"pool": ops.max_pool(x, window=3, stride=2, padding=1)}
         x = maps["pool"]
         for name in ("layer1", "layer2", "layer3", "layer4"):

@@ -19,10 +19,9 @@ from molo_jax.methods.episode import Episode, Sets
 from molo_jax.methods.frame_outputs import Encoded
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
-from molo_jax.nn import matching
+from molo_jax.nn import matching, ops
 from molo_jax.nn.attention import Attention, RelationAttention
 from molo_jax.nn.layers import linear, torch_uniform
-from molo_jax.nn.ops import product_precision
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
 
 _POSITIONS = HyRSMSettings.most_frames
@@ -52,7 +51,7 @@ class Fusion(nnx.Module):
 
     @staticmethod
     def _mapped(tokens: Float[Array, "*batch d"], kernel: Float[Array, "d f"]) -> Array:
-        return jnp.matmul(tokens, kernel, precision=product_precision(tokens))
+        return jnp.matmul(tokens, kernel, precision=ops.product_precision(tokens))
 
 
 class HyRSM(FrameMethod):
@@ -88,7 +87,7 @@ class HyRSM(FrameMethod):
     ) -> tuple[Stages, Encoded]:
         positioned = self.positional_encoder(frames, train=train, rngs=rngs)
         encoded = self.frame_encoder(positioned, train=train, rngs=rngs)
-        tokens = jax.nn.relu(encoded)
+        tokens = ops.relu(encoded)
         stages = {
             "positioned": positioned,
             "encoded": encoded,
@@ -122,7 +121,7 @@ class HyRSM(FrameMethod):
         shots = jnp.broadcast_to(support.means, (queries, *support.means.shape))
         videos = jnp.concatenate([shots, query.means[:, None]], axis=1)
         relation = self.relation(videos, train=train, rngs=rngs)
-        mapped = self.fusion.of_relation(jax.nn.relu(relation))[:, :, None]
+        mapped = self.fusion.of_relation(ops.relu(relation))[:, :, None]
         tokens = Sets(support=support.mapped + mapped[:, :-1], query=query.mapped + mapped[:, -1])
         products = jnp.einsum(
             "qid,qsjd->qsij",

@@ -24,9 +24,8 @@ from molo_jax.methods.base import (
 from molo_jax.methods.episode import Episode, Training
 from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.nn import attention, matching, motion
+from molo_jax.nn import attention, matching, motion, ops
 from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear
-from molo_jax.nn.ops import to_float32
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
 
 # Positions of the encoding: the class token and the frames.
@@ -122,7 +121,9 @@ class MoLo(Method):
             ),
             class_logits=self.classifier(sum(means[1:], means[0])),
             tokens=token_sets,
-            reconstruction=to_float32(decoded["motion_decoder.output"]) if reconstruct else None,
+            reconstruction=ops.to_float32(decoded["motion_decoder.output"])
+            if reconstruct
+            else None,
             reconstruction_target=motion.frame_differences(clips),
             stages=sets | decoded,
         )
@@ -229,23 +230,23 @@ class MoLo(Method):
         if self.settings.streams != "motion":
             appearance = self._stream(self.class_token, self.frame_encoder, features, **drop)
             stages |= appearance
-            tokens["appearance"] = jax.nn.relu(appearance["encoded"])
+            tokens["appearance"] = ops.relu(appearance["encoded"])
         if self.settings.streams != "appearance":
             expanded = motion.over_frames(self.motion_expansion, differences)
             moving = self._stream(
                 self.motion_class_token,
                 self.motion_encoder,
-                jax.nn.relu(expanded),
+                ops.relu(expanded),
                 **drop,
             )
             stages |= {"motion_expansion": expanded}
             stages |= {f"motion_{name}": value for name, value in moving.items()}
-            tokens["motion"] = jax.nn.relu(moving["encoded"])
+            tokens["motion"] = ops.relu(moving["encoded"])
         return stages, Tokens(**tokens)
 
     def _stream(self, token, encoder, maps: Array, **drop) -> dict[str, Array]:
         """Pools maps to frame tokens, adds class token and positions, and encodes."""
-        tokens = _prepend_token(token[...], jnp.mean(to_float32(maps), axis=(2, 3)))
+        tokens = _prepend_token(token[...], jnp.mean(ops.to_float32(maps), axis=(2, 3)))
         positioned = self.positional_encoder(tokens, **drop)
         return {"positioned": positioned, **encoder(positioned, **drop)}
 

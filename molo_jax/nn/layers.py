@@ -8,11 +8,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn import ops
+from molo_jax.nn import normalization, ops
 
 # Fraction of a running statistic that one update replaces (PyTorch's ``momentum``).
 BATCH_NORM_MOMENTUM = 0.1
-_BATCH_NORM_EPSILON = 1e-5
 _LAYER_NORM_EPSILON = 1e-5
 
 
@@ -121,31 +120,23 @@ class BatchNorm(nnx.Module):
             train: whether to use and track the statistics of the sets.
         """
         if not train:
-            return self._affine(x, self.mean[...], self.var[...])
-        starts = [sum(set_sizes[:i]) for i in range(len(set_sizes))]
-        parts = [x[start : start + size] for start, size in zip(starts, set_sizes, strict=True)]
-        return jnp.concatenate([self._normalize_and_track(part) for part in parts])
-
-    def _normalize_and_track(self, x: Array) -> Array:
-        wide = ops.to_float32(x)
-        mean = jnp.mean(wide, axis=(0, 1, 2))
-        var = jnp.mean(jnp.square(wide - mean), axis=(0, 1, 2))
-        count = x.shape[0] * x.shape[1] * x.shape[2]
-        unbiased = var * (count / max(count - 1, 1))
-        self._track(self.mean, mean)
-        self._track(self.var, unbiased)
-        self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
-        return self._affine(x, mean, var)
+            moments = self.mean[...], self.var[...]
+            return normalization.affine(x, *moments, self.scale[...], self.bias[...])
+        y, means, variances = normalization.normalize_sets(
+            x, self.scale[...], self.bias[...], set_sizes
+        )
+        for number, size in enumerate(set_sizes):
+            count = size * x.shape[1] * x.shape[2]
+            self._track(self.mean, means[number])
+            self._track(self.var, variances[number] * (count / max(count - 1, 1)))
+            self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
+        return y
 
     def _track(self, running: nnx.BatchStat, batch: Array) -> None:
         old = (1.0 - BATCH_NORM_MOMENTUM) * running.get_value()
         # `running[...] = …` asks a traced array for its sharding, whose refusal costs a search
         # through the whole program: half of the time that a training step takes to trace.
         running.set_value(old + BATCH_NORM_MOMENTUM * jax.lax.stop_gradient(batch))
-
-    def _affine(self, x: Array, mean: Array, var: Array) -> Array:
-        scale = self.scale[...] * jax.lax.rsqrt(var + _BATCH_NORM_EPSILON)
-        return ((ops.to_float32(x) - mean) * scale + self.bias[...]).astype(x.dtype)
 
 
 class Linear(nnx.Linear):

@@ -3,7 +3,6 @@
 Reference: Wang et al., MoLo, CVPR 2023, "Motion autodecoder".
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -42,7 +41,7 @@ class UpBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n fh fw f"]:
         y = ops.upsample_conv3x3(x, self.conv.kernel[...], self.factor)
-        return jax.nn.relu(self.bn(y, set_sizes=(x.shape[0],), train=train))
+        return ops.relu(self.bn(y, set_sizes=(x.shape[0],), train=train))
 
 
 class MotionDecoder(nnx.Module):

@@ -5,7 +5,9 @@ is explicit and symmetric, as in PyTorch.
 """
 
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -77,45 +79,78 @@ def conv2d(
         Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
     """
     x, kernel = to_activations(x), to_activations(kernel)
-    xla = functools.partial(_conv_xla, stride=stride, padding=padding)
-    if kernel.shape[:2] == (1, 1) and padding == 0:
-        fast = functools.partial(_conv_pointwise, stride=stride)
-    else:
-        out_h, out_w = _out_size(x.shape[1:3], kernel.shape[:2], stride, padding)
-        if out_h * out_w * x.shape[1] * x.shape[2] <= _DENSE_PAIRS:
-            fast = functools.partial(_conv_dense, stride=stride, padding=padding)
-        elif out_h * out_w <= _PATCH_PIXELS:
-            fast = functools.partial(_conv_patches, stride=stride, padding=padding)
-        else:
-            return xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=fast, default=xla)
+    return _conv2d(x, kernel, stride, padding, current().convolutions)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv2d(x: Array, kernel: Array, stride: int, padding: int, precision: str) -> Array:
+    """Computes the convolution in the formulation of the platform.
+
+    For the gradient it keeps maps and kernel alone: else both formulations would keep theirs.
+    """
+    fast, xla = (
+        functools.partial(each, stride=stride, padding=padding, precision=precision)
+        for each in (_fast_on_cpu(x.shape, kernel.shape, stride, padding), _conv_xla)
+    )
+    return _by_platform(fast, xla, x, kernel)
+
+
+def _conv2d_forward(x, kernel, *static):
+    return _conv2d(x, kernel, *static), (x, kernel)
+
+
+def _conv2d_backward(stride, padding, precision, kept, of_y):
+    def gradient(formulation):
+        convolve = functools.partial(
+            formulation, stride=stride, padding=padding, precision=precision
+        )
+        return lambda x, kernel, of_y: jax.vjp(convolve, x, kernel)[1](of_y)
+
+    fast = _fast_on_cpu(*(each.shape for each in kept), stride, padding)
+    return _by_platform(gradient(fast), gradient(_conv_xla), *kept, of_y)
+
+
+def _by_platform(fast_on_cpu: Callable, xla: Callable, *operands: Array):
+    return lax.platform_dependent(*operands, cpu=fast_on_cpu, default=xla)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _fast_on_cpu(
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int
+) -> Callable[..., Array]:
+    """Returns the formulation that is fastest on a CPU for maps and kernels of these shapes."""
+    if kernel[:2] == (1, 1) and padding == 0:
+        return _conv_pointwise
+    out_h, out_w = _out_size(shape[1:3], kernel[:2], stride, padding)
+    if out_h * out_w * shape[1] * shape[2] <= _DENSE_PAIRS:
+        return _conv_dense
+    return _conv_patches if out_h * out_w <= _PATCH_PIXELS else _conv_xla
 
 
 def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int):
     return tuple((s + 2 * padding - k) // stride + 1 for s, k in zip(size, kernel, strict=True))
 
 
-def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=current().convolutions,
+        precision=precision,
     )
 
 
-def _conv_pointwise(x: Array, kernel: Array, *, stride: int) -> Array:
-    return _convolved("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+def _conv_pointwise(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
+    del padding
+    x = x[:, ::stride, ::stride]
+    return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0], precision=precision)
 
 
-def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
-    """Computes ``jnp.einsum`` in the precision of convolutions."""
-    return jnp.einsum(subscripts, *operands, precision=current().convolutions)
-
-
-def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     """Multiplies all input pixels by a matrix that holds, for each pixel pair, its kernel tap."""
     (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
     out_h, out_w = _out_size((h, w), (kh, kw), stride, padding)
@@ -131,17 +166,16 @@ def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
         for ix in range(w)
     ]
     matrix = jnp.concatenate(rows, axis=0)
-    flat = jnp.matmul(
-        rearrange(x, "n h w c -> n (h w c)"), matrix, precision=current().convolutions
-    )
+    flat = jnp.matmul(rearrange(x, "n h w c -> n (h w c)"), matrix, precision=precision)
     return rearrange(flat, "n (h w f) -> n h w f", h=out_h, w=out_w)
 
 
-def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     """Gathers every kernel window as one long vector and multiplies by the flattened kernel."""
     kh, kw = kernel.shape[:2]
     patches = jnp.concatenate(_shifted(x, (kh, kw), stride, padding, fill=0.0), axis=-1)
-    return _convolved("nhwp,pf->nhwf", patches, rearrange(kernel, "kh kw c f -> (kh kw c) f"))
+    matrix = rearrange(kernel, "kh kw c f -> (kh kw c) f")
+    return jnp.einsum("nhwp,pf->nhwf", patches, matrix, precision=precision)
 
 
 def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill: float):
@@ -175,6 +209,18 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     return best
 
 
+@jax.custom_vjp
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Computes ``max(x, 0)``; the gradient at 0 is 0, as in PyTorch.
+
+    For its gradient it keeps its output, which the next convolution keeps anyway.
+    """
+    return jnp.maximum(x, 0)
+
+
+relu.defvjp(lambda x: (y := jnp.maximum(x, 0), y), lambda y, of_y: (jnp.where(y > 0, of_y, 0),))
+
+
 def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
     """Weights of linear interpolation from ``size`` to ``factor * size`` points, corners aligned.
 
@@ -196,6 +242,11 @@ def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c
     rows = upsampling_matrix(x.shape[1], factor).astype(x.dtype)
     columns = upsampling_matrix(x.shape[2], factor).astype(x.dtype)
     return _convolved("oh,nhwc,pw->nopc", rows, x, columns)
+
+
+def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
+    """Computes ``jnp.einsum`` in the current precision of convolutions."""
+    return jnp.einsum(subscripts, *operands, precision=current().convolutions)
 
 
 def upsample_conv3x3(

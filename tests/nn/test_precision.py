@@ -14,7 +14,7 @@ from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import METHODS
-from molo_jax.nn import attention, layers, matching, ops
+from molo_jax.nn import attention, matching, normalization, ops
 from molo_jax.nn.precision import FLOAT32, PRECISIONS, Precision, current, using
 from molo_jax.weights.networks import abstract_network
 
@@ -175,7 +175,7 @@ def to_bf16(function):
 
 FAULTS = {
     "softmax": (attention.jax.nn, "softmax", to_bf16(jax.nn.softmax), "exp"),
-    "statistics": (layers.ops, "to_float32", lambda x: x, "rsqrt"),
+    "statistics": (normalization, "to_float32", lambda x: x, "rsqrt"),
     "distances": (matching, "safe_norm", to_bf16(ops.safe_norm), "sqrt"),
 }
 
