@@ -168,6 +168,11 @@ def _train() -> dict:
         # float32, as the published numbers were computed (PyTorch's default); on a CPU the same as
         # float32. bf16: activations in bfloat16, the rest in float32.
         "precision": "tf32",
+        # What is computed again for the gradient instead of being kept. none: nothing. blocks:
+        # residual blocks, stages of the decoder, motion step and temporal encoders keep their
+        # inputs alone. full: of the backbone, the inputs of its four stages alone. Less memory, a
+        # slower step, the same numbers.
+        "remat": "none",
     }
 
 

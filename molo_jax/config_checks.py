@@ -14,6 +14,7 @@ from molo_jax.data.video.frames import TRAINING_SAMPLINGS
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import own_fields
 from molo_jax.nn.precision import PRECISIONS
+from molo_jax.nn.remat import REMATS
 from molo_jax.weights.imagenet import IMAGENET
 from molo_jax.weights.torch_files import SUFFIXES, is_torch_path
 
@@ -23,6 +24,7 @@ _CHOICES = {
     "data.sampling": TRAINING_SAMPLINGS,
     "data.on_bad_video": BAD_VIDEO_POLICIES,
     "train.precision": PRECISIONS,
+    "train.remat": REMATS,
     "optimizer.name": ("adam", "sgd"),
     "optimizer.schedule": ("official", "cosine"),
     "eval.frame_draw": FRAME_DRAWS,

@@ -7,6 +7,7 @@ together counts once.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from unittest import mock
 
@@ -18,6 +19,7 @@ from jax.extend.core import Var
 from torch.autograd.graph import saved_tensors_hooks
 
 from molo_jax.methods.episode import Episode
+from molo_jax.nn import remat as recomputation
 from molo_jax.nn.precision import PRECISIONS, using
 from molo_torch_ref import Episode as TorchEpisode
 from molo_torch_ref import loss_terms, make_network, total_loss
@@ -26,7 +28,9 @@ from parity_tests import jax_backend, torch_backend
 from parity_tests.case import Case
 
 
-def kept_by_jax(case: Case, precision: str = "float32", episodes: int = 1) -> int:
+def kept_by_jax(
+    case: Case, precision: str = "float32", remat: str = "none", episodes: int = 1
+) -> int:
     """Counts the residuals of the gradient of episodes that run side by side."""
     graphdef, params, stats = jax_backend._structure(case)
     episode = Episode(**_shapes(case, jax.ShapeDtypeStruct, channels_last=True))
@@ -43,7 +47,7 @@ def kept_by_jax(case: Case, precision: str = "float32", episodes: int = 1) -> in
     def kept(params, stats, batch):
         return jax.tree.leaves(jax.vjp(lambda p: losses(p, stats, batch), params)[1])
 
-    with using(PRECISIONS[precision]):
+    with using(PRECISIONS[precision]), recomputation.using(remat):
         program = jax.make_jaxpr(kept)(params, stats, batch).jaxpr
     given = set(program.invars[: len(jax.tree.leaves(params))])
     found = {value for value in program.outvars if isinstance(value, Var)} - given
@@ -101,5 +105,6 @@ if __name__ == "__main__":
     for one in (small, paper):
         print(f"{one.backbone}, crop {one.size}, {one.way * (1 + one.query)} clips")
         print(f"  PyTorch  {kept_by_torch(one) / 2**30:8.3f} GiB")
-        for name in PRECISIONS:
-            print(f"  {name:7}  {kept_by_jax(one, name) / 2**30:8.3f} GiB")
+        for precision, remat in itertools.product(PRECISIONS, recomputation.REMATS):
+            kept = kept_by_jax(one, precision, remat) / 2**30
+            print(f"  {precision:7} {remat:6} {kept:8.3f} GiB")

@@ -239,6 +239,7 @@ def training(config: ConfigDict) -> Training:
             n_way=train.n_way,
             mesh=mesh,
             precision=PRECISIONS[train.precision],
+            remat=train.remat,
         ),
         scored=scored,
         batches=functools.partial(_batches, config, dataset, sampler, mesh),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from molo_jax.engine.state import TrainState
 from molo_jax.methods.base import accuracy
 from molo_jax.methods.episode import Episode, Features, Training
+from molo_jax.nn import remat as recomputation
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
 from molo_jax.nn.precision import FLOAT32, Precision, using
 
@@ -84,6 +85,7 @@ def make_train_step(
     n_way: int,
     mesh: Mesh,
     precision: Precision = FLOAT32,
+    remat: str = "none",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the jitted optimizer step.
 
@@ -101,6 +103,7 @@ def make_train_step(
         n_way: number of classes of an episode.
         mesh: the devices.
         precision: what the gradient is computed in; the optimizer computes in float32.
+        remat: what is computed again for the gradient, a name in :data:`molo_jax.nn.remat.REMATS`.
 
     Returns:
         ``step(state, batch)``, whose batch is cut by :func:`chunked` and must hold ``index``, the
@@ -108,7 +111,7 @@ def make_train_step(
         the method's loss, of the ``loss``, the ``accuracy``, what else the method measures, and the
         ``grad_norm``. The old state's memory is reused.
     """
-    gradient = _chunk_gradient(graphdef, preprocess, episode_key, n_way, precision)
+    gradient = _chunk_gradient(graphdef, preprocess, episode_key, n_way, precision, remat)
     whole, spread = replicated(mesh), episodes_sharding(mesh)
 
     def single(state, batch):
@@ -154,6 +157,7 @@ def _chunk_gradient(
     episode_key: Callable[[Int[Array, ""]], Array],
     n_way: int,
     precision: Precision,
+    remat: str = "none",
 ) -> _ChunkGradient:
     """Builds the gradient and the metrics of one chunk of episodes, means over them."""
 
@@ -174,7 +178,7 @@ def _chunk_gradient(
 
     def gradient(params, batch_stats, arrays):
         empty = jax.tree.map(jnp.zeros_like, batch_stats)
-        with using(precision):
+        with using(precision), recomputation.using(remat):
             grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(params, empty, arrays)
         return _Totals(grads, metrics, fold_batch_stats(batch_stats, updates))
 

@@ -21,8 +21,9 @@ from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
 from molo_jax.nn import matching, ops
 from molo_jax.nn.attention import Attention, RelationAttention
-from molo_jax.nn.layers import linear, torch_uniform
+from molo_jax.nn.layers import linear, recomputed, torch_uniform
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
+from molo_jax.nn.remat import BLOCK
 
 _POSITIONS = HyRSMSettings.most_frames
 # The distances decide predictions: never in reduced precision.
@@ -86,7 +87,13 @@ class HyRSM(FrameMethod):
         self, frames: Float[Array, "v t d"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Stages, Encoded]:
         positioned = self.positional_encoder(frames, train=train, rngs=rngs)
-        encoded = self.frame_encoder(positioned, train=train, rngs=rngs)
+        encoded = recomputed(
+            BLOCK,
+            lambda encoder, x, rngs: encoder(x, train=train, rngs=rngs),
+            self.frame_encoder,
+            positioned,
+            rngs,
+        )
         tokens = ops.relu(encoded)
         stages = {
             "positioned": positioned,

@@ -1,6 +1,8 @@
 """Layers with PyTorch's semantics: convolution, batch normalization over sets, linear maps."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn import normalization, ops
+from molo_jax.nn import normalization, ops, remat
 
 # Fraction of a running statistic that one update replaces (PyTorch's ``momentum``).
 BATCH_NORM_MOMENTUM = 0.1
@@ -29,6 +31,18 @@ def he_fan_out(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """He et al.'s normal initialization by fan-out, as in torchvision's ResNet."""
     fan_out = math.prod(shape[:-2]) * shape[-1]
     return jax.random.normal(key, shape, dtype) * math.sqrt(2.0 / fan_out)
+
+
+def recomputed(unit: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function, one unit of what :mod:`molo_jax.nn.remat` may compute again.
+
+    Args:
+        unit: its kind.
+        function: changes nothing but the statistics of the modules among its arguments; a new
+            function for every call, for JAX remembers what it has traced.
+        arguments: modules, random numbers and arrays.
+    """
+    return (nnx.remat(function) if remat.recomputes(unit) else function)(*arguments)
 
 
 class Conv2d(nnx.Module):

@@ -7,7 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from molo_jax.nn import ops
-from molo_jax.nn.layers import BatchNorm, Conv2d
+from molo_jax.nn.layers import BatchNorm, Conv2d, recomputed
+from molo_jax.nn.remat import BLOCK
 
 # The branch works on one motion channel for this many backbone channels.
 REDUCTION = 8
@@ -66,5 +67,6 @@ class MotionDecoder(nnx.Module):
         """
         decoded = {}
         for number, block in enumerate(self.blocks):
-            x = decoded[f"blocks.{number}"] = block(x, train=train)
+            x = recomputed(BLOCK, lambda block, x: block(x, train=train), block, x)
+            decoded[f"blocks.{number}"] = x
         return decoded | {"output": self.output(x)}
