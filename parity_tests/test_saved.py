@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from molo_jax.nn.remat import REMATS
 from parity_tests.case import Case
 from parity_tests.saved import kept_by_jax, kept_by_torch
 
@@ -21,3 +22,9 @@ def test_in_bfloat16_molo_keeps_less_and_episodes_side_by_side_keep_theirs_each(
     one = kept_by_jax(SMALL)
     assert kept_by_jax(SMALL, "bf16") < 0.75 * one
     assert kept_by_jax(SMALL, episodes=3) == pytest.approx(3 * one, rel=0.02)
+
+
+def test_what_is_computed_again_is_not_kept():
+    kept = {name: kept_by_jax(SMALL, remat=name) for name in REMATS}
+    assert kept["blocks"] < 0.35 * kept["none"]
+    assert kept["full"] < 0.9 * kept["blocks"]

@@ -1,24 +1,18 @@
 """What is computed in which type and precision, read from the programs that JAX has traced."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax import export, lax
-from jax.extend.core import jaxprs_in_params
+from thin import FRAMES, SIDE, WAY, arrays, gradient, operations
 
-from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
-from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn import attention, matching, normalization, ops
 from molo_jax.nn.precision import FLOAT32, PRECISIONS, Precision, current, using
-from molo_jax.weights.networks import abstract_network
 
-WAY, FRAMES, SIDE = 2, 3, 64
 BF16 = PRECISIONS["bf16"]
 # No setting of the package: convolutions and products are told apart by it.
 TOLD_APART = Precision("test", "high", "highest", "float32")
@@ -26,35 +20,6 @@ HIGH, HIGHEST = (lax.Precision.HIGH,) * 2, (lax.Precision.HIGHEST,) * 2
 DEFAULT = (lax.Precision.DEFAULT,) * 2
 # What must never have operands in bfloat16: sums, and functions that lift its rounding.
 WIDE = ("reduce_sum", "cumsum", "exp", "log", "log1p", "sqrt", "rsqrt", "div", "erf", "erfc")
-
-
-@pytest.fixture
-def network(monkeypatch):
-    """Makes the structure and the abstract weights of a method, on a ResNet-18 of 8 channels."""
-    full = BACKBONES["resnet18"]
-    monkeypatch.setitem(BACKBONES, "thin", dataclasses.replace(full, name="thin", width=64, stem=8))
-    return lambda method: abstract_network(METHODS[method](num_classes=4, backbone="thin"))
-
-
-def arrays():
-    clips = jax.ShapeDtypeStruct((1, WAY, FRAMES, SIDE, SIDE, 3), np.float32)
-    labels = jax.ShapeDtypeStruct((1, WAY), np.int32)
-    names = ("support_labels", "query_labels", "support_classes", "query_classes")
-    index = jax.ShapeDtypeStruct((1,), np.int32)
-    return (
-        dict.fromkeys(("support", "query"), clips) | dict.fromkeys(names, labels) | {"index": index}
-    )
-
-
-def gradient(graphdef, precision):
-    """The gradient of one chunk, as a step computes it."""
-    return steps._chunk_gradient(
-        graphdef,
-        lambda arrays, key: Episode(**{k: v for k, v in arrays.items() if k != "index"}),
-        jax.random.key,
-        WAY,
-        precision,
-    )
 
 
 def trained(network, method, precision):
@@ -81,16 +46,6 @@ def evaluated(network, method, precision):
         *operations(jax.make_jaxpr(embed)(*states, clips).jaxpr),
         *operations(jax.make_jaxpr(match)(*states, features, some, some, some).jaxpr),
     ]
-
-
-def operations(jaxpr):
-    """All operations of a program, also those of the functions that it calls."""
-    found = []
-    for equation in jaxpr.eqns:
-        found.append(equation)
-        for inner in jaxprs_in_params(equation.params):
-            found += operations(inner)
-    return found
 
 
 def named(found, *names):
@@ -184,9 +139,7 @@ FAULTS = {
 def test_a_reduced_computation_of_what_must_be_float32_would_be_found(network, monkeypatch, fault):
     module, name, faulty, operation = FAULTS[fault]
     monkeypatch.setattr(module, name, faulty)
-    found = in_bf16(trained(network, "molo", BF16))
-    assert "reduce_sum" in found
-    assert operation in found or fault == "statistics"
+    assert operation in in_bf16(trained(network, "molo", BF16))
 
 
 def described(tree):
