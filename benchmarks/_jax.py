@@ -28,16 +28,18 @@ from molo_jax.engine.step import (
 )
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
+from molo_jax.nn.precision import PRECISIONS, using
 from molo_jax.weights import torch_map
 
-_MATMUL_PRECISION = {"fp32": "highest", "tf32": "tensorfloat32"}
+# Option -> the setting of the package.
+_PRECISIONS = {"fp32": PRECISIONS["float32"], "tf32": PRECISIONS["tf32"]}
 
 
 class Benchmark:
     """Computes on JAX's default device; with several of them, on the first."""
 
     def __init__(self, options: dict[str, Any]):
-        jax.config.update("jax_default_matmul_precision", _MATMUL_PRECISION[options["precision"]])
+        self._precision = _PRECISIONS[options["precision"]]
         self._options = options
         coefficients = dict(COEFFICIENTS)
         # The official code multiplies the weight of the reconstruction by its accumulation.
@@ -74,7 +76,8 @@ class Benchmark:
         @jax.jit
         def compute(params, stats, episode):
             model = nnx.merge(graphdef, params, stats, copy=True)
-            terms = model(episode, n_way=self._options["way"], train=True).losses
+            with using(self._precision):
+                terms = model(episode, n_way=self._options["way"], train=True).losses
             return terms | {"total": model.total_loss(terms)}
 
         losses = compute(self._params, self._stats, self._episode(0))
@@ -111,7 +114,8 @@ class Benchmark:
         @jax.jit
         def forward(params, stats, episode):
             model = nnx.merge(self._graphdef, params, stats, copy=True)
-            output = model.forward(episode, n_way=way, train=False, reconstruct=False)
+            with using(self._precision):
+                output = model.forward(episode, n_way=way, train=False, reconstruct=False)
             return output.scores.match, output.class_logits
 
         return forward
@@ -137,6 +141,7 @@ class Benchmark:
             episode_key=lambda index: jax.random.fold_in(jax.random.key(0), index),
             n_way=self._options["way"],
             mesh=mesh,
+            precision=self._precision,
         )
         batch = chunked(self._arrays, self._options["microbatch"])
         batch = jax.block_until_ready(jax.device_put(batch, episodes_sharding(mesh)))

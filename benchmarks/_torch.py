@@ -30,8 +30,9 @@ class Benchmark:
     """Computes on the first CUDA device, or on the CPU where there is none."""
 
     def __init__(self, options: dict[str, Any]):
-        # Before anything is computed; without an effect on a CPU.
-        torch.backends.cuda.matmul.allow_tf32 = options["precision"] == "tf32"
+        # Before anything is computed; without an effect on a CPU. TF32 is for convolutions alone,
+        # which is PyTorch's default.
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = options["precision"] == "tf32"
         self._options = options
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

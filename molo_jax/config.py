@@ -164,6 +164,15 @@ def _train() -> dict:
         # Episodes of a validation; they have the way and shot of the training. Of two equally
         # accurate networks the earlier one stays the best.
         "val_episodes": 400,
+        # float32: true float32. tf32: convolutions in TF32 on a GPU that has it, matrix products in
+        # float32, as the published numbers were computed (PyTorch's default); on a CPU the same as
+        # float32. bf16: activations in bfloat16, the rest in float32.
+        "precision": "tf32",
+        # What is computed again for the gradient instead of being kept. none: nothing. blocks:
+        # residual blocks, stages of the decoder, motion step and temporal encoders keep their
+        # inputs alone. full: of the backbone, the inputs of its four stages alone. Less memory, a
+        # slower step, the same numbers.
+        "remat": "none",
     }
 
 
@@ -224,6 +233,8 @@ def _eval() -> dict:
         "episode_batch": 64,
         # Bound on the embedded clips kept in memory, in MiB.
         "cache_mib": 1024,
+        # As train.precision, of evaluations and of the validations in a training.
+        "precision": "tf32",
     }
 
 

@@ -13,6 +13,8 @@ from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.video.frames import TRAINING_SAMPLINGS
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import own_fields
+from molo_jax.nn.precision import PRECISIONS
+from molo_jax.nn.remat import REMATS
 from molo_jax.weights.imagenet import IMAGENET
 from molo_jax.weights.torch_files import SUFFIXES, is_torch_path
 
@@ -21,11 +23,14 @@ _CHOICES = {
     "data.source": ("prepared", "videos"),
     "data.sampling": TRAINING_SAMPLINGS,
     "data.on_bad_video": BAD_VIDEO_POLICIES,
+    "train.precision": PRECISIONS,
+    "train.remat": REMATS,
     "optimizer.name": ("adam", "sgd"),
     "optimizer.schedule": ("official", "cosine"),
     "eval.frame_draw": FRAME_DRAWS,
     "eval.on_trained_classes": (REFUSE, "warn"),
     "eval.split": STANDARD_SPLITS,
+    "eval.precision": PRECISIONS,
 }
 _CONTROLS = ("untrained", "static")
 _AT_LEAST = {

@@ -243,7 +243,12 @@ def _compare(evaluation: Evaluation, network: Network) -> Comparison:
         network.origin,
         evaluation.tested,
         evaluation.split,
-        seen=settings_seen(evaluation.clips, evaluation.data.dataset, network.settings),
+        seen=settings_seen(
+            evaluation.clips,
+            evaluation.data.dataset,
+            network.settings,
+            evaluation.data.precision.name,
+        ),
         refuse=evaluation.refuse_trained,
     )
 
@@ -274,6 +279,7 @@ def _record(
         "way": evaluation.data.n_way,
         "shot": shot,
         "query": evaluation.n_query,
+        "precision": evaluation.data.precision.name,
         "per_class": {names[c]: value for c, value in result.per_class.items()},
         "checkpoint": network.checkpoint,
         "checkpoint_step": network.step,

@@ -19,6 +19,7 @@ from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
 from molo_jax.engine.prefetch import prefetched
 from molo_jax.engine.step import clips_sharding, make_embed, make_match
 from molo_jax.methods.episode import Features
+from molo_jax.nn.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class EvaluationData:
         mesh: the devices.
         clip_batch, episode_batch: clips embedded, and episodes matched, at once on each device.
         cache_mib: memory for embedded clips, in MiB.
+        precision: what networks compute in.
     """
 
     dataset: ClipSource
@@ -48,6 +50,7 @@ class EvaluationData:
     clip_batch: int
     episode_batch: int
     cache_mib: int
+    precision: Precision
 
 
 class Evaluator:
@@ -60,9 +63,11 @@ class Evaluator:
 
     def __init__(self, data: EvaluationData, graphdef: nnx.GraphDef):
         self._data = data
-        self._embed = make_embed(graphdef, preprocess=data.preprocess, mesh=data.mesh)
+        self._embed = make_embed(
+            graphdef, preprocess=data.preprocess, mesh=data.mesh, precision=data.precision
+        )
         # Returns the logits of episodes given by positions in the features.
-        self.match = make_match(graphdef, n_way=data.n_way)
+        self.match = make_match(graphdef, n_way=data.n_way, precision=data.precision)
         # Whether the programs have been compiled, by an evaluation before this one.
         self._has_run = False
 

@@ -215,7 +215,7 @@ def _seen_of(data: Mapping[str, Any], architecture: Mapping[str, Any]) -> dict[s
 
 
 def settings_seen(
-    clips: Mapping[str, Any], dataset: ClipSource, settings: Settings
+    clips: Mapping[str, Any], dataset: ClipSource, settings: Settings, precision: str
 ) -> dict[str, Any]:
     """Returns everything but the weights that decides what a network makes of a video.
 
@@ -223,6 +223,7 @@ def settings_seen(
         clips: what is made of a video: `num_frames`, `sampling`, `resize` and `crop`.
         dataset: the videos.
         settings: those of the network.
+        precision: name of what it computes in, see :mod:`molo_jax.nn.precision`.
 
     Returns:
         JSON values by the dotted key of the configuration; `pixels` says what the frames went
@@ -232,6 +233,7 @@ def settings_seen(
     return _seen_of(clips, settings.to_json()) | {
         "pixels": dataset.pixels,
         "normalization": [backbone.mean, backbone.std],
+        "precision": precision,
     }
 
 

@@ -35,6 +35,7 @@ _NO_MATTER = (
     "data.prefetch",
     "train.log_every",
     "train.checkpoint_every",
+    "train.remat",
     "eval.shots",
     "eval.controls",
     "eval.clip_batch",

@@ -115,7 +115,7 @@ class _Watch:
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
         """The network's functions are these methods."""
-        places = ((jax.nn, "relu"), (ops, "max_pool"), (matching, "bi_mean_hausdorff"))
+        places = ((ops, "relu"), (ops, "max_pool"), (matching, "bi_mean_hausdorff"))
         usual = [getattr(module, name) for module, name in places]
         self._relu, self._max_pool, self._hausdorff = usual
         try:

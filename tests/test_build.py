@@ -313,6 +313,7 @@ def usual(motion_data):
         ("train.val_episodes", 7),
         ("eval.n_query", 2),
         ("eval.frame_draw", "video"),
+        ("eval.precision", "bf16"),
         ("data.num_frames", 3),
         ("data.sampling", "window"),
         ("data.resize", 288),
@@ -320,6 +321,7 @@ def usual(motion_data):
         ("data.on_bad_video", "skip"),
         ("val list", "one class less"),
         ("train.steps", 7),
+        ("train.precision", "bf16"),
         ("eval.n_way", 2),
     ],
 )
@@ -336,7 +338,8 @@ def test_a_validation_is_another_one_by_what_its_accuracy_depends_on_and_nothing
         config.update_from_flattened_dict({key: value})
     now = build.training(config).validation
     changed = {name for name in now if now[name] != usual[name]}
-    assert changed == (set() if key in ("train.steps", "eval.n_way") else {key})
+    no_matter = ("train.steps", "train.precision", "eval.n_way")
+    assert changed == (set() if key in no_matter else {key})
     assert json.loads(json.dumps(now)) == now
 
 
@@ -355,13 +358,14 @@ def test_without_validation_the_val_split_is_not_opened(motion_data, tmp_path):
 def test_the_parts_of_an_evaluation_have_the_values_of_their_keys(motion_data):
     config = small(motion_data)
     config.eval.update(n_way=2, n_query=3, episodes=11, shots=(1,), controls=("static",))
-    config.eval.update(clip_batch=5, episode_batch=6, cache_mib=7)
+    config.eval.update(clip_batch=5, episode_batch=6, cache_mib=7, precision="bf16")
     config.data.update(num_frames=4, resize=64, crop=32, workers=3, prefetch=4)
     config.seed, config.init_from = 9, "x.pth"
     made = build.evaluation(config)
     data = made.data
     assert (data.n_way, made.n_query, made.episodes, list(data.samplers)) == (2, 3, 11, [1])
     assert (data.clip_batch, data.episode_batch, data.cache_mib) == (5, 6, 7)
+    assert data.precision.name == "bf16"
     reading = {"sampling": "segments", "resize": 64, "workers": 3, "prefetch": 4}
     assert (data.num_frames, data.reading) == (4, reading)
     assert (made.seed, made.init_from, made.controls) == (9, "x.pth", ("static",))

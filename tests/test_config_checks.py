@@ -35,6 +35,8 @@ from molo_jax.errors import UsageError
         ("optimizer.boundaries", (1, 6), "ascending whole numbers, the first of them 0"),
         ("optimizer.boundaries", (0, 6, 6), "ascending whole numbers"),
         ("optimizer.factors", (1.0,), "it needs one value for each of the 3"),
+        ("train.precision", "fp16", "is 'fp16'; choose one of float32, tf32, bf16"),
+        ("eval.precision", "", "config.eval.precision is ''; choose one of float32, tf32, bf16"),
         ("eval.split", "dev", "choose one of train, val, test"),
         ("eval.shots", (), "it must hold whole numbers of at least 1"),
         ("eval.shots", (1, 0), "it must hold whole numbers of at least 1"),

@@ -52,7 +52,7 @@ def config(motion_data):
 def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_classes(config):
     config.init_from = "runs/x"
     config.train.n_way, config.train.n_shot, config.train.n_query = 5, 4, 6
-    config.eval.n_query = 2
+    config.eval.n_query, config.eval.precision = 2, "bf16"
     network = evaluate.Network(SETTINGS, None, None, None, "runs/x/best/7", 7)
     comparison = Comparison("runs/x/best/7", Overlap(["a"], None), {"data.crop": {}}, "01ab")
     score = Score(0.5, 0.25, 1000, {0: 0.125, 2: 0.375})
@@ -68,6 +68,7 @@ def test_a_result_file_has_the_evaluations_own_way_and_queries_and_the_names_of_
     assert record["settings_not_as_in_training"] == {"data.crop": {}}
     assert record["list_digest"] == "01ab"
     assert record["method"] == "molo"
+    assert record["precision"] == record["config"]["eval"]["precision"] == "bf16"
     assert record["config"]["init_from"] == "runs/x"
 
 

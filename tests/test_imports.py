@@ -65,7 +65,8 @@ ROOMS = {
     # The only room that reads the configuration.
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
-        *("molo_jax.methods", "molo_jax.backbones", "molo_jax.resume", "molo_jax.evaluate"),
+        *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn.precision"),
+        *("molo_jax.resume", "molo_jax.evaluate"),
         *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
         "molo_jax.benchmarks",
     ),

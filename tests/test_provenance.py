@@ -149,7 +149,9 @@ def compare(seen, origin, *, refuse=True):
 
 
 def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both_values(caplog):
-    before = provenance.settings_seen(CLIPS, Source(), dataclasses.replace(SETTINGS, num_classes=9))
+    before = provenance.settings_seen(
+        CLIPS, Source(), dataclasses.replace(SETTINGS, num_classes=9), "tf32"
+    )
     origin = dataclasses.replace(ORIGIN, seen=before | {"normalization": [0, 1]})
     assert compare(before, origin).settings == {
         "normalization": {"training": [0, 1], "now": [0.45, 0.225]}
@@ -157,25 +159,26 @@ def test_every_setting_that_changes_what_is_seen_is_compared_and_named_with_both
     clips = {"num_frames": 3, "sampling": "window", "resize": 320, "crop": 192}
     other = dataclasses.replace(SETTINGS, positional_a=2048.0, dropout_position=0.7)
     origin = dataclasses.replace(ORIGIN, seen=before)
-    found = compare(provenance.settings_seen(clips, Source(), other), origin)
+    found = compare(provenance.settings_seen(clips, Source(), other, "bf16"), origin)
     assert found.settings == {
         "data.num_frames": {"training": 8, "now": 3},
         "data.sampling": {"training": "segments", "now": "window"},
         "data.resize": {"training": 256, "now": 320},
         "data.crop": {"training": 224, "now": 192},
         "method.positional_a": {"training": 10.0, "now": 2048.0},
+        "precision": {"training": "tf32", "now": "bf16"},
     }
     sentence = (
         "not as in training (best/3): data.num_frames was 8, is 3; data.sampling was 'segments', is"
         " 'window'; data.resize was 256, is 320; data.crop was 224, is 192; method.positional_a was"
-        " 10.0, is 2048.0"
+        " 10.0, is 2048.0; precision was 'tf32', is 'bf16'"
     )
     assert found.notes("test") == [f"warning: {sentence}"]
     assert sentence in caplog.text
 
 
 def test_what_a_method_uses_in_training_alone_is_not_compared():
-    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS)
+    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS, "tf32")
     assert {key: value for key, value in seen.items() if key.startswith("method.")} == {
         "method.matching": "bi_mhm",
         "method.smoothing": 0.1,
@@ -202,9 +205,11 @@ def test_the_settings_of_a_checkpoint_that_knew_one_method_are_compared_by_their
 def test_the_frames_of_other_images_are_another_setting():
     before = Source()
     before.pixels = "JPEG images of quality 95, 420, at most 4 of a video"
-    origin = dataclasses.replace(ORIGIN, seen=provenance.settings_seen(CLIPS, before, SETTINGS))
+    origin = dataclasses.replace(
+        ORIGIN, seen=provenance.settings_seen(CLIPS, before, SETTINGS, "tf32")
+    )
     now = {"training": before.pixels, "now": Source.pixels}
-    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS)
+    seen = provenance.settings_seen(CLIPS, Source(), SETTINGS, "tf32")
     assert compare(seen, origin).settings == {"pixels": now}
 
 

@@ -4,13 +4,13 @@ Reference: He et al., Deep Residual Learning for Image Recognition, CVPR 2016; i
 stride sits on the 3x3 convolution.
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from molo_jax.backbones import BackboneInfo
 from molo_jax.nn import ops
-from molo_jax.nn.layers import BatchNorm, Conv2d, he_fan_out
+from molo_jax.nn.layers import BatchNorm, Conv2d, he_fan_out, recomputed
+from molo_jax.nn.remat import BLOCK, STAGE
 
 
 def _conv(in_features: int, features: int, size: int, *, stride: int = 1, rngs: nnx.Rngs) -> Conv2d:
@@ -50,10 +50,10 @@ class BasicBlock(nnx.Module):
         self.downsample = Downsample(in_features, width, stride, rngs=rngs) if changes else None
 
     def __call__(self, x, **norm):
-        y = jax.nn.relu(self.bn1(self.conv1(x), **norm))
+        y = ops.relu(self.bn1(self.conv1(x), **norm))
         y = self.bn2(self.conv2(y), **norm)
         shortcut = x if self.downsample is None else self.downsample(x, **norm)
-        return jax.nn.relu(y + shortcut)
+        return ops.relu(y + shortcut)
 
 
 class Bottleneck(nnx.Module):
@@ -73,11 +73,11 @@ class Bottleneck(nnx.Module):
         self.downsample = Downsample(in_features, features, stride, rngs=rngs) if changes else None
 
     def __call__(self, x, **norm):
-        y = jax.nn.relu(self.bn1(self.conv1(x), **norm))
-        y = jax.nn.relu(self.bn2(self.conv2(y), **norm))
+        y = ops.relu(self.bn1(self.conv1(x), **norm))
+        y = ops.relu(self.bn2(self.conv2(y), **norm))
         y = self.bn3(self.conv3(y), **norm)
         shortcut = x if self.downsample is None else self.downsample(x, **norm)
-        return jax.nn.relu(y + shortcut)
+        return ops.relu(y + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -109,11 +109,20 @@ class ResNet(nnx.Module):
             ``{"pool": ..., "layer1": ..., ..., "layer4": ...}``, each ``(n, h', w', c)``.
         """
         norm = {"set_sizes": set_sizes, "train": train}
-        x = jax.nn.relu(self.bn1(self.conv1(frames), **norm))
-        maps = {"pool": ops.max_pool(x, window=3, stride=2, padding=1)}
-        x = maps["pool"]
+
+        def stem(conv, bn, frames):
+            x = ops.relu(bn(conv(frames), **norm))
+            return ops.max_pool(x, window=3, stride=2, padding=1)
+
+        def stage(blocks, x):
+            for block in blocks:
+                x = recomputed(BLOCK, lambda block, x: block(x, **norm), block, x)
+            return x
+
+        x = recomputed(BLOCK, stem, self.conv1, self.bn1, frames)
+        maps = {"pool": x}
         for name in ("layer1", "layer2", "layer3", "layer4"):
-            for block in getattr(self, name):
-                x = block(x, **norm)
-            maps[name] = x
+            x = maps[name] = recomputed(
+                STAGE, lambda blocks, x: stage(blocks, x), getattr(self, name), x
+            )
         return maps

@@ -31,6 +31,7 @@ from molo_jax.evaluate import Evaluation
 from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import Settings, own_fields, settings_class
+from molo_jax.nn.precision import PRECISIONS
 from molo_jax.provenance import ListRecord, settings_seen
 from molo_jax.resume import Training
 from molo_jax.stored_config import changes
@@ -153,6 +154,7 @@ def evaluation_data(
         clip_batch=config.eval.clip_batch,
         episode_batch=config.eval.episode_batch,
         cache_mib=config.eval.cache_mib,
+        precision=PRECISIONS[config.eval.precision],
     )
 
 
@@ -205,7 +207,7 @@ def training(config: ConfigDict) -> Training:
     train, mesh, dataset = config.train, train_mesh(config), open_split(config, "train")
     sampler = train_sampler(config, dataset)
     method, transformation = method_settings(config, len(dataset.split.classes)), optimizer(config)
-    seen = settings_seen(_clips(config), dataset, method)
+    seen = settings_seen(_clips(config), dataset, method, train.precision)
     graphdef, *_ = abstract_network(method)
     trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
     scored, validation = None, {}
@@ -236,6 +238,8 @@ def training(config: ConfigDict) -> Training:
             episode_key=train_key(config),
             n_way=train.n_way,
             mesh=mesh,
+            precision=PRECISIONS[train.precision],
+            remat=train.remat,
         ),
         scored=scored,
         batches=functools.partial(_batches, config, dataset, sampler, mesh),
@@ -271,13 +275,14 @@ def _validation(
     The keys are those of the configuration; one is a digest of the val list.
     """
     train = config.train
-    return dict(seen) | {
+    return {key: value for key, value in seen.items() if key != "precision"} | {
         "seed": config.seed,
         "train.n_way": train.n_way,
         "train.n_shot": train.n_shot,
         "train.val_episodes": train.val_episodes,
         "eval.n_query": config.eval.n_query,
         "eval.frame_draw": config.eval.frame_draw,
+        "eval.precision": config.eval.precision,
         "data.on_bad_video": config.data.on_bad_video,
         "val list": validated.digest[:12],
     }

@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, Int
 from molo_jax.engine.state import TrainState
 from molo_jax.methods.base import accuracy
 from molo_jax.methods.episode import Episode, Features, Training
+from molo_jax.nn import remat as recomputation
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
+from molo_jax.nn.precision import FLOAT32, Precision, using
 
 # The mesh axis over which episodes are spread.
 DATA_AXIS = "data"
@@ -82,6 +84,8 @@ def make_train_step(
     episode_key: Callable[[Int[Array, ""]], Array],
     n_way: int,
     mesh: Mesh,
+    precision: Precision = FLOAT32,
+    remat: str = "none",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds the jitted optimizer step.
 
@@ -98,6 +102,8 @@ def make_train_step(
         episode_key: the random key of an episode, from its index.
         n_way: number of classes of an episode.
         mesh: the devices.
+        precision: what the gradient is computed in; the optimizer computes in float32.
+        remat: what is computed again for the gradient, a name in :data:`molo_jax.nn.remat.REMATS`.
 
     Returns:
         ``step(state, batch)``, whose batch is cut by :func:`chunked` and must hold ``index``, the
@@ -105,7 +111,7 @@ def make_train_step(
         the method's loss, of the ``loss``, the ``accuracy``, what else the method measures, and the
         ``grad_norm``. The old state's memory is reused.
     """
-    gradient = _chunk_gradient(graphdef, preprocess, episode_key, n_way)
+    gradient = _chunk_gradient(graphdef, preprocess, episode_key, n_way, precision, remat)
     whole, spread = replicated(mesh), episodes_sharding(mesh)
 
     def single(state, batch):
@@ -150,6 +156,8 @@ def _chunk_gradient(
     preprocess: Callable[[Batch, Array], Episode],
     episode_key: Callable[[Int[Array, ""]], Array],
     n_way: int,
+    precision: Precision,
+    remat: str = "none",
 ) -> _ChunkGradient:
     """Builds the gradient and the metrics of one chunk of episodes, means over them."""
 
@@ -170,7 +178,8 @@ def _chunk_gradient(
 
     def gradient(params, batch_stats, arrays):
         empty = jax.tree.map(jnp.zeros_like, batch_stats)
-        grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(params, empty, arrays)
+        with using(precision), recomputation.using(remat):
+            grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(params, empty, arrays)
         return _Totals(grads, metrics, fold_batch_stats(batch_stats, updates))
 
     return gradient
@@ -237,7 +246,9 @@ def _fold(running: Array, updates: Array, count: Array) -> Array:
     episodes = updates.shape[0]
     keep = (1.0 - BATCH_NORM_MOMENTUM) ** count.astype(running.dtype)
     weights = keep ** jnp.arange(episodes - 1, -1, -1, dtype=running.dtype)
-    return keep**episodes * running + jnp.tensordot(weights, updates, axes=1)
+    # In float32 whatever the networks compute in: rounding here would stay in the statistics.
+    added = jnp.tensordot(weights, updates, axes=1, precision=jax.lax.Precision.HIGHEST)
+    return keep**episodes * running + added
 
 
 def _measured(training: Training, episode: Episode) -> Metrics:
@@ -245,7 +256,11 @@ def _measured(training: Training, episode: Episode) -> Metrics:
 
 
 def make_embed(
-    graphdef: nnx.GraphDef, *, preprocess: Callable[[Array], Array], mesh: Mesh
+    graphdef: nnx.GraphDef,
+    *,
+    preprocess: Callable[[Array], Array],
+    mesh: Mesh,
+    precision: Precision = FLOAT32,
 ) -> Callable[[nnx.State, nnx.State, Array], Features]:
     """Builds the jitted ``embed(params, batch_stats, clips)`` from raw clips to features.
 
@@ -254,21 +269,28 @@ def make_embed(
         preprocess: turns raw clips ``(v, t, r, r, 3)`` into normalized crops.
         mesh: the devices, over which the clips are spread; their number must divide that of the
             clips.
+        precision: what the network computes in.
     """
 
     def embed(params, batch_stats, clips):
-        return nnx.merge(graphdef, params, batch_stats).embed(preprocess(clips))
+        with using(precision):
+            return nnx.merge(graphdef, params, batch_stats).embed(preprocess(clips))
 
     whole = replicated(mesh)
     return jax.jit(embed, in_shardings=(whole, whole, clips_sharding(mesh)), out_shardings=whole)
 
 
 def make_match(
-    graphdef: nnx.GraphDef, *, n_way: int
+    graphdef: nnx.GraphDef, *, n_way: int, precision: Precision = FLOAT32
 ) -> Callable[[nnx.State, nnx.State, Features, Array, Array, Array], Float[Array, "e q n"]]:
     """Builds the jitted matching of many episodes among embedded clips.
 
     Of the episodes of a call, ``matched_at_once`` of the method are matched side by side.
+
+    Args:
+        graphdef: the network's structure.
+        n_way: number of classes of an episode.
+        precision: what the network computes in.
 
     Returns:
         ``match(params, batch_stats, features, support, query, support_labels)`` with ``support (e,
@@ -283,10 +305,11 @@ def make_match(
     @jax.jit
     def match(params, batch_stats, features, support, query, support_labels):
         model = nnx.merge(graphdef, params, batch_stats)
-        return jax.lax.map(
-            lambda episode: episode_logits(model, features, *episode),
-            (support, query, support_labels),
-            batch_size=model.matched_at_once,
-        )
+        with using(precision):
+            return jax.lax.map(
+                lambda episode: episode_logits(model, features, *episode),
+                (support, query, support_labels),
+                batch_size=model.matched_at_once,
+            )
 
     return match

@@ -15,6 +15,7 @@ from molo_jax.backbones import backbone_info
 from molo_jax.methods.base import Method, check_clips, cross_entropy, join_sets, split_sets
 from molo_jax.methods.episode import Episode, Features, Training
 from molo_jax.methods.settings import Settings
+from molo_jax.nn.ops import to_float32
 
 # Intermediate values by name; see `Training.stages`.
 Stages = dict[str, Any]
@@ -136,4 +137,4 @@ class FrameMethod(Method):
         )
         maps = {name: x.reshape(videos, count, *x.shape[1:]) for name, x in maps.items()}
         last = maps[backbone_info(self.settings.backbone).output]
-        return maps, jnp.mean(last, axis=(2, 3))
+        return maps, jnp.mean(to_float32(last), axis=(2, 3))

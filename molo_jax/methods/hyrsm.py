@@ -19,10 +19,11 @@ from molo_jax.methods.episode import Episode, Sets
 from molo_jax.methods.frame_outputs import Encoded
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
-from molo_jax.nn import matching
+from molo_jax.nn import matching, ops
 from molo_jax.nn.attention import Attention, RelationAttention
-from molo_jax.nn.layers import linear, torch_uniform
+from molo_jax.nn.layers import linear, recomputed, torch_uniform
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
+from molo_jax.nn.remat import BLOCK
 
 _POSITIONS = HyRSMSettings.most_frames
 # The distances decide predictions: never in reduced precision.
@@ -44,10 +45,14 @@ class Fusion(nnx.Module):
         self.width = width
 
     def of_frames(self, frames: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return frames @ self.kernel[0, : self.width] + self.bias[...]
+        return self._mapped(frames, self.kernel[0, : self.width]) + self.bias[...]
 
     def of_relation(self, related: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        return related @ self.kernel[0, self.width :]
+        return self._mapped(related, self.kernel[0, self.width :])
+
+    @staticmethod
+    def _mapped(tokens: Float[Array, "*batch d"], kernel: Float[Array, "d f"]) -> Array:
+        return jnp.matmul(tokens, kernel, precision=ops.product_precision(tokens))
 
 
 class HyRSM(FrameMethod):
@@ -82,8 +87,14 @@ class HyRSM(FrameMethod):
         self, frames: Float[Array, "v t d"], *, train: bool, rngs: nnx.Rngs | None
     ) -> tuple[Stages, Encoded]:
         positioned = self.positional_encoder(frames, train=train, rngs=rngs)
-        encoded = self.frame_encoder(positioned, train=train, rngs=rngs)
-        tokens = jax.nn.relu(encoded)
+        encoded = recomputed(
+            BLOCK,
+            lambda encoder, x, rngs: encoder(x, train=train, rngs=rngs),
+            self.frame_encoder,
+            positioned,
+            rngs,
+        )
+        tokens = ops.relu(encoded)
         stages = {
             "positioned": positioned,
             "encoded": encoded,
@@ -117,7 +128,7 @@ class HyRSM(FrameMethod):
         shots = jnp.broadcast_to(support.means, (queries, *support.means.shape))
         videos = jnp.concatenate([shots, query.means[:, None]], axis=1)
         relation = self.relation(videos, train=train, rngs=rngs)
-        mapped = self.fusion.of_relation(jax.nn.relu(relation))[:, :, None]
+        mapped = self.fusion.of_relation(ops.relu(relation))[:, :, None]
         tokens = Sets(support=support.mapped + mapped[:, :-1], query=query.mapped + mapped[:, -1])
         products = jnp.einsum(
             "qid,qsjd->qsij",

@@ -24,9 +24,10 @@ from molo_jax.methods.base import (
 from molo_jax.methods.episode import Episode, Training
 from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
-from molo_jax.nn import attention, matching, motion
-from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear
+from molo_jax.nn import attention, matching, motion, ops
+from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear, recomputed
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
+from molo_jax.nn.remat import BLOCK
 
 # Positions of the encoding: the class token and the frames.
 _POSITIONS = MoLoSettings.most_frames + 1
@@ -121,7 +122,9 @@ class MoLo(Method):
             ),
             class_logits=self.classifier(sum(means[1:], means[0])),
             tokens=token_sets,
-            reconstruction=decoded["motion_decoder.output"] if reconstruct else None,
+            reconstruction=ops.to_float32(decoded["motion_decoder.output"])
+            if reconstruct
+            else None,
             reconstruction_target=motion.frame_differences(clips),
             stages=sets | decoded,
         )
@@ -215,9 +218,13 @@ class MoLo(Method):
         )
         stages = {k: v.reshape(videos, frames, *v.shape[1:]) for k, v in maps.items()}
         features = stages[backbone_info(self.settings.backbone).output]
-        reduced = self.motion_reduction(features)
-        convolved = motion.over_frames(self.motion_convolution, reduced)
-        differences = motion.motion_differences(reduced, convolved)
+        reduced, convolved, differences = recomputed(
+            BLOCK,
+            lambda *arguments: _motion(*arguments),
+            self.motion_reduction,
+            self.motion_convolution,
+            features,
+        )
         stages |= {
             "motion_reduction": reduced,
             "motion_convolution": convolved,
@@ -228,25 +235,33 @@ class MoLo(Method):
         if self.settings.streams != "motion":
             appearance = self._stream(self.class_token, self.frame_encoder, features, **drop)
             stages |= appearance
-            tokens["appearance"] = jax.nn.relu(appearance["encoded"])
+            tokens["appearance"] = ops.relu(appearance["encoded"])
         if self.settings.streams != "appearance":
             expanded = motion.over_frames(self.motion_expansion, differences)
             moving = self._stream(
                 self.motion_class_token,
                 self.motion_encoder,
-                jax.nn.relu(expanded),
+                ops.relu(expanded),
                 **drop,
             )
             stages |= {"motion_expansion": expanded}
             stages |= {f"motion_{name}": value for name, value in moving.items()}
-            tokens["motion"] = jax.nn.relu(moving["encoded"])
+            tokens["motion"] = ops.relu(moving["encoded"])
         return stages, Tokens(**tokens)
 
     def _stream(self, token, encoder, maps: Array, **drop) -> dict[str, Array]:
         """Pools maps to frame tokens, adds class token and positions, and encodes."""
-        tokens = _prepend_token(token[...], jnp.mean(maps, axis=(2, 3)))
+        tokens = _prepend_token(token[...], jnp.mean(ops.to_float32(maps), axis=(2, 3)))
         positioned = self.positional_encoder(tokens, **drop)
-        return {"positioned": positioned, **encoder(positioned, **drop)}
+        train, rngs = drop["train"], drop["rngs"]
+        encoded = recomputed(
+            BLOCK,
+            lambda encoder, x, rngs: encoder(x, train=train, rngs=rngs),
+            encoder,
+            positioned,
+            rngs,
+        )
+        return {"positioned": positioned, **encoded}
 
     def _decode(self, differences: Array, *, train: bool) -> dict[str, Array]:
         """Decodes the difference maps of all videos in one batch to pixel differences."""
@@ -257,6 +272,13 @@ class MoLo(Method):
             f"motion_decoder.{name}": value.reshape(videos, steps, *value.shape[1:])
             for name, value in decoded.items()
         }
+
+
+def _motion(reduction, convolution, features: Array) -> tuple[Array, Array, Array]:
+    """Reduces features to motion channels, convolves these, and takes differences of frames."""
+    reduced = reduction(features)
+    convolved = motion.over_frames(convolution, reduced)
+    return reduced, convolved, motion.motion_differences(reduced, convolved)
 
 
 def losses(output: MoLoOutput, episode: Episode) -> dict[str, Float[Array, ""]]:

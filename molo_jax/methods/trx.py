@@ -22,6 +22,7 @@ from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import TRXSettings
 from molo_jax.nn.layers import layer_norm, linear
 from molo_jax.nn.matching import members
+from molo_jax.nn.ops import product
 from molo_jax.nn.positions import textbook_sinusoids
 
 # Frames of a tuple, for each cross-transformer.
@@ -66,7 +67,7 @@ class CrossTransformer(nnx.Module):
         y = frames + positions(*frames.shape[1:]).astype(frames.dtype)
         y = self.dropout(y, deterministic=not train, rngs=rngs)
         keys, values = (
-            jnp.einsum("vtd,pdc->vtpc", y, layer.kernel[...].reshape(self.cardinality, -1, _WIDTH))
+            product("vtd,pdc->vtpc", y, layer.kernel[...].reshape(self.cardinality, -1, _WIDTH))
             for layer in (self.key_projection, self.value_projection)
         )
         return y, Projections(keys, values)

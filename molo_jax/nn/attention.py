@@ -10,14 +10,32 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from molo_jax.nn.layers import layer_norm, linear
+from molo_jax.nn.ops import product, to_activations, to_float32
 
 _HEADS = 8
 # Width of the feed-forward layer, whatever the feature width is.
 _HIDDEN = 2048
 
 
+def _weights(query: Float[Array, "v g i c"], key: Float[Array, "v g j c"]) -> Array:
+    """Computes the attention weights of each head, in float32 from the products on."""
+    # Not jax.nn.dot_product_attention, which takes the softmax in float32 whatever it is given.
+    wide = {"preferred_element_type": "float32"} if query.dtype == jnp.bfloat16 else {}
+    products = product("vgid,vgjd->vgij", query, key, **wide) * query.shape[-1] ** -0.5
+    return jax.nn.softmax(products, axis=-1)
+
+
+def _weighted(weights: Float[Array, "v g i j"], value: Float[Array, "v g j c"]) -> Array:
+    """Sums the values by their weights, and puts the heads side by side."""
+    y = product("vgij,vgjd->vgid", to_activations(weights), value)
+    return rearrange(y, "v g l d -> v l (g d)")
+
+
 class Attention(nnx.Module):
-    """Self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``."""
+    """Self-attention on normalized tokens, with residual: ``x + Drop(Linear(MHA(LN(x))))``.
+
+    Tokens stay float32 in every precision; the operands of the products are activations.
+    """
 
     def __init__(self, width: int, *, dropout: float, rngs: nnx.Rngs):
         self.norm = layer_norm(width, rngs=rngs)
@@ -26,12 +44,9 @@ class Attention(nnx.Module):
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
-        qkv = self.qkv_projection(self.norm(x))
+        qkv = self.qkv_projection(to_activations(self.norm(x)))
         query, key, value = rearrange(qkv, "v l (three g d) -> three v g l d", three=3, g=_HEADS)
-        # Not jax.nn.dot_product_attention, which takes the softmax in float32 whatever it is given.
-        products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
-        y = jnp.einsum("vgij,vgjd->vgid", jax.nn.softmax(products, axis=-1), value)
-        y = self.output_projection(rearrange(y, "v g l d -> v l (g d)"))
+        y = to_float32(self.output_projection(_weighted(_weights(query, key), value)))
         return x + self.dropout(y, deterministic=not train, rngs=rngs)
 
 
@@ -62,13 +77,11 @@ class RelationAttention(nnx.Module):
     ) -> Float[Array, "v l d"]:
         drop = {"deterministic": not train, "rngs": rngs}
         query, key, value = (
-            rearrange(project(x), "v l (g d) -> v g l d", g=_HEADS)
+            rearrange(project(to_activations(x)), "v l (g d) -> v g l d", g=_HEADS)
             for project in (self.query_projection, self.key_projection, self.value_projection)
         )
-        products = jnp.einsum("vgid,vgjd->vgij", query, key) * query.shape[-1] ** -0.5
-        weights = self.dropout_weights(jax.nn.softmax(products, axis=-1), **drop)
-        y = jnp.einsum("vgij,vgjd->vgid", weights, value)
-        y = self.output_projection(rearrange(y, "v g l d -> v l (g d)"))
+        weights = self.dropout_weights(_weights(query, key), **drop)
+        y = to_float32(self.output_projection(_weighted(weights, value)))
         return self.norm(x + self.dropout(y, **drop))
 
 
@@ -86,8 +99,9 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: Array, *, train: bool, rngs: nnx.Rngs | None) -> Array:
         drop = {"deterministic": not train, "rngs": rngs}
-        hidden = self.dropout(jax.nn.gelu(self.linear1(x), approximate=False), **drop)
-        return self.dropout(self.linear2(hidden), **drop)
+        hidden = to_float32(self.linear1(to_activations(x)))
+        hidden = self.dropout(jax.nn.gelu(hidden, approximate=False), **drop)
+        return self.dropout(to_float32(self.linear2(to_activations(hidden))), **drop)
 
 
 class TemporalEncoder(nnx.Module):

@@ -1,17 +1,19 @@
 """Layers with PyTorch's semantics: convolution, batch normalization over sets, linear maps."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn import ops
+from molo_jax.nn import normalization, ops, remat
 
 # Fraction of a running statistic that one update replaces (PyTorch's ``momentum``).
 BATCH_NORM_MOMENTUM = 0.1
-_BATCH_NORM_EPSILON = 1e-5
 _LAYER_NORM_EPSILON = 1e-5
 
 
@@ -29,6 +31,18 @@ def he_fan_out(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
     """He et al.'s normal initialization by fan-out, as in torchvision's ResNet."""
     fan_out = math.prod(shape[:-2]) * shape[-1]
     return jax.random.normal(key, shape, dtype) * math.sqrt(2.0 / fan_out)
+
+
+def recomputed(unit: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function, one unit of what :mod:`molo_jax.nn.remat` may compute again.
+
+    Args:
+        unit: its kind.
+        function: changes nothing but the statistics of the modules among its arguments; a new
+            function for every call, for JAX remembers what it has traced.
+        arguments: modules, random numbers and arrays.
+    """
+    return (nnx.remat(function) if remat.recomputes(unit) else function)(*arguments)
 
 
 class Conv2d(nnx.Module):
@@ -57,7 +71,12 @@ class Conv2d(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n oh ow f"]:
         y = ops.conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else _with_bias(y, self.bias[...])
+
+
+def _with_bias(y: Array, bias: Array) -> Array:
+    """Adds in float32, so that the gradient of the bias is summed in float32 too."""
+    return (ops.to_float32(y) + bias).astype(y.dtype)
 
 
 class TemporalConv3d(nnx.Module):
@@ -83,7 +102,8 @@ class TemporalConv3d(nnx.Module):
         pad = ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0))
         from_previous = jnp.pad(to_next[:, :-1], pad)
         from_next = jnp.pad(to_previous[:, 1:], [edge[::-1] for edge in pad])
-        return from_previous + to_same + from_next + self.bias[...]
+        before, same, after = map(ops.to_float32, (from_previous, to_same, from_next))
+        return ops.to_activations(before + same + after + self.bias[...])
 
 
 class BatchNorm(nnx.Module):
@@ -92,6 +112,8 @@ class BatchNorm(nnx.Module):
     In training, every set is normalized by its own mean and *biased* variance, and the running
     statistics take one update for each set in order, with the *unbiased* variance:
     ``new = 0.9 old + 0.1 batch``. Otherwise the running statistics normalize.
+
+    Of bfloat16 maps, everything is computed in float32, and the result is rounded.
     """
 
     def __init__(self, features: int):
@@ -112,20 +134,17 @@ class BatchNorm(nnx.Module):
             train: whether to use and track the statistics of the sets.
         """
         if not train:
-            return self._affine(x, self.mean[...], self.var[...])
-        starts = [sum(set_sizes[:i]) for i in range(len(set_sizes))]
-        parts = [x[start : start + size] for start, size in zip(starts, set_sizes, strict=True)]
-        return jnp.concatenate([self._normalize_and_track(part) for part in parts])
-
-    def _normalize_and_track(self, x: Array) -> Array:
-        mean = jnp.mean(x, axis=(0, 1, 2))
-        var = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2))
-        count = x.shape[0] * x.shape[1] * x.shape[2]
-        unbiased = var * (count / max(count - 1, 1))
-        self._track(self.mean, mean)
-        self._track(self.var, unbiased)
-        self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
-        return self._affine(x, mean, var)
+            moments = self.mean[...], self.var[...]
+            return normalization.affine(x, *moments, self.scale[...], self.bias[...])
+        y, means, variances = normalization.normalize_sets(
+            x, self.scale[...], self.bias[...], set_sizes
+        )
+        for number, size in enumerate(set_sizes):
+            count = size * x.shape[1] * x.shape[2]
+            self._track(self.mean, means[number])
+            self._track(self.var, variances[number] * (count / max(count - 1, 1)))
+            self.num_batches_tracked.set_value(self.num_batches_tracked.get_value() + 1)
+        return y
 
     def _track(self, running: nnx.BatchStat, batch: Array) -> None:
         old = (1.0 - BATCH_NORM_MOMENTUM) * running.get_value()
@@ -133,15 +152,26 @@ class BatchNorm(nnx.Module):
         # through the whole program: half of the time that a training step takes to trace.
         running.set_value(old + BATCH_NORM_MOMENTUM * jax.lax.stop_gradient(batch))
 
-    def _affine(self, x: Array, mean: Array, var: Array) -> Array:
-        scale = self.scale[...] * jax.lax.rsqrt(var + _BATCH_NORM_EPSILON)
-        return (x - mean) * scale + self.bias[...]
+
+class Linear(nnx.Linear):
+    """A linear map in the current precision; the result has the type of the input."""
+
+    def __call__(self, inputs: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
+        narrow = inputs.dtype == jnp.bfloat16
+        kernel = self.kernel[...]
+        y = lax.dot_general(
+            inputs,
+            kernel.astype(inputs.dtype) if narrow else kernel,
+            (((inputs.ndim - 1,), (0,)), ((), ())),
+            precision=ops.product_precision(inputs),
+        )
+        return y if self.bias is None else _with_bias(y, self.bias[...])
 
 
-def linear(in_features: int, features: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(in_features: int, features: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
     """A linear map with PyTorch's default initialization."""
     init = torch_uniform(in_features)
-    return nnx.Linear(
+    return Linear(
         in_features, features, use_bias=use_bias, kernel_init=init, bias_init=init, rngs=rngs
     )
 

@@ -3,12 +3,12 @@
 Reference: Wang et al., MoLo, CVPR 2023, "Motion autodecoder".
 """
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from molo_jax.nn import ops
-from molo_jax.nn.layers import BatchNorm, Conv2d
+from molo_jax.nn.layers import BatchNorm, Conv2d, recomputed
+from molo_jax.nn.remat import BLOCK
 
 # The branch works on one motion channel for this many backbone channels.
 REDUCTION = 8
@@ -42,7 +42,7 @@ class UpBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n fh fw f"]:
         y = ops.upsample_conv3x3(x, self.conv.kernel[...], self.factor)
-        return jax.nn.relu(self.bn(y, set_sizes=(x.shape[0],), train=train))
+        return ops.relu(self.bn(y, set_sizes=(x.shape[0],), train=train))
 
 
 class MotionDecoder(nnx.Module):
@@ -67,5 +67,6 @@ class MotionDecoder(nnx.Module):
         """
         decoded = {}
         for number, block in enumerate(self.blocks):
-            x = decoded[f"blocks.{number}"] = block(x, train=train)
+            x = recomputed(BLOCK, lambda block, x: block(x, train=train), block, x)
+            decoded[f"blocks.{number}"] = x
         return decoded | {"output": self.output(x)}

@@ -5,18 +5,53 @@ is explicit and symmetric, as in PyTorch.
 """
 
 import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float
 
+from molo_jax.nn.precision import current
+
 # Largest number of (output pixel, input pixel) pairs for which a convolution is written as one
 # dense matrix product; beyond it most entries of that matrix would be zero.
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
+
+
+def to_activations(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Rounds float32 to the type of activations of the current precision; others stay."""
+    return x.astype(current().activations) if x.dtype == jnp.float32 else x
+
+
+def to_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Widens bfloat16, for what must not be computed in it; other types stay."""
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
+
+
+def product(
+    subscripts: str, a: Array, b: Array, *, preferred_element_type: str | None = None
+) -> Array:
+    """Computes ``jnp.einsum`` of two arrays of one type in the current precision.
+
+    Products of bfloat16 are exact and summed in float32, so they need no precision.
+    """
+    return jnp.einsum(
+        subscripts,
+        a,
+        b,
+        precision=product_precision(a),
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def product_precision(x: Array) -> str:
+    """Returns the precision of a matrix product whose operands have the type of an array."""
+    return "default" if x.dtype == jnp.bfloat16 else current().products
 
 
 def conv2d(
@@ -32,6 +67,8 @@ def conv2d(
     matrix products: a 1x1 kernel as a product over channels, maps of up to 2x2 pixels as one dense
     matrix, other small maps as patches times kernel. All formulations agree up to rounding.
 
+    The operands and the result have the current precision's type of activations, sums are float32.
+
     Args:
         x: input maps.
         kernel: convolution kernel.
@@ -41,39 +78,79 @@ def conv2d(
     Returns:
         Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
     """
-    xla = functools.partial(_conv_xla, stride=stride, padding=padding)
-    if kernel.shape[:2] == (1, 1) and padding == 0:
-        fast = functools.partial(_conv_pointwise, stride=stride)
-    else:
-        out_h, out_w = _out_size(x.shape[1:3], kernel.shape[:2], stride, padding)
-        if out_h * out_w * x.shape[1] * x.shape[2] <= _DENSE_PAIRS:
-            fast = functools.partial(_conv_dense, stride=stride, padding=padding)
-        elif out_h * out_w <= _PATCH_PIXELS:
-            fast = functools.partial(_conv_patches, stride=stride, padding=padding)
-        else:
-            return xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=fast, default=xla)
+    x, kernel = to_activations(x), to_activations(kernel)
+    return _conv2d(x, kernel, stride, padding, current().convolutions)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv2d(x: Array, kernel: Array, stride: int, padding: int, precision: str) -> Array:
+    """Computes the convolution in the formulation of the platform.
+
+    For the gradient it keeps maps and kernel alone: else both formulations would keep theirs.
+    """
+    fast, xla = (
+        functools.partial(each, stride=stride, padding=padding, precision=precision)
+        for each in (_fast_on_cpu(x.shape, kernel.shape, stride, padding), _conv_xla)
+    )
+    return _by_platform(fast, xla, x, kernel)
+
+
+def _conv2d_forward(x, kernel, *static):
+    return _conv2d(x, kernel, *static), (x, kernel)
+
+
+def _conv2d_backward(stride, padding, precision, kept, of_y):
+    def gradient(formulation):
+        convolve = functools.partial(
+            formulation, stride=stride, padding=padding, precision=precision
+        )
+        return lambda x, kernel, of_y: jax.vjp(convolve, x, kernel)[1](of_y)
+
+    fast = _fast_on_cpu(*(each.shape for each in kept), stride, padding)
+    return _by_platform(gradient(fast), gradient(_conv_xla), *kept, of_y)
+
+
+def _by_platform(fast_on_cpu: Callable, xla: Callable, *operands: Array):
+    return lax.platform_dependent(*operands, cpu=fast_on_cpu, default=xla)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _fast_on_cpu(
+    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int
+) -> Callable[..., Array]:
+    """Returns the formulation that is fastest on a CPU for maps and kernels of these shapes."""
+    if kernel[:2] == (1, 1) and padding == 0:
+        return _conv_pointwise
+    out_h, out_w = _out_size(shape[1:3], kernel[:2], stride, padding)
+    if out_h * out_w * shape[1] * shape[2] <= _DENSE_PAIRS:
+        return _conv_dense
+    return _conv_patches if out_h * out_w <= _PATCH_PIXELS else _conv_xla
 
 
 def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int):
     return tuple((s + 2 * padding - k) // stride + 1 for s, k in zip(size, kernel, strict=True))
 
 
-def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
 
 
-def _conv_pointwise(x: Array, kernel: Array, *, stride: int) -> Array:
-    return jnp.einsum("nhwc,cf->nhwf", x[:, ::stride, ::stride], kernel[0, 0])
+def _conv_pointwise(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
+    del padding
+    x = x[:, ::stride, ::stride]
+    return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0], precision=precision)
 
 
-def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     """Multiplies all input pixels by a matrix that holds, for each pixel pair, its kernel tap."""
     (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
     out_h, out_w = _out_size((h, w), (kh, kw), stride, padding)
@@ -88,15 +165,17 @@ def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
         for iy in range(h)
         for ix in range(w)
     ]
-    flat = rearrange(x, "n h w c -> n (h w c)") @ jnp.concatenate(rows, axis=0)
+    matrix = jnp.concatenate(rows, axis=0)
+    flat = jnp.matmul(rearrange(x, "n h w c -> n (h w c)"), matrix, precision=precision)
     return rearrange(flat, "n (h w f) -> n h w f", h=out_h, w=out_w)
 
 
-def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
+def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
     """Gathers every kernel window as one long vector and multiplies by the flattened kernel."""
     kh, kw = kernel.shape[:2]
     patches = jnp.concatenate(_shifted(x, (kh, kw), stride, padding, fill=0.0), axis=-1)
-    return jnp.einsum("nhwp,pf->nhwf", patches, rearrange(kernel, "kh kw c f -> (kh kw c) f"))
+    matrix = rearrange(kernel, "kh kw c f -> (kh kw c) f")
+    return jnp.einsum("nhwp,pf->nhwf", patches, matrix, precision=precision)
 
 
 def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill: float):
@@ -130,6 +209,18 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     return best
 
 
+@jax.custom_vjp
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Computes ``max(x, 0)``; the gradient at 0 is 0, as in PyTorch.
+
+    For its gradient it keeps its output, which the next convolution keeps anyway.
+    """
+    return jnp.maximum(x, 0)
+
+
+relu.defvjp(lambda x: (y := jnp.maximum(x, 0), y), lambda y, of_y: (jnp.where(y > 0, of_y, 0),))
+
+
 def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
     """Weights of linear interpolation from ``size`` to ``factor * size`` points, corners aligned.
 
@@ -150,7 +241,12 @@ def upsample(x: Float[Array, "n h w c"], factor: int) -> Float[Array, "n fh fw c
     """Bilinear upsampling with aligned corners (PyTorch's ``align_corners=True``)."""
     rows = upsampling_matrix(x.shape[1], factor).astype(x.dtype)
     columns = upsampling_matrix(x.shape[2], factor).astype(x.dtype)
-    return jnp.einsum("oh,nhwc,pw->nopc", rows, x, columns)
+    return _convolved("oh,nhwc,pw->nopc", rows, x, columns)
+
+
+def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
+    """Computes ``jnp.einsum`` in the current precision of convolutions."""
+    return jnp.einsum(subscripts, *operands, precision=current().convolutions)
 
 
 def upsample_conv3x3(
@@ -163,10 +259,11 @@ def upsample_conv3x3(
     axis: ``y = sum over taps (a, b) of R_a (x K_ab) C_b^T`` with ``R_a`` the interpolation matrix
     shifted by ``a`` rows with a zero row at the border.
     """
+    x, kernel = to_activations(x), to_activations(kernel)
     rows, columns = (_shifted_upsampling(size, factor).astype(x.dtype) for size in x.shape[1:3])
-    channels = jnp.einsum("nhwc,abcf->nhawbf", x, kernel)
-    wide = jnp.einsum("pbw,nhawbf->nhapf", columns, channels)
-    return jnp.einsum("oah,nhapf->nopf", rows, wide)
+    channels = _convolved("nhwc,abcf->nhawbf", x, kernel)
+    wide = _convolved("pbw,nhawbf->nhapf", columns, channels)
+    return _convolved("oah,nhapf->nopf", rows, wide)
 
 
 def _shifted_upsampling(size: int, factor: int) -> Float[np.ndarray, "out 3 size"]:

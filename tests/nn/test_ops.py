@@ -1,5 +1,7 @@
 """Operations against direct sums and against the library's own formulation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +59,26 @@ def test_conv2d_has_the_gradients_of_the_library_convolution(case):
         loss = lambda x, k: jnp.sum(jnp.sin(convolve(x, k, stride=stride, padding=padding)))  # noqa: E731
         return jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-    for ours, library in zip(gradients(ops.conv2d), gradients(ops._conv_xla), strict=True):
-        np.testing.assert_allclose(ours, library, atol=2e-5)
+    library = functools.partial(ops._conv_xla, precision="highest")
+    for ours, theirs in zip(gradients(ops.conv2d), gradients(library), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_conv2d_keeps_its_operands_and_nothing_else_for_its_gradient(case):
+    h, w, size, stride, padding = CONVOLUTIONS[case]
+    x, kernel = _normal(0, 3, h, w, 5), _normal(1, size, size, 5, 2)
+    convolve = functools.partial(ops.conv2d, stride=stride, padding=padding)
+    kept = jax.eval_shape(lambda *operands: jax.vjp(convolve, *operands)[1], x, kernel)
+    assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [x.shape, kernel.shape]
+
+
+def test_relu_has_the_gradient_of_pytorch_and_keeps_its_output():
+    x = jnp.asarray([-2.0, 0.0, 3.0, np.nan])
+    y, back = jax.vjp(ops.relu, x)
+    np.testing.assert_array_equal(y, [0.0, 0.0, 3.0, np.nan])
+    np.testing.assert_array_equal(back(jnp.asarray([5.0, 6.0, 7.0, 8.0]))[0], [0, 0, 7, 0])
+    np.testing.assert_array_equal(jax.tree.leaves(back), [y])
 
 
 def test_max_pool_takes_the_maximum_of_each_padded_window():
@@ -152,7 +172,7 @@ def test_upsample_conv_equals_upsampling_followed_by_convolution(h, w, factor):
     x, kernel = jnp.asarray(_normal(2, 3, h, w, 5)), jnp.asarray(_normal(3, 3, 3, 5, 2))
 
     def two_steps(x, kernel, factor):
-        return ops._conv_xla(ops.upsample(x, factor), kernel, stride=1, padding=1)
+        return ops.conv2d(ops.upsample(x, factor), kernel, padding=1)
 
     for f in (lambda g: g, lambda g: jax.grad(lambda *a: jnp.sum(jnp.sin(g(*a))), argnums=(0, 1))):
         ours = f(lambda x, k: ops.upsample_conv3x3(x, k, factor))(x, kernel)

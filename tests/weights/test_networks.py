@@ -232,7 +232,8 @@ def test_settings_that_differ_from_a_checkpoints_are_warned_of_where_it_says_the
 
     def compare():
         network = load_network(str(tmp_path), tmp_path)
-        seen, parts = settings_seen(clips, dataset, network.settings), (network.origin, tested)
+        seen = settings_seen(clips, dataset, network.settings, "tf32")
+        parts = network.origin, tested
         return Comparison.of(network.checkpoint, *parts, "test", seen=seen, refuse=True)
 
     save(tmp_path, 1, scale=1)
