@@ -4,7 +4,10 @@ Layout is channels-last: maps are ``(n, h, w, c)``, kernels ``(h, w, c_in, c_out
 is explicit and symmetric, as in PyTorch.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,28 @@ from jaxtyping import Array, Float
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
+# The platform whose formulations are traced alone; None: all, and the device decides.
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Traces the formulations of one platform alone (`cpu`, `cuda`), for programs that are counted.
+
+    Otherwise a program holds those of all platforms until it is compiled.
+    """
+    before = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(before)
+
+
+def _by_platform(cpu: Callable, default: Callable, *arguments: Array) -> Array:
+    platform = _PLATFORM.get()
+    if platform is None:
+        return lax.platform_dependent(*arguments, cpu=cpu, default=default)
+    return (cpu if platform == "cpu" else default)(*arguments)
 
 
 def conv2d(
@@ -52,7 +77,7 @@ def conv2d(
             fast = functools.partial(_conv_patches, stride=stride, padding=padding)
         else:
             return xla(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=fast, default=xla)
+    return _by_platform(fast, xla, x, kernel)
 
 
 def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int):

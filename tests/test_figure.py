@@ -3,7 +3,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from molo_jax import build, summary
+from molo_jax import build
+from molo_jax import figure as drawing
 from molo_jax.config import base_config
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import MoLoSettings
@@ -20,13 +21,13 @@ def metrics():
 
 def row(name, predicted, level=0):
     clip = np.full((3, 7, 5, 3), level, np.uint8)
-    return summary.ExampleRow(name=name, support=clip, query=clip, predicted=predicted)
+    return drawing.ExampleRow(name=name, support=clip, query=clip, predicted=predicted)
 
 
 @pytest.fixture
 def figure():
     rows = [row("left", "left"), row("right", "left", level=200), row("up", "up")]
-    drawn = summary.draw_summary(
+    drawn = drawing.draw_figure(
         metrics(),
         rows,
         title="a run",
@@ -68,9 +69,9 @@ def test_the_legend_writes_every_term_of_the_loss_out(figure):
 def drawn_pixels(count):
     """Draws a training of so many lines; returns how many pixels differ from white in its panel."""
     lines = [metrics()[0] | {"step": 10 * (place + 1)} for place in range(count)]
-    figure = summary.Figure(figsize=(8, 6))
+    figure = drawing.Figure(figsize=(8, 6))
     axes = figure.subplots()
-    summary._draw_losses(axes, lines, MoLoSettings.losses)
+    drawing._draw_losses(axes, lines, MoLoSettings.losses)
     axes.get_legend().remove()
     for artist in (axes.title, axes.xaxis, axes.yaxis, axes.patch, *axes.spines.values()):
         artist.set_visible(False)
@@ -84,8 +85,8 @@ def test_the_only_point_of_a_short_training_can_be_seen():
 
 
 def test_points_are_marked_up_to_twenty_of_them():
-    assert summary._marker(range(20))["marker"] == "o"
-    assert summary._marker(range(21)) == {}
+    assert drawing._marker(range(20))["marker"] == "o"
+    assert drawing._marker(range(21)) == {}
 
 
 def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
@@ -95,14 +96,14 @@ def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(summary, "example_episode", lambda *_: [row("up", "up")])
-    monkeypatch.setattr(summary.Figure, "savefig", full)
+    monkeypatch.setattr(drawing, "example_episode", lambda *_: [row("up", "up")])
+    monkeypatch.setattr(drawing.Figure, "savefig", full)
     config = base_config()
     config.data.source, config.eval.n_way, config.eval.shots = "videos", 3, (1,)
     config.data.root, config.data.split_dir = f"{motion_data}/videos", f"{motion_data}/splits"
     message = f"{tmp_path}/summary.png cannot be written: No space left on device; make room"
     with pytest.raises(MoloError, match=message):
-        summary.write_summary(build.evaluation(config), tmp_path, train_way=5)
+        drawing.write_figure(build.evaluation(config), tmp_path, train_way=5)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,7 +130,7 @@ def test_the_frames_of_a_clip_stand_side_by_side_in_order(figure):
     clip = np.stack([np.full((7, 5, 3), level, np.uint8) for level in (10, 20, 30)])
     axes = figure.axes[2]
     axes.images[0].remove()
-    summary._draw_clip(axes, clip, "red")
+    drawing._draw_clip(axes, clip, "red")
     strip = np.asarray(axes.images[0].get_array())
     assert strip.shape == (7, 3 * 5 + 2, 3)
     np.testing.assert_array_equal(strip[0, [0, 4, 6, 10, 12, 16], 0], [10, 10, 20, 20, 30, 30])
@@ -140,11 +141,11 @@ def test_a_class_is_called_by_the_folder_of_its_videos_or_by_its_number(motion_d
     config.data.source = "videos"
     config.data.root = str(motion_data / "videos")
     config.data.split_dir = str(motion_data / "splits")
-    assert summary.class_name(build.open_split(config, "val"), 1) == "val_motion5"
+    assert drawing.class_name(build.open_split(config, "val"), 1) == "val_motion5"
     videos = tmp_path / "videos"
     videos.mkdir()
     (videos / "78.mp4").touch()
     (tmp_path / "val_few_shot.txt").write_text("val17/78\n")
     config.data.source = "videos"
     config.data.root, config.data.split_dir = str(videos), str(tmp_path)
-    assert summary.class_name(build.open_split(config, "val"), 0) == "class 17"
+    assert drawing.class_name(build.open_split(config, "val"), 0) == "class 17"
