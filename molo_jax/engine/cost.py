@@ -61,16 +61,15 @@ def cost(function: Callable, params: Any, *arguments: Any, padding: bool = True)
         padding: see :func:`molo_jax.engine.program.flops`.
     """
 
-    def forward(params, *arguments):
-        return jax.vjp(lambda given: function(given, *arguments), params)
-
     def both(params, *arguments):
-        result, backward = forward(params, *arguments)
+        result, backward = jax.vjp(lambda given: function(given, *arguments), params)
         # What the gradient is multiplied by changes no shape.
-        return result, backward(result)
+        return (result, backward), backward(result)
 
-    there, _ = trace(forward, params, *arguments)
-    whole, _ = trace(both, params, *arguments)
+    program, (forward, _) = trace(both, params, *arguments)
+    results, kept = (len(jax.tree.leaves(each)) for each in (forward[0], forward))
+    there = program.part(program.outputs[:kept])
+    whole = program.part(program.outputs[:results] + program.outputs[kept:])
     ahead = flops(there, padding=padding)
     return Cost(
         flops=Flops(ahead, flops(whole, padding=padding) - ahead),

@@ -7,7 +7,7 @@ and an addition as two. Bytes are those of the arrays that a compiler has to kee
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -76,11 +76,32 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The operations of a function, in their order; what no output depends on is left out."""
+    """The operations of a function, in their order; what no output depends on is left out.
+
+    Attributes:
+        inputs: its arguments.
+        operations: in their order.
+        outputs: its results; None for a constant.
+    """
 
     inputs: tuple[Value, ...]
     operations: tuple[Operation, ...]
-    outputs: tuple[Value, ...]
+    outputs: tuple[Value | None, ...]
+
+    @property
+    def results(self) -> set[Value]:
+        """The outputs that are no constants."""
+        return {each for each in self.outputs if each is not None}
+
+    def part(self, outputs: Sequence[Value | None]) -> "Program":
+        """Returns the program that computes only some of the outputs."""
+        asked = Program(self.inputs, self.operations, tuple(outputs))
+        needed, kept = asked.results, []
+        for operation in reversed(self.operations):
+            if needed.intersection(operation.outputs):
+                needed.update(operation.inputs)
+                kept.append(operation)
+        return dataclasses.replace(asked, operations=tuple(reversed(kept)))
 
 
 def trace(function: Callable, *arguments: Any) -> tuple[Program, Any]:
@@ -107,8 +128,8 @@ def flat(jaxpr: ClosedJaxpr | Jaxpr) -> Program:
     operations: list[Operation] = []
     inputs = [_value(each) for each in jaxpr.invars]
     known = dict(zip(jaxpr.invars, inputs, strict=True))
-    outputs = [each for each in _write_out(jaxpr, known, operations) if each is not None]
-    return Program(tuple(inputs), _needed(operations, outputs), tuple(outputs))
+    outputs = _write_out(jaxpr, known, operations)
+    return Program(tuple(inputs), tuple(operations), tuple(outputs)).part(outputs)
 
 
 def _value(variable: Any) -> Value:
@@ -154,15 +175,6 @@ def _called(equation: Any) -> Jaxpr | None:
         if isinstance(found, Jaxpr) and len(found.invars) == len(equation.invars):
             return found
     return None
-
-
-def _needed(operations: Sequence[Operation], outputs: Iterable[Value]) -> tuple[Operation, ...]:
-    needed, kept = set(outputs), []
-    for operation in reversed(operations):
-        if needed.intersection(operation.outputs):
-            needed.update(operation.inputs)
-            kept.append(operation)
-    return tuple(reversed(kept))
 
 
 # Floating-point operations
@@ -229,7 +241,7 @@ def output_bytes(program: Program) -> int:
     """Sums the outputs that are neither inputs nor another output in another shape."""
     origin = _origins(program)
     given = set(program.inputs)
-    return sum(each.bytes for each in {origin.get(o, o) for o in program.outputs} - given)
+    return sum(each.bytes for each in {origin.get(o, o) for o in program.results} - given)
 
 
 def _origins(program: Program) -> dict[Value, Value]:
@@ -255,7 +267,7 @@ def peak_bytes(program: Program) -> int:
     ends: dict[int, list[Value]] = {}
     for value, time in last.items():
         ends.setdefault(time, []).append(value)
-    free = {*program.inputs, *program.outputs}
+    free = {*program.inputs, *program.results}
     live = peak = 0
     for time, operation in enumerate(program.operations):
         made = sum(v.bytes for v in operation.outputs if v in stored and v not in free)
@@ -291,7 +303,7 @@ def _lifetimes(program: Program) -> tuple[set[Value], dict[Value, int]]:
 
 def _stored(program: Program) -> set[Value]:
     """Returns the values that a compiler has to store."""
-    whole, stored = set(program.outputs), set()
+    whole, stored = program.results, set()
     readers: dict[Value, int] = {}
     for operation in reversed(program.operations):
         if operation.name in _SAME:

@@ -5,6 +5,9 @@ import pytest
 
 from molo_jax.engine.program import flops, output_bytes, peak_bytes, trace
 
+# Stride, side of the kernel, padding.
+CONVOLUTIONS = [(1, 3, 1), (2, 3, 1), (2, 1, 0), (2, 7, 3)]
+
 
 def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype)
@@ -23,7 +26,9 @@ def convolve(x, kernel, stride=1, padding=0):
 def test_a_matrix_product_has_two_operations_for_each_product_of_two_numbers():
     program, _ = trace(lambda a, b: a @ b, shape(3, 5), shape(5, 7))
     assert flops(program) == 2 * 3 * 5 * 7
-    program, _ = trace(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), shape(4, 3, 5), shape(4, 2, 5))
+    program, _ = trace(
+        lambda a, b: jnp.einsum("bij,bkj->bik", a, b), shape(4, 3, 5), shape(4, 2, 5)
+    )
     assert flops(program) == 2 * 4 * 3 * 2 * 5
 
 
@@ -37,7 +42,9 @@ def test_a_convolution_counts_the_padding_or_leaves_it_out():
     assert flops(program, padding=False) == 2 * 2 * (4 * 3 - 2) ** 2 * 3 * 5
 
 
-@pytest.mark.parametrize(("stride", "size", "padding"), [(1, 3, 1), (2, 3, 1), (2, 1, 0), (2, 7, 3)])
+@pytest.mark.parametrize(
+    ("stride", "size", "padding"), [(1, 3, 1), (2, 3, 1), (2, 1, 0), (2, 7, 3)]
+)
 def test_the_gradient_of_a_convolution_has_twice_its_operations(stride, size, padding):
     def convolved(x, kernel):
         return convolve(x, kernel, stride, padding)
@@ -53,7 +60,9 @@ def test_the_gradient_of_a_convolution_has_twice_its_operations(stride, size, pa
         assert flops(both, padding=count_padding) == 3 * once
 
 
-@pytest.mark.parametrize(("stride", "size", "padding"), [(1, 3, 1), (2, 3, 1), (2, 1, 0), (2, 7, 3)])
+@pytest.mark.parametrize(
+    ("stride", "size", "padding"), [(1, 3, 1), (2, 3, 1), (2, 1, 0), (2, 7, 3)]
+)
 def test_without_padding_a_convolution_has_the_operations_of_the_compiler(stride, size, padding):
     def convolved(x, kernel):
         return convolve(x, kernel, stride, padding)

@@ -1,0 +1,153 @@
+import contextlib
+import functools
+import re
+
+import pytest
+import torch
+
+import molo_torch_ref
+from molo_jax import training_cost as counting
+from molo_jax.config import base_config
+from molo_jax.nn.ops import traced_for
+from molo_jax.training_cost import Device, format_cost, training_cost
+
+CLASSES = 11
+MEMORY = 2**31
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = base_config("protonet")
+    config.model.backbone = "resnet18"
+    config.data.resize, config.data.crop, config.data.num_frames = 40, 32, 4
+    config.train.n_way, config.train.n_shot, config.train.n_query = 3, 2, 1
+    config.train.episodes_per_step, config.train.microbatch, config.train.steps = 12, 2, 100
+    return config
+
+
+@pytest.fixture(scope="module")
+def found(config):
+    return training_cost(config, CLASSES, Device(memory=MEMORY, rate=1e12))
+
+
+def changed(config, **train):
+    other = config.copy_and_resolve_references()
+    other.train.update(train)
+    return other
+
+
+def test_the_parameters_are_those_of_the_reference(config):
+    other = base_config("molo")
+    for section in ("model", "data", "train"):
+        other[section].update(config[section])
+    found = training_cost(other, CLASSES, Device())
+    with torch.device("meta"):
+        model = molo_torch_ref.make_network("molo", num_classes=CLASSES, backbone="resnet18")
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    counted = found["parameters"]
+    assert counted["total"] == sum(counted["modules"].values()) == sum(sizes.values())
+    backbone = sum(n for name, n in sizes.items() if name.startswith("backbone."))
+    assert counted["modules"]["backbone"] == backbone == 11_176_512
+    assert counted["modules"]["classifier"] == 512 * CLASSES + CLASSES
+
+
+def test_adam_keeps_two_numbers_for_each_parameter_and_plain_descent_none(config, found):
+    size = 4 * found["parameters"]["total"]
+    state = found["state_bytes"]
+    assert state["parameters"] == size
+    assert 2 * size <= state["optimizer"] <= 2 * size + 16
+    # That of the running chunk, and the sum over those before.
+    assert state["gradients"] == 2 * size
+    other = changed(config, microbatch=12)
+    other.optimizer.name = "sgd"
+    state = training_cost(other, CLASSES, Device())["state_bytes"]
+    assert state["optimizer"] <= 16
+    assert state["gradients"] == size
+
+
+def test_a_step_has_the_operations_and_the_pixels_of_its_episodes(found):
+    flops = found["flops"]
+    for way in ("forward", "backward"):
+        assert flops["step"][way] == 12 * flops["episode"][way]
+        assert 9 * flops["clip"][way] < flops["episode"][way] < 11 * flops["clip"][way]
+    # 12 episodes of 9 clips of 4 frames of 40 x 40 pixels of 3 bytes.
+    assert found["pixel_bytes"] == 12 * 9 * 4 * 40 * 40 * 3
+
+
+def test_the_hours_are_those_of_all_steps_at_the_sustained_rate(config, found):
+    operations = 100 * sum(found["flops"]["step"].values())
+    assert found["training_hours"] == pytest.approx(operations / 1e12 / 3600)
+    assert training_cost(config, CLASSES, Device())["training_hours"] is None
+
+
+def test_the_largest_microbatch_divides_the_step_and_fits_to_the_byte(config):
+    def largest(memory, microbatch=1):
+        found = training_cost(changed(config, microbatch=microbatch), CLASSES, Device(memory))
+        return found["largest_microbatch"]["float32"]["none"], found["peak_bytes"]["float32"][
+            "none"
+        ]
+
+    _, four = largest(None, 4)
+    assert largest(four)[0] == 4
+    assert largest(four - 1)[0] == 3
+    _, one = largest(None, 1)
+    assert largest(one)[0] == 1
+    assert largest(one - 1)[0] == 0
+    assert largest(None)[0] is None
+
+
+def test_the_peak_holds_the_state_the_pixels_and_what_the_episodes_keep(config, found):
+    one, two = (
+        training_cost(changed(config, microbatch=m), CLASSES, Device())["peak_bytes"]["float32"][
+            "none"
+        ]
+        for m in (1, 2)
+    )
+    assert two == found["peak_bytes"]["float32"]["none"]
+    state = sum(found["state_bytes"].values())
+    each = two - one
+    assert one == state + each
+    pixels = 9 * 4 * 3 * (2 * 40 * 40 + 4 * 32 * 32)
+    saved = found["activation_bytes"]["float32"]["none"]
+    assert each - pixels == pytest.approx(saved, rel=0.2)
+
+
+def test_every_precision_and_remat_is_traced_in_its_context(config, found, monkeypatch):
+    # The formulations of a CPU keep other values, so a context that was open is seen in the number.
+    contexts = {"float32": contextlib.nullcontext, "other": functools.partial(traced_for, "cpu")}
+    for table in ("PRECISIONS", "REMATS"):
+        monkeypatch.setattr(counting, table, contexts)
+        again = training_cost(config, CLASSES, Device(memory=MEMORY))
+        kept = again["activation_bytes"]
+        rows = kept if table == "PRECISIONS" else kept["float32"]
+        assert list(rows) == ["float32", "other"]
+        plain, other = rows.values()
+        assert plain != other
+        assert format_cost(again).count("other") == 1
+        assert again["flops"] == found["flops"]
+        monkeypatch.undo()
+
+
+def test_the_tables_show_what_was_counted(found):
+    text = format_cost(found)
+    assert "protonet on resnet18, 11 training classes" in text
+    assert "3-way 2-shot, 1 queries of a class: 9 clips of 4 frames of 32×32 pixels" in text
+    total = re.search(r"^total +([\d,]+)$", text, re.M)
+    assert int(total[1].replace(",", "")) == found["parameters"]["total"]
+    shown = re.search(r"^episode +([\d.]+)e12 +([\d.]+)e12$", text, re.M)
+    assert float(shown[1]) == pytest.approx(found["flops"]["episode"]["forward"] / 1e12, abs=5e-4)
+    assert float(shown[2]) == pytest.approx(found["flops"]["episode"]["backward"] / 1e12, abs=5e-4)
+    row = re.search(r"^float32 +none +([\d.]+) +([\d.]+) +(\d+)$", text, re.M)
+    assert float(row[1]) == pytest.approx(
+        found["activation_bytes"]["float32"]["none"] / 2**30, abs=5e-3
+    )
+    assert float(row[2]) == pytest.approx(found["peak_bytes"]["float32"]["none"] / 2**30, abs=5e-3)
+    assert int(row[3]) == found["largest_microbatch"]["float32"]["none"]
+    assert "largest microbatch in 2.00 GiB" in text
+    assert "100 steps take" in text
+
+
+def test_without_a_device_nothing_is_said_of_its_memory_and_its_time(config):
+    text = format_cost(training_cost(config, CLASSES, Device()))
+    assert "microbatch" not in text
+    assert "steps take" not in text
