@@ -19,7 +19,7 @@ MEMORY = 2**31
 def config():
     config = base_config("protonet")
     config.model.backbone = "resnet18"
-    config.data.resize, config.data.crop, config.data.num_frames = 40, 32, 4
+    config.data.resize, config.data.crop, config.data.num_frames = 72, 64, 4
     config.train.n_way, config.train.n_shot, config.train.n_query = 3, 2, 1
     config.train.episodes_per_step, config.train.microbatch, config.train.steps = 12, 2, 100
     return config
@@ -70,68 +70,56 @@ def test_a_step_has_the_operations_and_the_pixels_of_its_episodes(found):
     for way in ("forward", "backward"):
         assert flops["step"][way] == 12 * flops["episode"][way]
         assert 9 * flops["clip"][way] < flops["episode"][way] < 11 * flops["clip"][way]
-    # 12 episodes of 9 clips of 4 frames of 40 x 40 pixels of 3 bytes.
-    assert found["pixel_bytes"] == 12 * 9 * 4 * 40 * 40 * 3
+    # 12 episodes of 9 clips of 4 frames of 72 x 72 pixels of 3 bytes.
+    assert found["pixel_bytes"] == 12 * 9 * 4 * 72 * 72 * 3
 
 
-def test_the_hours_are_those_of_all_steps_at_the_sustained_rate(config, found):
+def test_the_hours_are_those_of_all_steps_at_the_sustained_rate(found):
     operations = 100 * sum(found["flops"]["step"].values())
     assert found["training_hours"] == pytest.approx(operations / 1e12 / 3600)
-    assert training_cost(config, CLASSES, Device())["training_hours"] is None
-
-
-def test_the_largest_microbatch_divides_the_step_and_fits_to_the_byte(config):
-    def largest(memory, microbatch=1):
-        found = training_cost(changed(config, microbatch=microbatch), CLASSES, Device(memory))
-        return found["largest_microbatch"]["float32"]["none"], found["peak_bytes"]["float32"][
-            "none"
-        ]
-
-    _, four = largest(None, 4)
-    assert largest(four)[0] == 4
-    assert largest(four - 1)[0] == 3
-    _, one = largest(None, 1)
-    assert largest(one)[0] == 1
-    assert largest(one - 1)[0] == 0
-    assert largest(None)[0] is None
 
 
 def test_the_peak_holds_the_state_the_pixels_and_what_the_episodes_keep(config, found):
-    one, two = (
-        training_cost(changed(config, microbatch=m), CLASSES, Device())["peak_bytes"]["float32"][
-            "none"
-        ]
-        for m in (1, 2)
-    )
-    assert two == found["peak_bytes"]["float32"]["none"]
-    state = sum(found["state_bytes"].values())
-    each = two - one
+    one = training_cost(changed(config, microbatch=1), CLASSES, Device())
+    one, two = (each["peak_bytes"]["float32"]["none"] for each in (one, found))
+    state, each = sum(found["state_bytes"].values()), two - one
     assert one == state + each
-    pixels = 9 * 4 * 3 * (2 * 40 * 40 + 4 * 32 * 32)
+    pixels = 9 * 4 * 3 * (2 * 72 * 72 + 4 * 64 * 64)
     saved = found["activation_bytes"]["float32"]["none"]
     assert each - pixels == pytest.approx(saved, rel=0.2)
 
 
+def test_the_largest_microbatch_divides_the_step_and_fits_to_the_byte(config, found):
+    state, two = sum(found["state_bytes"].values()), found["peak_bytes"]["float32"]["none"]
+    five = state + 5 * (two - state) // 2
+    # 12 episodes have no chunks of 5.
+    for memory, largest in ((five, 4), (two, 2), (two - 1, 1), (state, 0)):
+        again = training_cost(config, CLASSES, Device(memory))
+        assert again["largest_microbatch"] == {"float32": {"none": largest}}
+        assert again["peak_bytes"] == found["peak_bytes"]
+
+
 def test_every_precision_and_remat_is_traced_in_its_context(config, found, monkeypatch):
     # The formulations of a CPU keep other values, so a context that was open is seen in the number.
-    contexts = {"float32": contextlib.nullcontext, "other": functools.partial(traced_for, "cpu")}
-    for table in ("PRECISIONS", "REMATS"):
-        monkeypatch.setattr(counting, table, contexts)
-        again = training_cost(config, CLASSES, Device(memory=MEMORY))
-        kept = again["activation_bytes"]
-        rows = kept if table == "PRECISIONS" else kept["float32"]
-        assert list(rows) == ["float32", "other"]
-        plain, other = rows.values()
-        assert plain != other
-        assert format_cost(again).count("other") == 1
-        assert again["flops"] == found["flops"]
-        monkeypatch.undo()
+    contexts = {"plain": contextlib.nullcontext, "other": functools.partial(traced_for, "cpu")}
+    monkeypatch.setattr(counting, "PRECISIONS", contexts)
+    monkeypatch.setattr(counting, "REMATS", contexts)
+    again = training_cost(config, CLASSES, Device(memory=MEMORY))
+    plain = found["activation_bytes"]["float32"]["none"]
+    kept = again["activation_bytes"]
+    assert kept["plain"]["plain"] == plain
+    assert kept["plain"]["other"] == kept["other"]["plain"] == kept["other"]["other"] != plain
+    assert again["flops"] == found["flops"]
+    rows = re.findall(
+        r"^(plain|other) +(plain|other) +[\d.]+ +[\d.]+ +\d+$", format_cost(again), re.M
+    )
+    assert rows == [(p, r) for p in contexts for r in contexts]
 
 
 def test_the_tables_show_what_was_counted(found):
     text = format_cost(found)
     assert "protonet on resnet18, 11 training classes" in text
-    assert "3-way 2-shot, 1 queries of a class: 9 clips of 4 frames of 32×32 pixels" in text
+    assert "3-way 2-shot, 1 queries of a class: 9 clips of 4 frames of 64×64 pixels" in text
     total = re.search(r"^total +([\d,]+)$", text, re.M)
     assert int(total[1].replace(",", "")) == found["parameters"]["total"]
     shown = re.search(r"^episode +([\d.]+)e12 +([\d.]+)e12$", text, re.M)
@@ -148,6 +136,9 @@ def test_the_tables_show_what_was_counted(found):
 
 
 def test_without_a_device_nothing_is_said_of_its_memory_and_its_time(config):
-    text = format_cost(training_cost(config, CLASSES, Device()))
+    found = training_cost(config, CLASSES, Device())
+    assert found["training_hours"] is None
+    assert found["largest_microbatch"] == {"float32": {"none": None}}
+    text = format_cost(found)
     assert "microbatch" not in text
     assert "steps take" not in text
