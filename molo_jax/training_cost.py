@@ -101,8 +101,7 @@ def _described(config: ConfigDict, method: Settings, device: Device) -> dict[str
 def _each(table: Mapping[str, Mapping[str, Cost]], function: Callable[[Cost], Any]) -> dict:
     """Applies a function to each entry of a table by precision and remat."""
     return {
-        precision: {remat: function(each) for remat, each in row.items()}
-        for precision, row in table.items()
+        name: {again: function(each) for again, each in row.items()} for name, row in table.items()
     }
 
 
@@ -111,12 +110,12 @@ def _episode_costs(
 ) -> dict[str, dict[str, Cost]]:
     """Returns the costs of one episode by precision and remat."""
     costs: dict[str, dict[str, Cost]] = {}
-    for precision, in_precision in PRECISIONS.items():
-        costs[precision] = {}
-        for remat, with_remat in REMATS.items():
+    for name, in_precision in PRECISIONS.items():
+        costs[name] = {}
+        for again, with_remat in REMATS.items():
             with traced_for("cuda"), in_precision(), with_remat():
                 loss = episode_loss(graphdef, config.train.n_way)
-                costs[precision][remat] = cost(loss, params, batch_stats, _episode(config))
+                costs[name][again] = cost(loss, params, batch_stats, _episode(config))
     return costs
 
 
@@ -243,11 +242,11 @@ def _memory(found: Mapping[str, Any]) -> str:
     memory = found["device"]["memory"]
     if memory is not None:
         rows[0].append(f"largest microbatch in {_gib(memory)} GiB")
-    for precision, row in found["activation_bytes"].items():
-        for remat, saved in row.items():
-            cells = [precision, remat, _gib(saved), _gib(found["peak_bytes"][precision][remat])]
+    for name, row in found["activation_bytes"].items():
+        for again, saved in row.items():
+            cells = [name, again, _gib(saved), _gib(found["peak_bytes"][name][again])]
             if memory is not None:
-                largest = found["largest_microbatch"][precision][remat]
+                largest = found["largest_microbatch"][name][again]
                 cells.append(str(largest) if largest else "none fits")
             rows.append(cells)
     return f"{_table(state)}\n\n{_table(rows, left=2)}"

@@ -15,6 +15,15 @@ CLASSES = 11
 MEMORY = 2**31
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_precision_and_remat():
+    """Each further one takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "PRECISIONS", {"float32": contextlib.nullcontext})
+        patch.setattr(counting, "REMATS", {"none": contextlib.nullcontext})
+        yield
+
+
 @pytest.fixture(scope="module")
 def config():
     config = base_config("protonet")
