@@ -8,7 +8,7 @@ import torch
 import molo_torch_ref
 from molo_jax import training_cost as counting
 from molo_jax.config import base_config
-from molo_jax.nn.ops import traced_for
+from molo_jax.engine.cost import cost
 from molo_jax.training_cost import Device, format_cost, training_cost
 
 CLASSES = 11
@@ -109,20 +109,35 @@ def test_the_largest_microbatch_divides_the_step_and_fits_to_the_byte(config, fo
 
 
 def test_every_precision_and_remat_is_traced_in_its_context(config, found, monkeypatch):
-    # The formulations of a CPU keep other values, so a context that was open is seen in the number.
-    contexts = {"plain": contextlib.nullcontext, "other": functools.partial(traced_for, "cpu")}
-    monkeypatch.setattr(counting, "PRECISIONS", contexts)
-    monkeypatch.setattr(counting, "REMATS", contexts)
+    opened, traced = [], []
+
+    @contextlib.contextmanager
+    def noted(name):
+        opened.append(name)
+        yield
+        opened.remove(name)
+
+    def traced_cost(function, *arguments):
+        def in_context(*given):
+            traced.append(tuple(opened))
+            return function(*given)
+
+        return cost(in_context, *arguments)
+
+    monkeypatch.setattr(counting, "cost", traced_cost)
+    for table, names in (("PRECISIONS", ("exact", "coarse")), ("REMATS", ("keep", "again"))):
+        contexts = {name: functools.partial(noted, name) for name in names}
+        monkeypatch.setattr(counting, table, contexts)
     again = training_cost(config, CLASSES, Device(memory=MEMORY))
-    plain = found["activation_bytes"]["float32"]["none"]
-    kept = again["activation_bytes"]
-    assert kept["plain"]["plain"] == plain
-    assert kept["plain"]["other"] == kept["other"]["plain"] == kept["other"]["other"] != plain
+    pairs = [(p, r) for p in ("exact", "coarse") for r in ("keep", "again")]
+    # The last one is a clip by itself.
+    assert traced == [*pairs, ()]
     assert again["flops"] == found["flops"]
-    rows = re.findall(
-        r"^(plain|other) +(plain|other) +[\d.]+ +[\d.]+ +\d+$", format_cost(again), re.M
-    )
-    assert rows == [(p, r) for p in contexts for r in contexts]
+    for key in ("activation_bytes", "peak_bytes", "largest_microbatch"):
+        row = dict.fromkeys(("keep", "again"), found[key]["float32"]["none"])
+        assert again[key] == {"exact": row, "coarse": row}
+    rows = re.findall(r"^(\w+) +(\w+) +[\d.]+ +[\d.]+ +\d+$", format_cost(again), re.M)
+    assert rows == pairs
 
 
 def test_the_tables_show_what_was_counted(found):

@@ -37,7 +37,7 @@ def traced_for(platform: str) -> Iterator[None]:
         _PLATFORM.reset(before)
 
 
-def _by_platform(cpu: Callable, default: Callable, *arguments: Array) -> Array:
+def _by_platform(cpu: Callable, default: Callable, *arguments: Array):
     platform = _PLATFORM.get()
     if platform is None:
         return lax.platform_dependent(*arguments, cpu=cpu, default=default)
