@@ -89,8 +89,13 @@ def test_the_hours_are_those_of_all_steps_at_the_sustained_rate(found):
 
 
 def test_the_peak_holds_the_state_the_pixels_and_what_the_episodes_keep(config, found):
-    one = training_cost(changed(config, microbatch=1), CLASSES, Device())
-    one, two = (each["peak_bytes"]["float32"]["none"] for each in (one, found))
+    alone = changed(config, microbatch=1)
+    larger = changed(config, microbatch=1)
+    larger.data.resize = 80
+    counted = [training_cost(each, CLASSES, Device()) for each in (alone, larger)]
+    one, fed, two = (each["peak_bytes"]["float32"]["none"] for each in (*counted, found))
+    # Two chunks of pixels that are not yet cropped.
+    assert fed - one == 2 * 9 * 4 * 3 * (80 * 80 - 72 * 72)
     state, each = sum(found["state_bytes"].values()), two - one
     assert one == state + each
     pixels = 9 * 4 * 3 * (2 * 72 * 72 + 4 * 64 * 64)

@@ -137,6 +137,13 @@ def test_what_one_operation_reads_element_by_element_is_not_stored():
 
     assert peak_bytes(trace(merged, square, square)[0]) == size
 
+    # Nor beside a value that lives as long.
+    def beside(x, w):
+        product = x @ w
+        return jnp.sum(jnp.tanh(jnp.exp(product)) * product)
+
+    assert peak_bytes(trace(beside, square, square)[0]) == size
+
     # Both the product and what is made of it are operands of products.
     def stored(x, w):
         return jnp.exp(x @ w) @ w
