@@ -7,6 +7,7 @@ and a test fails on a key that no code reads.
 The defaults are those of the official SSv2 setting where the paper has one.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -97,6 +98,16 @@ def known_method(method: str) -> type[Settings]:
         return settings_class(method)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def method_settings(config: ConfigDict, num_classes: int) -> Settings:
+    """Returns the settings of the method; `num_classes` counts the training classes."""
+    section = config.method
+    known = settings_class(section.name)
+    own = {name: section[name] for name in own_fields(known)}
+    if "frames" in {field.name for field in dataclasses.fields(known)}:
+        own["frames"] = config.data.num_frames
+    return known(num_classes=num_classes, backbone=config.model.backbone, **own)
 
 
 def _data() -> dict:

@@ -102,8 +102,12 @@ _AT_MOST = {
 }
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, *, here: bool = True) -> None:
     """Checks the values that need no data and no devices.
+
+    Args:
+        config: the configuration.
+        here: whether it is for this machine, whose memory is looked at then.
 
     Raises:
         UsageError: naming the first wrong value and what it should be.
@@ -116,8 +120,10 @@ def validate(config: ConfigDict) -> None:
     _check_most(config)
     _check_clip(config)
     _check_schedule(config)
-    _check_memory(config)
+    if here:
+        _check_memory(config)
     _check_products(config)
+    _check_chunks(config)
 
 
 def _require(good: bool, name: str, value: object, expected: str) -> None:
@@ -212,6 +218,12 @@ def _check_products(config: ConfigDict) -> None:
     )
     good = max(optimizer.boundaries) <= most
     _require(good, "optimizer.boundaries", optimizer.boundaries, expected)
+
+
+def _check_chunks(config: ConfigDict) -> None:
+    episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
+    expected = f"it must be divisible by train.microbatch, {microbatch}"
+    _require(episodes % microbatch == 0, "train.episodes_per_step", episodes, expected)
 
 
 def _check_memory(config: ConfigDict) -> None:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import build, evaluate, summary, train
+    from molo_jax import build, evaluate, figure, train
 
     trains = _MODE.value != "eval"
     if _MODE.value == "train_and_eval":
@@ -71,7 +71,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         evaluate.evaluate(build.evaluation(config), workdir, trains)
     if _MODE.value == "train_and_eval":
         picture = build.evaluation(config), workdir
-        summary.write_summary(*picture, train_way=config.train.n_way)
+        figure.write_figure(*picture, train_way=config.train.n_way)
 
 
 def _workdir() -> Path:

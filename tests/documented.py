@@ -203,6 +203,15 @@ TABLE = (
         {"config": "*", "method": "?*"},
     ),
     Row(
+        "molo_jax.summary",
+        (
+            "tests/test_summary.py::test_the_command_needs_no_data_and_writes_what_it_prints",
+            "tests/test_summary.py::test_the_table_of_the_documentation_is_what_the_command_prints",
+        ),
+        "config memory peak utilization",
+        {"config": "*"},
+    ),
+    Row(
         "molo_jax.convert",
         (
             "tests/test_convert.py::test_the_command_prints_the_summary_and_ends_with_0",

@@ -98,13 +98,6 @@ def test_the_cosine_schedule_ends_with_the_training():
     np.testing.assert_allclose(rates, [0.4, 0.4, 0], atol=1e-7)
 
 
-def test_a_microbatch_that_does_not_divide_the_step_is_refused_with_both_numbers():
-    config = base_config()
-    config.train.episodes_per_step, config.train.microbatch = 16, 3
-    with pytest.raises(UsageError, match=r"episodes_per_step is 16; it must be divisible by .* 3"):
-        build.train_mesh(config)
-
-
 @pytest.mark.parametrize(
     ("episodes", "microbatch", "available", "used"),
     [(16, 2, 8, 8), (16, 4, 8, 4), (6, 1, 4, 3), (1, 1, 8, 1), (12, 1, 8, 6)],

@@ -117,3 +117,17 @@ def test_frames_that_no_memory_holds_are_counted_in_the_message():
     gigabytes = 3 * 10**6 * 35 * 8 * 256 * 256 * 3 / 2**30
     with pytest.raises(UsageError, match=f"35,000,000 clips would take {gigabytes:,.1f} GiB, and"):
         validate(config)
+
+
+def test_the_memory_of_this_machine_says_nothing_of_a_training_elsewhere():
+    config = base_config()
+    config.train.episodes_per_step, config.train.steps = 10**6, 1000
+    validate(config, here=False)
+
+
+def test_a_microbatch_that_does_not_divide_the_step_is_refused_with_both_numbers():
+    config = base_config()
+    config.train.episodes_per_step, config.train.microbatch = 16, 3
+    message = "train.episodes_per_step is 16; it must be divisible by train.microbatch, 3$"
+    with pytest.raises(UsageError, match=message):
+        validate(config)

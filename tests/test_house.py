@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from matplotlib.image import imread
 
-from molo_jax import build, evaluate, summary, train
+from molo_jax import build, evaluate, figure, train
 from molo_jax.backbones import BACKBONES, BackboneInfo, backbone_info
 from molo_jax.cli import load_config
 from molo_jax.config import base_config
@@ -247,7 +247,7 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
         assert record["accuracy"] == pytest.approx(direct)
         assert record["settings_not_as_in_training"] == {}
     assert "trained" in capsys.readouterr().out
-    picture = summary.write_summary(build.evaluation(config), tmp_path, train_way=3)
+    picture = figure.write_figure(build.evaluation(config), tmp_path, train_way=3)
     assert imread(picture).std() > 0.1
 
 

@@ -19,6 +19,7 @@ NO_TENSORFLOW = (
     "molo_jax.engine.metrics",
     "molo_jax.engine.schedule",
     "molo_jax.engine.step",
+    "molo_jax.training_cost",
     "molo_jax.data.augment",
     "molo_jax.data.video.decode",
     "molo_jax.data.clips.episodes",
@@ -30,6 +31,7 @@ NO_TENSORFLOW = (
 # once.
 QUICK = (
     "molo_jax.main",
+    "molo_jax.summary",
     "molo_jax.config",
     "molo_jax.config_checks",
     "molo_jax.presets",
@@ -74,7 +76,7 @@ ROOMS = {
 # The files beside the rooms that know the configuration: its definition, and the commands.
 KNOW_THE_CONFIGURATION = {
     *("config.py", "config_checks.py", "config_help.py", "presets.py", "cli.py"),
-    *("main.py", "prepare.py", "convert.py", "next_step.py"),
+    *("main.py", "prepare.py", "convert.py", "summary.py", "training_cost.py", "next_step.py"),
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
 # What knows no configuration and no command line.

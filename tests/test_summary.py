@@ -1,150 +1,102 @@
-import numpy as np
+"""The command; what it counts is tested in test_training_cost.py."""
+
+import json
+import re
+
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from documented import ROOT
+from test_documentation import arguments_of, error_line, run_all
 
-from molo_jax import build, summary
-from molo_jax.config import base_config
-from molo_jax.errors import MoloError
-from molo_jax.methods.settings import MoLoSettings
-
-
-def metrics():
-    lines = []
-    for step in (10, 20, 30):
-        terms = {term: 1.0 + place for place, term in enumerate(MoLoSettings.losses)}
-        lines.append({"step": step, "kind": "train", "loss": 50 / step, "accuracy": 0.3} | terms)
-        lines.append({"step": step, "kind": "val", "accuracy": step / 100, "ci95": 0.05})
-    return lines
-
-
-def row(name, predicted, level=0):
-    clip = np.full((3, 7, 5, 3), level, np.uint8)
-    return summary.ExampleRow(name=name, support=clip, query=clip, predicted=predicted)
-
-
-@pytest.fixture
-def figure():
-    rows = [row("left", "left"), row("right", "left", level=200), row("up", "up")]
-    drawn = summary.draw_summary(
-        metrics(),
-        rows,
-        title="a run",
-        terms=MoLoSettings.losses,
-        episode_title="an episode",
-        chance=0.2,
-    )
-    drawn.draw_without_rendering()
-    return drawn
+SYNTHETIC = f"--config={ROOT}/configs/synthetic.py"
+WRONG = {
+    "--num_classes=0": "--num_classes=0: expected 1 to 1,000,000",
+    "--num_classes=many": "--num_classes=many: expected a whole number",
+    "--memory=24": "--memory=24: expected a number above 0 with its unit (GiB, MiB, TiB, GB, MB,"
+    " TB), for example --memory=24GiB",
+    "--memory=0GiB": "--memory=0GiB: expected a number above 0",
+    "--memory=-1GiB": "--memory=-1GiB: expected a number above 0",
+    "--memory=24GHz": "--memory=24GHz: expected a number above 0 with its unit",
+    "--peak=989TFLOPS": "--peak needs --utilization, for example --peak=989TFLOPS"
+    " --utilization=0.35",
+    "--utilization=0.3": "--utilization needs --peak",
+    "--peak=989 --utilization=0.3": "--peak=989: expected a number above 0 with its unit (TFLOPS,",
+    "--peak=1TFLOPS --utilization=0": "--utilization=0.0: expected a number above 0 and at most 1",
+    "--peak=1TFLOPS --utilization=nan": "--utilization=nan: expected a number above 0",
+    "--json=/no/such/folder/x": "--json=/no/such/folder/x: expected a file in a folder that exists",
+    "--json=/": "--json=/: expected a file in a folder that exists",
+    "--config.data.crop=40": "config.data.crop is 40; it must be divisible by 32",
+    "--config.train.microbatch=3 --config.train.episodes_per_step=16": "episodes_per_step is 16; it"
+    " must be divisible by train.microbatch, 3",
+    "--memroy=24GiB": "unknown flag --memroy; did you mean --memory?",
+    "more": "unexpected argument 'more'",
+}
+SMALL = ["--config.data.num_frames=2", "--config.model.backbone=resnet18", "--config.data.crop=32"]
 
 
-def curves(axes):
-    return {line.get_label(): np.asarray(line.get_data()) for line in axes.get_lines()}
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summary")
+    runs = run_all("molo_jax.summary", [[SYNTHETIC, *words.split()] for words in WRONG], folder)
+    assert list(folder.iterdir()) == []
+    return dict(zip(WRONG, runs, strict=True))
 
 
-def test_the_loss_and_every_term_are_drawn_over_the_steps(figure):
-    drawn = curves(figure.axes[0])
-    assert len(drawn) == 1 + len(MoLoSettings.losses)
-    np.testing.assert_allclose(
-        drawn["loss: weighted sum of all terms"], [[10, 20, 30], [5, 2.5, 50 / 30]]
-    )
-    np.testing.assert_allclose(drawn["support→query contrast (s2q)"], [[10, 20, 30], [3, 3, 3]])
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(refused, words):
+    code, said, errors = refused[words]
+    assert (code, said) == (2, "")
+    assert WRONG[words] in error_line(errors)
 
 
-def test_the_legend_writes_every_term_of_the_loss_out(figure):
-    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert shown == [
-        "loss: weighted sum of all terms",
-        "match: distance of query and support",
-        "auxiliary classifier",
-        "support→query contrast (s2q)",
-        "query→support contrast (q2s)",
-        "support→query contrast, motion (s2q_motion)",
-        "query→support contrast, motion (q2s_motion)",
-        "reconstruction of frame differences",
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The command as documented on a benchmark and on other data, and the files it wrote."""
+    folder = tmp_path_factory.mktemp("summary")
+    (folder / "b.json").write_text("old")
+    device = ["--memory=24GiB", "--peak=989TFLOPS", "--utilization=0.5"]
+    commands = [
+        [
+            f"--config={ROOT}/configs/kinetics100_1shot.py:protonet",
+            *SMALL,
+            *device,
+            "--json=a.json",
+        ],
+        [f"{SYNTHETIC}:protonet", *SMALL, "--num_classes=5", "--json=b.json"],
     ]
+    documented = list(arguments_of("molo_jax.summary", config="ssv2_1shot"))
+    commands += [
+        [word.replace("=configs/", f"={ROOT}/configs/") for word in words]
+        for words, _ in documented
+    ]
+    results = run_all("molo_jax.summary", commands, folder)
+    return results, folder
 
 
-def drawn_pixels(count):
-    """Draws a training of so many lines; returns how many pixels differ from white in its panel."""
-    lines = [metrics()[0] | {"step": 10 * (place + 1)} for place in range(count)]
-    figure = summary.Figure(figsize=(8, 6))
-    axes = figure.subplots()
-    summary._draw_losses(axes, lines, MoLoSettings.losses)
-    axes.get_legend().remove()
-    for artist in (axes.title, axes.xaxis, axes.yaxis, axes.patch, *axes.spines.values()):
-        artist.set_visible(False)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return int((np.asarray(canvas.buffer_rgba())[..., :3] < 200).any(axis=-1).sum())
+def test_the_command_needs_no_data_and_writes_what_it_prints(runs):
+    ((code, said, errors), *_), folder = runs
+    assert (code, errors) == (0, "")
+    found = json.loads((folder / "a.json").read_text())
+    assert "protonet on resnet18, 64 training classes" in said
+    assert f"{found['parameters']['total']:,}" in said
+    assert found["device"] == {"memory": 24 * 2**30, "rate": 989e12 / 2}
+    operations = found["train"]["steps"] * sum(found["flops"]["step"].values())
+    assert found["training_hours"] == pytest.approx(operations / (989e12 / 2) / 3600)
+    assert found["largest_microbatch"]["float32"]["none"] == found["train"]["episodes_per_step"]
+    assert {path.name for path in folder.iterdir()} == {"a.json", "b.json"}
 
 
-def test_the_only_point_of_a_short_training_can_be_seen():
-    assert drawn_pixels(1) > 100
+def test_the_number_of_classes_can_be_given_and_a_file_is_replaced(runs):
+    (_, (code, said, errors), _), folder = runs
+    assert (code, errors) == (0, "")
+    assert "protonet on resnet18, 5 training classes" in said
+    found = json.loads((folder / "b.json").read_text())
+    assert found["architecture"]["num_classes"] == 5
+    assert found["training_hours"] is None
 
 
-def test_points_are_marked_up_to_twenty_of_them():
-    assert summary._marker(range(20))["marker"] == "o"
-    assert summary._marker(range(21)) == {}
-
-
-def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
-    monkeypatch, motion_data, tmp_path
-):
-    def full(self, path, **_):
-        path.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(summary, "example_episode", lambda *_: [row("up", "up")])
-    monkeypatch.setattr(summary.Figure, "savefig", full)
-    config = base_config()
-    config.data.source, config.eval.n_way, config.eval.shots = "videos", 3, (1,)
-    config.data.root, config.data.split_dir = f"{motion_data}/videos", f"{motion_data}/splits"
-    message = f"{tmp_path}/summary.png cannot be written: No space left on device; make room"
-    with pytest.raises(MoloError, match=message):
-        summary.write_summary(build.evaluation(config), tmp_path, train_way=5)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_validation_accuracy_and_chance_are_drawn_in_percent(figure):
-    drawn = curves(figure.axes[1])
-    np.testing.assert_allclose(drawn["val, 95 %"], [[10, 20, 30], [10, 20, 30]])
-    np.testing.assert_allclose(drawn["chance"][1], 20)
-
-
-def test_each_query_carries_its_prediction_in_the_color_of_right_or_wrong(figure):
-    titles = {
-        axes.get_title(loc="left"): to_hex(axes.spines["left"].get_edgecolor())
-        for axes in figure.axes[2:]
-    }
-    assert titles["query, predicted: left  ✓"] == "#1a7f37"
-    assert titles["query, predicted: left  ✗  truth: right"] == "#c62828"
-    assert titles["query, predicted: up  ✓"] == "#1a7f37"
-    assert {"support: left", "support: right", "support: up"} <= set(titles)
-    suptitles = [sub.get_suptitle() for sub in figure.subfigs]
-    assert "an episode: 2 of 3 queries right" in suptitles
-
-
-def test_the_frames_of_a_clip_stand_side_by_side_in_order(figure):
-    clip = np.stack([np.full((7, 5, 3), level, np.uint8) for level in (10, 20, 30)])
-    axes = figure.axes[2]
-    axes.images[0].remove()
-    summary._draw_clip(axes, clip, "red")
-    strip = np.asarray(axes.images[0].get_array())
-    assert strip.shape == (7, 3 * 5 + 2, 3)
-    np.testing.assert_array_equal(strip[0, [0, 4, 6, 10, 12, 16], 0], [10, 10, 20, 20, 30, 30])
-
-
-def test_a_class_is_called_by_the_folder_of_its_videos_or_by_its_number(motion_data, tmp_path):
-    config = base_config()
-    config.data.source = "videos"
-    config.data.root = str(motion_data / "videos")
-    config.data.split_dir = str(motion_data / "splits")
-    assert summary.class_name(build.open_split(config, "val"), 1) == "val_motion5"
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    (videos / "78.mp4").touch()
-    (tmp_path / "val_few_shot.txt").write_text("val17/78\n")
-    config.data.source = "videos"
-    config.data.root, config.data.split_dir = str(videos), str(tmp_path)
-    assert summary.class_name(build.open_split(config, "val"), 0) == "class 17"
+def test_the_table_of_the_documentation_is_what_the_command_prints(runs):
+    (*_, (code, said, errors)), _ = runs
+    assert (code, errors) == (0, "")
+    page = (ROOT / "docs/training.md").read_text()
+    shown = re.search(r"^```\n(molo on .*?)^```", page, re.M | re.S)[1]
+    assert said == shown

@@ -1,7 +1,6 @@
 """Builds the parts of training and evaluation from the configuration, which nothing below knows."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
 from molo_jax.build.data import eval_sampler, eval_sampling, open_split, train_sampler
-from molo_jax.config import REFUSE, base_config
+from molo_jax.config import REFUSE, base_config, method_settings
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
@@ -26,27 +25,15 @@ from molo_jax.engine.prefetch import place_episodes, prefetched
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import Batch, make_mesh, make_train_step
-from molo_jax.errors import UsageError
 from molo_jax.evaluate import Evaluation
 from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.episode import Episode
-from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.nn.precision import PRECISIONS
 from molo_jax.provenance import ListRecord, settings_seen
 from molo_jax.resume import Training
 from molo_jax.stored_config import changes
 from molo_jax.weights.networks import abstract_network, starting_weights
 from molo_jax.weights.torch_map import decays
-
-
-def method_settings(config: ConfigDict, num_classes: int) -> Settings:
-    """Returns the settings of the method; `num_classes` counts the training classes."""
-    section = config.method
-    known = settings_class(section.name)
-    own = {name: section[name] for name in own_fields(known)}
-    if "frames" in {field.name for field in dataclasses.fields(known)}:
-        own["frames"] = config.data.num_frames
-    return known(num_classes=num_classes, backbone=config.model.backbone, **own)
 
 
 def schedule(config: ConfigDict) -> Schedule:
@@ -109,17 +96,8 @@ def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode
 
 
 def train_mesh(config: ConfigDict) -> Mesh:
-    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly.
-
-    Raises:
-        UsageError: when train.microbatch does not divide train.episodes_per_step.
-    """
+    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly."""
     episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
-    if episodes % microbatch:
-        raise UsageError(
-            f"config.train.episodes_per_step is {episodes}; it must be divisible by"
-            f" train.microbatch, {microbatch}"
-        )
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0)
     if count < len(devices):

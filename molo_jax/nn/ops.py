@@ -4,8 +4,10 @@ Layout is channels-last: maps are ``(n, h, w, c)``, kernels ``(h, w, c_in, c_out
 is explicit and symmetric, as in PyTorch.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,28 @@ from molo_jax.nn.precision import current
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
+# The platform whose formulations are traced alone; None: all, and the device decides.
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """Traces the formulations of one platform alone (`cpu`, `cuda`), for programs that are counted.
+
+    Otherwise a program holds those of all platforms until it is compiled.
+    """
+    before = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(before)
+
+
+def _by_platform(cpu: Callable, default: Callable, *arguments: Array):
+    platform = _PLATFORM.get()
+    if platform is None:
+        return lax.platform_dependent(*arguments, cpu=cpu, default=default)
+    return (cpu if platform == "cpu" else default)(*arguments)
 
 
 def to_activations(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -110,10 +134,6 @@ def _conv2d_backward(stride, padding, precision, kept, of_y):
     return _by_platform(gradient(fast), gradient(_conv_xla), *kept, of_y)
 
 
-def _by_platform(fast_on_cpu: Callable, xla: Callable, *operands: Array):
-    return lax.platform_dependent(*operands, cpu=fast_on_cpu, default=xla)
-
-
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
@@ -197,16 +217,74 @@ def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill:
 def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: int):
     """Takes the maximum over square windows, padded with minus infinity, as ``torch.max_pool2d``.
 
-    Written as a running maximum over shifted views: its gradient is a chain of selections, several
-    times faster on CPU than that of XLA's windowed reduction. Among equal maxima the gradient goes
-    to the first in row-major order, as in PyTorch, and a NaN anywhere in a window is its maximum.
+    Written as a running maximum over shifted views: several times faster on CPU than XLA's windowed
+    reduction and its gradient. Among equal maxima the gradient goes to the first in row-major
+    order, as in PyTorch, and a NaN anywhere in a window is its maximum. For the gradient it keeps
+    one byte for each output, the place of its maximum.
     """
+    return _max_pool(x, window, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
+    return _max_pool_forward(x, window, stride, padding)[0]
+
+
+def _max_pool_forward(x, window, stride, padding):
     first, *others = _shifted(x, (window, window), stride, padding, fill=-jnp.inf)
-    best = first
-    for view in others:
+    best, place = first, jnp.zeros(first.shape, jnp.uint8)
+    for number, view in enumerate(others, 1):
         # No comparison with a NaN holds, so one that is not first would be passed over.
-        best = jnp.where((view > best) | jnp.isnan(view), view, best)
-    return best
+        larger = (view > best) | jnp.isnan(view)
+        best = jnp.where(larger, view, best)
+        place = jnp.where(larger, jnp.uint8(number), place)
+    # Of the input only the shape is needed, which an array without elements has.
+    return best, (place, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _max_pool_backward(window, stride, padding, kept, of_y):
+    """Sums what comes to an input pixel from the windows that it is the maximum of.
+
+    Input pixels whose positions have the same remainders by the stride see the same taps. So their
+    sums are small maps, which are then interleaved: no map of the size of the input for each tap.
+    """
+    place, like = kept
+    height, width = like.shape[1:]
+    beyond = (window - 1) // stride
+    count, rows, columns, channels = of_y.shape
+    small = count, rows + beyond, columns + beyond, channels
+
+    def of_remainder(row, column):
+        # From the last tap to the first, so that the order of the sums is that of the running
+        # maximum's own gradient.
+        taps = [
+            (dy, dx)
+            for dy in reversed(range(row, window, stride))
+            for dx in reversed(range(column, window, stride))
+        ]
+        total = jnp.zeros(small, of_y.dtype)
+        for dy, dx in taps:
+            part = jnp.where(place == dy * window + dx, of_y, 0)
+            down, right = dy // stride, dx // stride
+            edges = ((0, 0), (down, beyond - down), (right, beyond - right), (0, 0))
+            total += jnp.pad(part, edges)
+        return total
+
+    interleaved = [
+        jnp.stack([of_remainder(row, column) for column in range(stride)], axis=3)
+        for row in range(stride)
+    ]
+    whole = rearrange(jnp.stack(interleaved, axis=2), "n h r w s c -> n (h r) (w s) c")
+    # Pixels at the end that no window reaches.
+    down, right = (
+        max(padding + size - has, 0)
+        for size, has in zip((height, width), whole.shape[1:3], strict=True)
+    )
+    whole = jnp.pad(whole, ((0, 0), (0, down), (0, right), (0, 0)))
+    return (whole[:, padding : padding + height, padding : padding + width],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 @jax.custom_vjp

@@ -202,3 +202,25 @@ def test_the_norm_of_a_vector_with_a_nan_is_nan_and_of_others_every_bit_as_it_wa
         assert new == old
     x[3, 2] = np.nan
     np.testing.assert_array_equal(np.isnan(ops.safe_norm(jnp.asarray(x))), np.arange(31) == 3)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), (2, 3, 0)]
+)
+def test_the_gradient_of_max_pool_has_the_bits_of_the_running_maximum_s_own(
+    window, stride, padding
+):
+    x = jnp.asarray(np.round(_normal(8, 3, 17, 13, 7), 1))
+    options = {"window": window, "stride": stride, "padding": padding}
+    result, backward = jax.vjp(lambda v: ops.max_pool(v, **options), x)
+    weights = jnp.asarray(_normal(9, *result.shape))
+    plain, plain_backward = jax.vjp(lambda v: _passing_over_nan(v, **options), x)
+    np.testing.assert_array_equal(result, plain)
+    np.testing.assert_array_equal(backward(weights)[0], plain_backward(weights)[0])
+
+
+def test_max_pool_keeps_one_byte_for_each_output():
+    x = jnp.asarray(_normal(8, 2, 16, 16, 4))
+    pool = lambda v: ops.max_pool(v, window=3, stride=2, padding=1)  # noqa: E731
+    kept = jax.tree.leaves(jax.eval_shape(lambda v: jax.vjp(pool, v)[1], x))
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in kept) == 2 * 8 * 8 * 4
