@@ -1,6 +1,7 @@
 """The limits of the values of the configuration, checked before anything slow is imported."""
 
 import os
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -113,6 +114,26 @@ def validate(config: ConfigDict) -> None:
     _check_schedule(config)
     _check_memory(config)
     _check_products(config)
+    profile_steps(config)
+
+
+def profile_steps(config: ConfigDict) -> tuple[int, int] | None:
+    """Returns the first and the last step that are traced; None where none is.
+
+    Raises:
+        UsageError: `train.profile_steps` is no such range.
+    """
+    value, steps = config.train.profile_steps, config.train.steps
+    if not value:
+        return None
+    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", value)
+    first, last = (int(number) for number in found.groups()) if found else (0, 0)
+    expected = (
+        "it must be FIRST:LAST, two numbers of steps with 1 <= FIRST <= LAST <= train.steps,"
+        f" {steps}, or empty"
+    )
+    _require(1 <= first <= last <= steps, "train.profile_steps", value, expected)
+    return first, last
 
 
 def _require(good: bool, name: str, value: object, expected: str) -> None:

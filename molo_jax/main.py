@@ -9,12 +9,13 @@ python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MO
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from molo_jax import cli, stopping
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
+from molo_jax.engine import runtime
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -58,9 +59,17 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
+    runtime.prepare(
+        deterministic=config.runtime.deterministic,
+        compilation_cache=config.runtime.compilation_cache,
+    )
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import build, evaluate, summary, train
 
+    for line in runtime.description():
+        logging.info("%s", line)
+    if warning := runtime.unused_gpu():
+        logging.warning("%s", warning)
     trains = _MODE.value != "eval"
     if _MODE.value == "train_and_eval":
         # Before hours of training: whether there will be something to evaluate the network on.

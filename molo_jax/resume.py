@@ -45,6 +45,7 @@ class Training:
         schedule: the learning rate of a step.
         steps: number of the last step.
         episodes_per_step: episodes of a batch.
+        profile_steps: numbers of the first and the last step that are traced; None: none is.
         log_every, eval_every, checkpoint_every: steps between log lines, validations, checkpoints.
         dataset: the videos of the train split.
         method: the settings of the network.
@@ -67,6 +68,7 @@ class Training:
     schedule: Schedule
     steps: int
     episodes_per_step: int
+    profile_steps: tuple[int, int] | None
     log_every: int
     eval_every: int
     checkpoint_every: int

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from molo_jax.backbones import backbone_info
 from molo_jax.build.data import eval_sampler, eval_sampling, open_split, train_sampler
 from molo_jax.config import REFUSE, base_config
+from molo_jax.config_checks import profile_steps
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
@@ -243,6 +244,7 @@ def training(config: ConfigDict) -> Training:
         schedule=schedule(config),
         steps=train.steps,
         episodes_per_step=train.episodes_per_step,
+        profile_steps=profile_steps(config),
         log_every=train.log_every,
         eval_every=train.eval_every,
         checkpoint_every=train.checkpoint_every,
