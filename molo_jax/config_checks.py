@@ -1,7 +1,6 @@
 """The limits of the values of the configuration, checked before anything slow is imported."""
 
 import os
-import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from molo_jax.data.clips.episodes import FRAME_DRAWS
 from molo_jax.data.clips.source import BAD_VIDEO_POLICIES
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.video.frames import TRAINING_SAMPLINGS
+from molo_jax.engine.runtime import parse_steps
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import own_fields
 from molo_jax.weights.imagenet import IMAGENET
@@ -114,26 +114,21 @@ def validate(config: ConfigDict) -> None:
     _check_schedule(config)
     _check_memory(config)
     _check_products(config)
-    profile_steps(config)
+    _check_profile(config)
 
 
-def profile_steps(config: ConfigDict) -> tuple[int, int] | None:
-    """Returns the first and the last step that are traced; None where none is.
-
-    Raises:
-        UsageError: `train.profile_steps` is no such range.
-    """
+def _check_profile(config: ConfigDict) -> None:
     value, steps = config.train.profile_steps, config.train.steps
-    if not value:
-        return None
-    found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", value)
-    first, last = (int(number) for number in found.groups()) if found else (0, 0)
     expected = (
         "it must be FIRST:LAST, two numbers of steps with 1 <= FIRST <= LAST <= train.steps,"
         f" {steps}, or empty"
     )
-    _require(1 <= first <= last <= steps, "train.profile_steps", value, expected)
-    return first, last
+    try:
+        traced = parse_steps(value)
+    except ValueError:
+        traced = 0, 0
+    good = traced is None or 1 <= traced[0] <= traced[1] <= steps
+    _require(good, "train.profile_steps", value, expected)
 
 
 def _require(good: bool, name: str, value: object, expected: str) -> None:

@@ -66,21 +66,29 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import build, evaluate, summary, train
 
-    for line in runtime.description():
-        logging.info("%s", line)
-    if warning := runtime.unused_gpu():
-        logging.warning("%s", warning)
     trains = _MODE.value != "eval"
     if _MODE.value == "train_and_eval":
         # Before hours of training: whether there will be something to evaluate the network on.
         evaluate.check_data(build.evaluation(config), workdir)
     if trains:
-        train.train(build.training(config), workdir)
+        training = build.training(config)
+        _say_what_runs_where()
+        train.train(training, workdir)
     if _MODE.value != "train":
-        evaluate.evaluate(build.evaluation(config), workdir, trains)
+        evaluation = build.evaluation(config)
+        if not trains:
+            _say_what_runs_where()
+        evaluate.evaluate(evaluation, workdir, trains)
     if _MODE.value == "train_and_eval":
         picture = build.evaluation(config), workdir
         summary.write_summary(*picture, train_way=config.train.n_way)
+
+
+def _say_what_runs_where() -> None:
+    for line in runtime.description():
+        logging.info("%s", line)
+    if warning := runtime.unused_gpu():
+        logging.warning("%s", warning)
 
 
 def _workdir() -> Path:

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from molo_jax.backbones import backbone_info
 from molo_jax.build.data import eval_sampler, eval_sampling, open_split, train_sampler
 from molo_jax.config import REFUSE, base_config
-from molo_jax.config_checks import profile_steps
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
@@ -24,6 +23,7 @@ from molo_jax.data.pipeline import episode_batches
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.prefetch import place_episodes, prefetched
+from molo_jax.engine.runtime import parse_steps
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import Batch, make_mesh, make_train_step
@@ -244,7 +244,7 @@ def training(config: ConfigDict) -> Training:
         schedule=schedule(config),
         steps=train.steps,
         episodes_per_step=train.episodes_per_step,
-        profile_steps=profile_steps(config),
+        profile_steps=parse_steps(train.profile_steps),
         log_every=train.log_every,
         eval_every=train.eval_every,
         checkpoint_every=train.checkpoint_every,

@@ -121,6 +121,18 @@ class CacheUse:
         self.compiled += event == "/jax/compilation_cache/cache_misses"
 
 
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """Returns the first and the last step of a range as `10:15`; None for an empty text.
+
+    Raises:
+        ValueError: the text is no such range.
+    """
+    if not text:
+        return None
+    first, last = text.split(":")
+    return int(first), int(last)
+
+
 @contextlib.contextmanager
 def profiled(
     step: Callable[[Any, Any], Any], steps: tuple[int, int] | None, *, done: int, folder: Path
