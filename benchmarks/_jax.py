@@ -143,8 +143,8 @@ class Benchmark:
             mesh=mesh,
             precision=self._precision,
         )
-        batch = chunked(self._arrays, self._options["microbatch"])
-        batch = jax.block_until_ready(jax.device_put(batch, episodes_sharding(mesh)))
+        chunks = chunked(self._arrays, self._options["microbatch"])
+        chunks = jax.block_until_ready(jax.device_put(chunks, episodes_sharding(mesh)))
         # On the mesh from the beginning, or the second step is compiled anew. The steps take over
         # the memory of the state, which is therefore a copy.
         state = create_state(self._params, self._stats, optimizer)
@@ -152,7 +152,7 @@ class Benchmark:
 
         def train():
             nonlocal state
-            state, _ = step(state, batch)
+            state, _ = step(state, chunks, len(chunks))
             jax.block_until_ready(state)
 
         return train

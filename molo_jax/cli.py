@@ -111,15 +111,15 @@ def _parse_or_exit(argv: list[str], arguments: Sequence[str]) -> list[str]:
 
 
 def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
-    """Keeps libraries out of the log that tell each of their steps.
+    """Keeps libraries out of the log that tell each of their steps; their warnings are shown.
 
-    Of orbax and asyncio also the errors: what orbax cannot do it raises as well, and asyncio says
-    it again with a trace for each of a checkpoint's tensors.
+    Of orbax and asyncio also the errors are left out: what orbax cannot do it raises as well, and
+    asyncio says it again with a trace for each of a checkpoint's tensors.
     """
     if record.pathname.startswith(str(Path(__file__).parent)):
         return True
     twice = record.name == "asyncio" or f"{os.sep}orbax{os.sep}" in record.pathname
-    return record.levelno >= std_logging.ERROR and not twice
+    return record.levelno >= std_logging.WARNING and not twice
 
 
 def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]:

@@ -47,6 +47,7 @@ def base_config(method: str = DEFAULT_METHOD) -> ConfigDict:
             "train": _train(),
             "optimizer": _optimizer(),
             "eval": _eval(),
+            "runtime": _runtime(),
         }
     )
     return config.lock()
@@ -172,6 +173,9 @@ def _train() -> dict:
         "log_every": 10,
         "eval_every": 500,
         "checkpoint_every": 100,
+        # Steps whose computation is traced for TensorBoard's profiler, for example 10:15; empty:
+        # none. The first step compiles, so begin later.
+        "profile_steps": "",
         # Episodes of a validation; they have the way and shot of the training. Of two equally
         # accurate networks the earlier one stays the best.
         "val_episodes": 400,
@@ -246,6 +250,16 @@ def _eval() -> dict:
         "cache_mib": 1024,
         # As train.precision, of evaluations and of the validations in a training.
         "precision": "tf32",
+    }
+
+
+def _runtime() -> dict:
+    return {
+        # On a GPU: the same bits from run to run, and slower. A CPU gives the same bits anyway.
+        "deterministic": False,
+        # Folder of compiled programs, so that a second start does not compile again. user: one in
+        # the user's cache folder; empty: none. JAX_COMPILATION_CACHE_DIR comes first.
+        "compilation_cache": "user",
     }
 
 

@@ -11,6 +11,7 @@ from molo_jax.data.clips.episodes import FRAME_DRAWS
 from molo_jax.data.clips.source import BAD_VIDEO_POLICIES
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.video.frames import TRAINING_SAMPLINGS
+from molo_jax.engine.runtime import parse_steps
 from molo_jax.errors import UsageError
 from molo_jax.methods.settings import own_fields
 from molo_jax.nn.precision import PRECISIONS
@@ -124,6 +125,21 @@ def validate(config: ConfigDict, *, here: bool = True) -> None:
         _check_memory(config)
     _check_products(config)
     _check_chunks(config)
+    _check_profile(config)
+
+
+def _check_profile(config: ConfigDict) -> None:
+    value, steps = config.train.profile_steps, config.train.steps
+    expected = (
+        "it must be FIRST:LAST, two numbers of steps with 1 <= FIRST <= LAST <= train.steps,"
+        f" {steps}, or empty"
+    )
+    try:
+        traced = parse_steps(value)
+    except ValueError:
+        traced = 0, 0
+    good = traced is None or 1 <= traced[0] <= traced[1] <= steps
+    _require(good, "train.profile_steps", value, expected)
 
 
 def _require(good: bool, name: str, value: object, expected: str) -> None:

@@ -9,12 +9,13 @@ python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MO
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from molo_jax import cli, stopping
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
+from molo_jax.engine import runtime
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -58,6 +59,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
+    runtime.prepare(
+        deterministic=config.runtime.deterministic,
+        compilation_cache=config.runtime.compilation_cache,
+    )
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import build, evaluate, figure, train
 
@@ -66,12 +71,24 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         # Before hours of training: whether there will be something to evaluate the network on.
         evaluate.check_data(build.evaluation(config), workdir)
     if trains:
-        train.train(build.training(config), workdir)
+        training = build.training(config)
+        _say_what_runs_where()
+        train.train(training, workdir)
     if _MODE.value != "train":
-        evaluate.evaluate(build.evaluation(config), workdir, trains)
+        evaluation = build.evaluation(config)
+        if not trains:
+            _say_what_runs_where()
+        evaluate.evaluate(evaluation, workdir, trains)
     if _MODE.value == "train_and_eval":
         picture = build.evaluation(config), workdir
         figure.write_figure(*picture, train_way=config.train.n_way)
+
+
+def _say_what_runs_where() -> None:
+    for line in runtime.description():
+        logging.info("%s", line)
+    if warning := runtime.unused_gpu():
+        logging.warning("%s", warning)
 
 
 def _workdir() -> Path:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,13 +38,14 @@ class Training:
     Attributes:
         initial: returns the state before the first step, with random weights.
         first_weights: turns random parameters and statistics into those that it begins with.
-        step: makes a step.
+        step: makes a step of an iterator over its chunks.
         scored: validates parameters and statistics; None without validation.
-        batches: number of finished steps -> the batches of all further steps, on the devices.
+        batches: number of finished steps -> the chunks of each further step, on the devices.
         mesh: the devices.
         schedule: the learning rate of a step.
         steps: number of the last step.
         episodes_per_step: episodes of a batch.
+        profile_steps: numbers of the first and the last step that are traced; None: none is.
         log_every, eval_every, checkpoint_every: steps between log lines, validations, checkpoints.
         dataset: the videos of the train split.
         method: the settings of the network.
@@ -60,13 +61,14 @@ class Training:
 
     initial: Callable[[], TrainState]
     first_weights: Callable[[nnx.State, nnx.State], tuple[nnx.State, nnx.State]]
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    step: Callable[[TrainState, Iterable[Batch]], tuple[TrainState, Metrics]]
     scored: Callable[[nnx.State, nnx.State], Score] | None
-    batches: Callable[[int], Generator[Batch, None, None]]
+    batches: Callable[[int], Generator[Iterable[Batch], None, None]]
     mesh: Mesh
     schedule: Schedule
     steps: int
     episodes_per_step: int
+    profile_steps: tuple[int, int] | None
     log_every: int
     eval_every: int
     checkpoint_every: int

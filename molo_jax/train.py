@@ -12,6 +12,7 @@ from tqdm import tqdm
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.loop import Hook, fit
 from molo_jax.engine.metrics import MetricLog, format_metrics
+from molo_jax.engine.runtime import CacheUse, profiled
 from molo_jax.engine.state import TrainState, count_parameters
 from molo_jax.errors import MoloError
 from molo_jax.resume import Training, open_training
@@ -19,6 +20,9 @@ from molo_jax.stopping import StopSignals
 
 # What of a log line fits beside a progress bar.
 _BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
+
+# The folder of a trace in a work folder.
+PROFILE = "profile"
 
 
 class Interrupted(MoloError):
@@ -53,6 +57,13 @@ def train(training: Training, workdir: Path) -> None:
             keeper.keep_if_best(step, state, score)
 
         with (
+            CacheUse() as cache,
+            profiled(
+                training.step,
+                training.profile_steps,
+                done=start.step,
+                folder=workdir / PROFILE,
+            ) as step,
             StopSignals(
                 display.plan, without=lambda: lost(keeper.saved_step), raises=False
             ) as signals,
@@ -62,13 +73,13 @@ def train(training: Training, workdir: Path) -> None:
             _, done = fit(
                 start.state,
                 batches,
-                training.step,
+                step,
                 start=start.step,
                 stop=training.steps,
                 log=Hook(training.log_every, display.write),
                 validate=Hook(training.eval_every, validate) if training.scored else None,
                 save=Hook(training.checkpoint_every, keeper.save),
-                on_first_step=display.show_first_step,
+                on_first_step=lambda seconds: display.show_first_step(seconds, cache),
                 on_step=display.bar.update,
                 stop_requested=lambda: bool(signals.received),
                 unlogged=start.unlogged,
@@ -113,9 +124,15 @@ class Display:
         )
         self.bar.set_postfix_str("the first step is compiling")
 
-    def show_first_step(self, seconds: float) -> None:
-        """Says how long the first step took."""
-        logging.info("the first step, with its compilation, took %.0f s", seconds)
+    def show_first_step(self, seconds: float, cache: CacheUse) -> None:
+        """Says how long the first step took, and how much of its compilation was done before."""
+        logging.info(
+            "the first step, with its compilation, took %.0f s (%d programs compiled, %d read from"
+            " the cache)",
+            seconds,
+            cache.compiled,
+            cache.read,
+        )
         self._compiling = False
 
     def write(self, step: int, means: Mapping[str, float], steps_per_second: float) -> None:

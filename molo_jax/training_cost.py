@@ -3,8 +3,8 @@
 Nothing is computed and no weight exists: JAX traces the network with shapes.
 """
 
-import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -19,6 +19,7 @@ from molo_jax.engine.cost import Cost, cost, embedding, episode_loss, episode_sh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import count_parameters
 from molo_jax.methods.settings import Settings
+from molo_jax.nn import precision, remat
 from molo_jax.nn.ops import traced_for
 from molo_jax.weights.networks import abstract_network
 from molo_jax.weights.torch_map import decays
@@ -26,8 +27,10 @@ from molo_jax.weights.torch_map import decays
 # What is traced in which context: every precision, and every choice of what the gradient computes
 # again instead of keeping it. The first of each is what the operations are counted with.
 _Contexts = Mapping[str, Callable[[], AbstractContextManager]]
-PRECISIONS: _Contexts = {"float32": contextlib.nullcontext}
-REMATS: _Contexts = {"none": contextlib.nullcontext}
+PRECISIONS: _Contexts = {
+    name: functools.partial(precision.using, each) for name, each in precision.PRECISIONS.items()
+}
+REMATS: _Contexts = {name: functools.partial(remat.using, name) for name in remat.REMATS}
 # Chunks of pixels that a device holds: the one in use and the one on its way.
 _FED = 2
 

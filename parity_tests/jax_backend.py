@@ -176,7 +176,8 @@ def steps(
         state = jax.device_put(create_state(params, stats, optimizer), replicated(mesh))
         for number, episodes in enumerate(batches):
             # One episode at a time: what makes memory and compilation cheapest.
-            state, metrics = step(state, chunked(_stacked(episodes, double), 1))
+            chunks = chunked(_stacked(episodes, double), 1)
+            state, metrics = step(state, chunks, len(chunks))
             for term in (*case.names.losses.values(), "loss"):
                 name = "total" if term == "loss" else term
                 losses[f"{number}/{name}"] = np.asarray(metrics[term])

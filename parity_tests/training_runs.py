@@ -80,7 +80,8 @@ class JaxRun:
         """Makes one optimizer step; returns the batch's means of every loss term and the loss."""
         with self._precision():
             batch = {name: self._cast(array) for name, array in batch.items()}
-            self._state, metrics = self._step(self._state, chunked(batch, self._microbatch))
+            chunks = chunked(batch, self._microbatch)
+            self._state, metrics = self._step(self._state, chunks, len(chunks))
             return {name: float(metrics[name]) for name in ("loss", *tuple(MoLoSettings.losses))}
 
     def tensors(self) -> dict[str, np.ndarray]:

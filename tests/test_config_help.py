@@ -14,7 +14,7 @@ def test_every_key_is_documented_once_in_the_order_of_its_file():
     names = [name for group in groups for name in group.names]
     assert sorted(names) == sorted(config_keys(base_config()))
     assert names[:3] == ["seed", "init_from", "init_new_classifier"]
-    assert names[-1] == "eval.precision"
+    assert names[-1] == "runtime.compilation_cache"
     assert all(len(group.meaning) > 10 for group in groups)
 
 

@@ -39,9 +39,9 @@ class StandIn:
     def train(self, config, workdir, **changes):
         train.train(dataclasses.replace(self.parts(config), **changes), workdir)
 
-    def step(self, state, batch):
+    def step(self, state, chunks):
         number = int(state.step) + 1
-        indices = np.asarray(batch["index"]).ravel()
+        indices = np.concatenate([np.asarray(chunk["index"]) for chunk in chunks])
         self.episodes.append(indices.tolist())
         names = (*MoLoSettings.losses, "accuracy", "class_accuracy", "grad_norm")
         metrics = dict.fromkeys(names, jnp.float32(0.5))

@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from molo_jax.data.pipeline import episode_batches
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.prefetch import place_episodes, prefetched
+from molo_jax.engine.runtime import parse_steps
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.state import create_model, create_state
 from molo_jax.engine.step import Batch, make_mesh, make_train_step
@@ -209,15 +211,18 @@ def training(config: ConfigDict) -> Training:
             pretrained=config.model.pretrained,
             new_classifier=config.init_new_classifier,
         ),
-        step=make_train_step(
-            graphdef,
-            transformation,
-            preprocess=train_preprocess(config),
-            episode_key=train_key(config),
-            n_way=train.n_way,
-            mesh=mesh,
-            precision=PRECISIONS[train.precision],
-            remat=train.remat,
+        step=functools.partial(
+            make_train_step(
+                graphdef,
+                transformation,
+                preprocess=train_preprocess(config),
+                episode_key=train_key(config),
+                n_way=train.n_way,
+                mesh=mesh,
+                precision=PRECISIONS[train.precision],
+                remat=train.remat,
+            ),
+            count=train.episodes_per_step // (train.microbatch * mesh.size),
         ),
         scored=scored,
         batches=functools.partial(_batches, config, dataset, sampler, mesh),
@@ -225,6 +230,7 @@ def training(config: ConfigDict) -> Training:
         schedule=schedule(config),
         steps=train.steps,
         episodes_per_step=train.episodes_per_step,
+        profile_steps=parse_steps(train.profile_steps),
         log_every=train.log_every,
         eval_every=train.eval_every,
         checkpoint_every=train.checkpoint_every,
@@ -268,18 +274,25 @@ def _validation(
 
 def _batches(
     config: ConfigDict, dataset: ClipSource, sampler: EpisodeSampler, mesh: Mesh, done: int
-) -> Generator[Batch, None, None]:
-    """Yields the batches of the steps behind the first `done`, each on its way to the devices."""
+) -> Generator[Iterator[Batch], None, None]:
+    """Yields the chunks of the steps behind the first `done`, each on its way to the devices.
+
+    The chunks of a step are made while the step takes them, so no more than a few of them are in
+    memory, however many episodes a step has.
+    """
     train = config.train
+    chunk = train.microbatch * mesh.size
     decoded = episode_batches(
         dataset,
         sampler,
         start=done * train.episodes_per_step,
         stop=train.steps * train.episodes_per_step,
-        batch_size=train.episodes_per_step,
+        batch_size=chunk,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         **_reading(config, config.data.sampling),
     )
     with contextlib.closing(decoded):
-        yield from prefetched(decoded, lambda batch: place_episodes(batch, mesh, train.microbatch))
+        chunks = prefetched(decoded, lambda batch: place_episodes(batch, mesh))
+        for _ in range(done, train.steps):
+            yield itertools.islice(chunks, train.episodes_per_step // chunk)

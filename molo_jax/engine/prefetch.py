@@ -1,4 +1,4 @@
-"""Batches on their way to the devices, one step ahead of the computation."""
+"""Batches on their way to the devices, ahead of the computation."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator
@@ -7,31 +7,29 @@ from typing import TypeVar
 import jax
 from jax.sharding import Mesh
 
-from molo_jax.engine.step import Batch, chunked, episodes_sharding
+from molo_jax.engine.step import Batch, episodes_sharding
 from molo_jax.errors import MoloError
 
 Made, Placed = TypeVar("Made"), TypeVar("Placed")
 
 
-def place_episodes(batch: Batch, mesh: Mesh, microbatch: int) -> Batch:
-    """Cuts this host's episodes of a batch into chunks and starts their transfer to its devices.
+def place_episodes(chunk: Batch, mesh: Mesh) -> Batch:
+    """Starts the transfer of this host's episodes of a chunk to its devices.
 
     Args:
-        batch: arrays (e, ...), this host's contiguous share of the global batch.
+        chunk: arrays (e, ...), this host's contiguous share of the episodes of a chunk.
         mesh: the devices of all hosts.
-        microbatch: episodes that a device processes at once.
 
     Returns:
-        Arrays (chunks, e / chunks over all hosts, ...), spread over the mesh by the second axis.
+        Arrays (e over all hosts, ...), spread over the mesh.
 
     Raises:
-        ValueError: the chunks do not come out even.
+        ValueError: the devices do not come out even.
     """
     sharding = episodes_sharding(mesh)
-    chunks = chunked(batch, microbatch * mesh.local_mesh.size)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in chunks.items()
+        for name, array in chunk.items()
     }
 
 

@@ -1,7 +1,9 @@
 """The jitted training step and the jitted evaluation functions, over a mesh of devices."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +35,8 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def episodes_sharding(mesh: Mesh) -> NamedSharding:
-    """Placement of a batch from :func:`chunked`: the episodes of each chunk over all devices."""
-    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+    """Placement of a chunk of episodes: over all devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def clips_sharding(mesh: Mesh) -> NamedSharding:
@@ -47,33 +49,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def chunked(batch: Batch, chunk: int) -> Batch:
-    """Cuts the leading episode axis into ``(chunks, chunk)``, keeping the order of episodes.
+def chunked(batch: Batch, chunk: int) -> list[Batch]:
+    """Cuts the leading episode axis into chunks of ``chunk`` episodes, in their order.
 
     Raises:
         ValueError: if the number of episodes is not a multiple of ``chunk``.
     """
-
-    def cut(x):
-        if x.shape[0] % chunk:
-            raise ValueError(f"{x.shape[0]} episodes cannot be cut into chunks of {chunk}")
-        return x.reshape(x.shape[0] // chunk, chunk, *x.shape[1:])
-
-    return jax.tree.map(cut, dict(batch))
+    (episodes,) = {array.shape[0] for array in batch.values()}
+    if episodes % chunk:
+        raise ValueError(f"{episodes} episodes cannot be cut into chunks of {chunk}")
+    starts = range(0, episodes, chunk)
+    return [{name: x[i : i + chunk] for name, x in batch.items()} for i in starts]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Totals:
-    """Sums over the chunks of a batch so far, and the statistics that have come out of them."""
+    """What the chunks of a batch give so far: sums over episodes, and the running statistics."""
 
     grads: nnx.State
     metrics: Metrics
     batch_stats: nnx.State
 
 
-# (parameters, running statistics, the arrays of one chunk) -> its means.
-_ChunkGradient = Callable[[nnx.State, nnx.State, Batch], _Totals]
+# (parameters, zeros in place of the running statistics, the arrays of one chunk) -> the gradient
+# and the metrics, means over the episodes; and what each episode makes of the zeros.
+_ChunkGradient = Callable[[nnx.State, nnx.State, Batch], tuple[nnx.State, Metrics, nnx.State]]
 
 
 def make_train_step(
@@ -86,11 +87,12 @@ def make_train_step(
     mesh: Mesh,
     precision: Precision = FLOAT32,
     remat: str = "none",
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Iterable[Batch], int], tuple[TrainState, Metrics]]:
     """Builds the jitted optimizer step.
 
-    The gradient is the mean over all episodes of the batch. Episodes of one chunk run side by side,
-    spread over the mesh; chunks run one after another, so a large batch fits a small memory. The
+    The gradient is the mean over all episodes of the step. Episodes of one chunk run side by side,
+    spread over the mesh; chunks run one after another, so many episodes fit a small memory. Every
+    device sums up the gradients of its own episodes; the devices exchange them once a step. The
     running batch-normalization statistics come out as if the episodes had run in order.
 
     A step whose loss or gradient is not finite leaves the state as it was; its metrics tell.
@@ -106,19 +108,43 @@ def make_train_step(
         remat: what is computed again for the gradient, a name in :data:`molo_jax.nn.remat.REMATS`.
 
     Returns:
-        ``step(state, batch)``, whose batch is cut by :func:`chunked` and must hold ``index``, the
-        episodes' indices; it returns the new state and the means over the batch of every term of
-        the method's loss, of the ``loss``, the ``accuracy``, what else the method measures, and the
-        ``grad_norm``. The old state's memory is reused.
+        ``step(state, chunks, count)`` with ``count`` chunks of the same number of episodes, which
+        are taken one by one and must hold ``index``, the episodes' indices. It returns the new
+        state and the means over the episodes of every term of the method's loss, of the ``loss``,
+        the ``accuracy``, what else the method measures, and the ``grad_norm``. The old state's
+        memory is reused.
     """
     gradient = _chunk_gradient(graphdef, preprocess, episode_key, n_way, precision, remat)
-    whole, spread = replicated(mesh), episodes_sharding(mesh)
+    parts = _one_device if mesh.size == 1 else _several_devices
+    single, start, add, finish = parts(gradient, optimizer, mesh)
 
-    def single(state, batch):
-        return _update(optimizer, state, gradient(state.params, state.batch_stats, _cut(batch, 0)))
+    def step(state: TrainState, chunks: Iterable[Batch], count: int) -> tuple[TrainState, Metrics]:
+        chunks = iter(chunks)
+        first = next(chunks)
+        if count == 1:
+            return single(state, first)
+        # Not a loop inside one program: XLA runs the body of a loop far slower on CPU.
+        totals = add(start(state, first), state.params, first)
+        for chunk in itertools.islice(chunks, count - 1):
+            totals = add(totals, state.params, chunk)
+        return finish(state, totals, np.float32(count))
 
-    def add(totals, params, batch, chunk):
-        new = gradient(params, totals.batch_stats, _cut(batch, chunk))
+    return step
+
+
+def _one_device(gradient: _ChunkGradient, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """Returns the parts of a step on one device: the whole of one chunk, begin, add, end."""
+    whole = replicated(mesh)
+
+    def run(params, batch_stats, chunk):
+        grads, metrics, updates = gradient(params, _zeros(batch_stats), chunk)
+        return _Totals(grads, metrics, fold_batch_stats(batch_stats, updates))
+
+    def single(state, chunk):
+        return _update(optimizer, state, run(state.params, state.batch_stats, chunk))
+
+    def add(totals, params, chunk):
+        new = run(params, totals.batch_stats, chunk)
         sums = jax.tree.map(jnp.add, (totals.grads, totals.metrics), (new.grads, new.metrics))
         return _Totals(*sums, new.batch_stats)
 
@@ -126,29 +152,64 @@ def make_train_step(
         means = jax.tree.map(lambda x: x / chunks, (totals.grads, totals.metrics))
         return _update(optimizer, state, _Totals(*means, totals.batch_stats))
 
-    single = jax.jit(single, in_shardings=(whole, spread), out_shardings=whole, donate_argnums=0)
-    start = jax.jit(
-        lambda state, batch: _no_totals(gradient, state, _cut(batch, 0)),
-        in_shardings=(whole, spread),
-        out_shardings=whole,
+    placed = {"in_shardings": whole, "out_shardings": whole}
+    return (
+        jax.jit(single, **placed, donate_argnums=0),
+        # The statistics are copied, for their memory will be reused.
+        jax.jit(
+            lambda state, chunk: _no_totals(
+                gradient, state, chunk, jax.tree.map(jnp.copy, state.batch_stats)
+            ),
+            **placed,
+        ),
+        jax.jit(add, **placed, donate_argnums=0),
+        jax.jit(finish, out_shardings=whole, donate_argnums=0),
     )
-    add = jax.jit(
-        add, in_shardings=(whole, whole, spread, whole), out_shardings=whole, donate_argnums=0
+
+
+def _several_devices(gradient: _ChunkGradient, optimizer: optax.GradientTransformation, mesh: Mesh):
+    """Returns the parts of a step on several devices, as :func:`_one_device`.
+
+    The totals have a leading axis of devices: every device keeps its own. Statistics are linear in
+    what the episodes make of them, so each device folds its own episodes, with the decay of all
+    that come behind them, and the sum over devices is what running in order gives.
+    """
+    whole, spread = replicated(mesh), episodes_sharding(mesh)
+    over_devices = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    local, same = PartitionSpec(DATA_AXIS), PartitionSpec()
+
+    def start(state, chunk):
+        totals = _no_totals(gradient, state, chunk, _zeros(state.batch_stats))
+        return jax.tree.map(lambda x: jnp.zeros((mesh.size, *x.shape), x.dtype), totals)
+
+    @over_devices(in_specs=(local, same, local), out_specs=local)
+    def add(totals, params, chunk):
+        before = jax.tree.map(lambda x: x[0], totals)
+        grads, metrics, updates = gradient(params, _zeros(before.batch_stats), chunk)
+        sums = jax.tree.map(jnp.add, (before.grads, before.metrics), (grads, metrics))
+        episodes = mesh.size * chunk["index"].shape[0]
+        behind = (mesh.size - 1 - jax.lax.axis_index(DATA_AXIS)) * chunk["index"].shape[0]
+        stats = fold_batch_stats(before.batch_stats, updates, episodes=episodes, behind=behind)
+        return jax.tree.map(lambda x: x[None], _Totals(*sums, stats))
+
+    def finish(state, totals, chunks):
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), totals)
+        parts = mesh.size * chunks
+        means = jax.tree.map(lambda x: x / parts, (sums.grads, sums.metrics))
+        return _update(
+            optimizer, state, _Totals(*means, _after(state.batch_stats, sums.batch_stats))
+        )
+
+    def single(state, chunk):
+        return finish(state, add(start(state, chunk), state.params, chunk), 1.0)
+
+    given = (whole, spread)
+    return (
+        jax.jit(single, in_shardings=given, out_shardings=whole, donate_argnums=0),
+        jax.jit(start, in_shardings=given, out_shardings=spread),
+        jax.jit(add, in_shardings=(spread, whole, spread), out_shardings=spread, donate_argnums=0),
+        jax.jit(finish, in_shardings=(whole, spread, None), out_shardings=whole, donate_argnums=0),
     )
-    finish = jax.jit(finish, out_shardings=whole, donate_argnums=0)
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        chunks = batch["index"].shape[0]
-        if chunks == 1:
-            return single(state, batch)
-        # Not a loop inside one program: XLA runs the body of a loop far slower on CPU.
-        batch = jax.device_put(dict(batch), spread)
-        totals = start(state, batch)
-        for chunk in range(chunks):
-            totals = add(totals, state.params, batch, np.int32(chunk))
-        return finish(state, totals, np.float32(chunks))
-
-    return step
 
 
 def _chunk_gradient(
@@ -176,28 +237,31 @@ def _chunk_gradient(
         losses, (metrics, updates) = run(params, empty_stats, arrays)
         return jnp.mean(losses), (jax.tree.map(jnp.mean, metrics), updates)
 
-    def gradient(params, batch_stats, arrays):
-        empty = jax.tree.map(jnp.zeros_like, batch_stats)
+    def gradient(params, empty_stats, arrays):
         with using(precision), recomputation.using(remat):
-            grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(params, empty, arrays)
-        return _Totals(grads, metrics, fold_batch_stats(batch_stats, updates))
+            grads, (metrics, updates) = jax.grad(chunk_loss, has_aux=True)(
+                params, empty_stats, arrays
+            )
+        return grads, metrics, updates
 
     return gradient
 
 
-def _cut(batch: Batch, chunk: Int[Array, ""] | int) -> Batch:
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, chunk, keepdims=False), batch)
+def _zeros(batch_stats: nnx.State) -> nnx.State:
+    return jax.tree.map(jnp.zeros_like, batch_stats)
 
 
-def _no_totals(gradient: _ChunkGradient, state: TrainState, chunk: Batch) -> _Totals:
-    """Sums over no chunks; the statistics are copied, for their memory will be reused."""
+def _no_totals(
+    gradient: _ChunkGradient, state: TrainState, chunk: Batch, batch_stats: nnx.State
+) -> _Totals:
+    """Sums over no chunks."""
     shapes = jax.eval_shape(
-        lambda *arguments: gradient(*arguments).metrics, state.params, state.batch_stats, chunk
+        lambda *arguments: gradient(*arguments)[1], state.params, _zeros(state.batch_stats), chunk
     )
     return _Totals(
         grads=jax.tree.map(jnp.zeros_like, state.params),
         metrics=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-        batch_stats=jax.tree.map(jnp.copy, state.batch_stats),
+        batch_stats=batch_stats,
     )
 
 
@@ -220,7 +284,13 @@ def _update(
     return jax.lax.cond(finite, apply, lambda: state), metrics
 
 
-def fold_batch_stats(running: nnx.State, updates: nnx.State) -> nnx.State:
+def fold_batch_stats(
+    running: nnx.State,
+    updates: nnx.State,
+    *,
+    episodes: int | None = None,
+    behind: Int[Array, ""] | int = 0,
+) -> nnx.State:
     """Applies the statistics' updates of several episodes, in order, to the running statistics.
 
     An episode's ``k`` updates turn a running value ``r`` into ``0.9^k r + c``; ``c`` is what they
@@ -230,25 +300,45 @@ def fold_batch_stats(running: nnx.State, updates: nnx.State) -> nnx.State:
         running: statistics before the episodes.
         updates: with a leading episode axis, what each episode makes of statistics that are all
             zero.
+        episodes: ``E``, where other devices have some of the episodes.
+        behind: how many of these come behind the given ones.
     """
-    given, flat = dict(nnx.to_flat_state(running)), {}
-    for path, update in nnx.to_flat_state(updates):
-        each = given[path]
-        if path[-1] == "num_batches_tracked":
-            flat[path] = each.replace(each[...] + jnp.sum(update[...]))
+    given, made, flat = dict(nnx.to_flat_state(running)), dict(nnx.to_flat_state(updates)), {}
+    for path, update in made.items():
+        each, values = given[path], update[...]
+        if path[-1] == _UPDATES:
+            flat[path] = each.replace(each[...] + jnp.sum(values))
             continue
-        count = dict(nnx.to_flat_state(updates))[(*path[:-1], "num_batches_tracked")][...]
-        flat[path] = each.replace(_fold(each[...], update[...], count[0]))
+        keep = _kept(made[(*path[:-1], _UPDATES)][...][0], each[...].dtype)
+        weights = keep ** jnp.arange(len(values) - 1, -1, -1, dtype=each[...].dtype)
+        # In float32 whatever the networks compute in: rounding here would stay in the statistics.
+        new = jnp.tensordot(weights, values, axes=1, precision=jax.lax.Precision.HIGHEST)
+        if episodes is not None:
+            new = keep**behind * new
+        flat[path] = each.replace(keep ** (episodes or len(values)) * each[...] + new)
     return nnx.from_flat_state(flat)
 
 
-def _fold(running: Array, updates: Array, count: Array) -> Array:
-    episodes = updates.shape[0]
-    keep = (1.0 - BATCH_NORM_MOMENTUM) ** count.astype(running.dtype)
-    weights = keep ** jnp.arange(episodes - 1, -1, -1, dtype=running.dtype)
-    # In float32 whatever the networks compute in: rounding here would stay in the statistics.
-    added = jnp.tensordot(weights, updates, axes=1, precision=jax.lax.Precision.HIGHEST)
-    return keep**episodes * running + added
+# Name of the number of updates among the statistics of a batch normalization.
+_UPDATES = "num_batches_tracked"
+
+
+def _kept(updates: Int[Array, ""], dtype: jnp.dtype) -> Array:
+    """Returns the share of a running statistic that so many updates leave of it."""
+    return (1.0 - BATCH_NORM_MOMENTUM) ** updates.astype(dtype)
+
+
+def _after(running: nnx.State, folded: nnx.State) -> nnx.State:
+    """Returns the running statistics after updates that were folded into statistics of zero."""
+    given, made, flat = dict(nnx.to_flat_state(running)), dict(nnx.to_flat_state(folded)), {}
+    for path, new in made.items():
+        each = given[path]
+        if path[-1] == _UPDATES:
+            flat[path] = each.replace(each[...] + new[...])
+            continue
+        keep = _kept(made[(*path[:-1], _UPDATES)][...], each[...].dtype)
+        flat[path] = each.replace(keep * each[...] + new[...])
+    return nnx.from_flat_state(flat)
 
 
 def _measured(training: Training, episode: Episode) -> Metrics:

@@ -60,14 +60,12 @@ def test_a_consumer_that_stops_early_closes_the_stream():
     assert closed == [True]
 
 
-def test_episodes_are_cut_into_chunks_and_keep_their_order_on_the_devices():
-    batch = {"index": np.arange(6, dtype=np.int32), "support": np.arange(42).reshape(6, 7)}
-    placed = place_episodes(batch, make_mesh(jax.devices()[:1]), microbatch=3)
+def test_episodes_keep_their_order_on_the_devices():
+    chunk = {"index": np.arange(6, dtype=np.int32), "support": np.arange(42).reshape(6, 7)}
+    placed = place_episodes(chunk, make_mesh(jax.devices()[:1]))
     assert all(isinstance(array, jax.Array) for array in placed.values())
-    np.testing.assert_array_equal(placed["index"], [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(placed["support"], batch["support"].reshape(2, 3, 7))
-    with pytest.raises(ValueError, match="6 episodes cannot be cut into chunks of 4"):
-        place_episodes(batch, make_mesh(jax.devices()[:1]), microbatch=4)
+    np.testing.assert_array_equal(placed["index"], chunk["index"])
+    np.testing.assert_array_equal(placed["support"], chunk["support"])
 
 
 PROGRAM = """
@@ -89,11 +87,11 @@ if count > 1:
 batch = {"index": np.arange(8, dtype=np.int32), "query": np.arange(24).reshape(8, 3)}
 share = 8 // count
 mine = {name: array[index * share : (index + 1) * share] for name, array in batch.items()}
-placed = place_episodes(mine, make_mesh(), microbatch=1)
+placed = place_episodes(mine, make_mesh())
 for name, array in placed.items():
-    assert array.shape == (2, 4, *batch[name].shape[1:]), array.shape
+    assert array.shape == batch[name].shape, array.shape
     for shard in array.addressable_shards:
-        assert shard.data.shape[1] == 1
+        assert shard.data.shape[0] == 2
 seen = {
     shard.device.id: np.asarray(shard.data).ravel().tolist()
     for shard in placed["index"].addressable_shards
@@ -125,12 +123,10 @@ def run_hosts(count: int, devices: int) -> list[str]:
 
 def test_the_episodes_of_a_chunk_lie_on_the_devices_in_order():
     (output,) = run_hosts(1, devices=4)
-    # Two chunks of four episodes, one on each device.
-    assert output == "[(0, [0, 4]), (1, [1, 5]), (2, [2, 6]), (3, [3, 7])]"
+    assert output == "[(0, [0, 1]), (1, [2, 3]), (2, [4, 5]), (3, [6, 7])]"
 
 
-def test_every_host_places_its_own_share_of_the_batch():
+def test_every_host_places_its_own_share_of_the_chunk():
     outputs = run_hosts(2, devices=2)
     shares = [[episodes for _, episodes in ast.literal_eval(output)] for output in outputs]
-    # A host's share is contiguous: of its four episodes two make its part of each chunk.
-    assert shares == [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
+    assert shares == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]

@@ -75,7 +75,8 @@ def _step(devices=1):
 
 def _run(chunk, batch=None):
     optimizer, step = _step()
-    state, metrics = step(_state(optimizer), steps.chunked(batch or _batch(), chunk))
+    chunks = steps.chunked(batch or _batch(), chunk)
+    state, metrics = step(_state(optimizer), iter(chunks), len(chunks))
     return jax.device_get((state, metrics))
 
 
@@ -175,28 +176,68 @@ def test_a_step_is_taken_only_if_both_the_loss_and_the_norm_of_the_gradient_are_
 
 def test_chunks_keep_the_order_of_episodes_and_must_divide_them():
     cut = steps.chunked({"index": np.arange(6)}, 3)
-    np.testing.assert_array_equal(cut["index"], [[0, 1, 2], [3, 4, 5]])
+    assert [chunk["index"].tolist() for chunk in cut] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(ValueError, match="6 episodes cannot be cut into chunks of 4"):
         steps.chunked({"index": np.arange(6)}, 4)
 
 
 _SEVERAL_DEVICES = """
+import re
+
 import jax, numpy as np
 import test_step
-state, metrics = None, None
-results = []
-for devices in (1, 4):
+
+def run(devices, chunk):
     optimizer, step = test_step._step(devices)
-    batch = test_step.steps.chunked(test_step._batch(), 4)
-    results.append(jax.device_get(step(test_step._state(optimizer), batch)))
-(one, few), (four, many) = results
-np.testing.assert_allclose(few["loss"], many["loss"], rtol=1e-5)
-np.testing.assert_allclose(few["grad_norm"], many["grad_norm"], rtol=1e-3)
-for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-    assert np.mean(np.abs(a - b) > 1e-4) < 1e-2
-for a, b in zip(jax.tree.leaves(one.batch_stats), jax.tree.leaves(four.batch_stats), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-print("equal on", len(jax.devices()), "devices")
+    chunks = test_step.steps.chunked(test_step._batch(), chunk)
+    return jax.device_get(step(test_step._state(optimizer), iter(chunks), len(chunks)))
+
+one, few = run(1, 4)
+for devices, chunk in ((4, 4), (2, 2), (2, 4)):
+    many, metrics = run(devices, chunk)
+    np.testing.assert_allclose(few["loss"], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(few["grad_norm"], metrics["grad_norm"], rtol=1e-3)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        assert np.mean(np.abs(a - b) > 1e-4) < 1e-2
+    stats = (jax.tree.leaves(state.batch_stats) for state in (one, many))
+    for a, b in zip(*stats, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+# What the devices exchange: nothing for a chunk, and at the end of the step each number once.
+from molo_jax.engine import step as steps
+from molo_jax.engine.optimizer import make_optimizer
+from molo_jax.weights.torch_map import decays
+
+optimizer = make_optimizer(lambda step: 1e-3, decays=decays, weight_decay=1e-3)
+gradient = steps._chunk_gradient(
+    test_step._network()[0], test_step._preprocess, jax.random.key, test_step.WAY
+)
+mesh = steps.make_mesh(jax.devices()[:2])
+_, start, add, finish = steps._several_devices(gradient, optimizer, mesh)
+state = test_step._state(optimizer)
+(chunk, _) = steps.chunked(test_step._batch(), 2)
+totals = jax.eval_shape(start, state, chunk)
+texts = [
+    function.lower(*arguments).compile().as_text()
+    for function, arguments in (
+        (add, (totals, state.params, chunk)),
+        (finish, (state, totals, np.float32(2))),
+    )
+]
+exchanged = [
+    sum(
+        np.prod([int(n) for n in shape.split(",") if n], dtype=int)
+        for line in text.splitlines()
+        if re.search(r"= .* all-reduce(-start)?[(]", line)
+        for shape in re.findall(r"[fs](?:32|64)[[]([0-9,]*)[]]", line.split(" all-reduce")[0])
+    )
+    for text in texts
+]
+others = [re.findall(r"(all-gather|all-to-all|collective-permute)[(]", t) for t in texts]
+numbers = sum(leaf.size for leaf in jax.tree.leaves(totals)) // 2
+print("equal on", len(jax.devices()), "devices; exchanged", exchanged, "of", numbers, others)
+assert exchanged == [0, numbers], exchanged
+assert others == [[], []]
 """
 
 
@@ -212,7 +253,7 @@ def test_four_devices_give_the_result_of_one():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "equal on 4 devices"
+    assert done.stdout.startswith("equal on 4 devices; exchanged [0, ")
 
 
 def test_embedded_clips_match_as_the_network_matches_whole_episodes():

@@ -1,0 +1,172 @@
+"""Where computations run and how: devices, compiled programs that are kept, determinism, profiles.
+
+Importing this module does not import JAX, which reads some of what is set here when it starts.
+"""
+
+import contextlib
+import glob
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# The value of a setting that stands for the user's cache folder.
+USERS_FOLDER = "user"
+# On a GPU, XLA otherwise measures which kernel is the fastest, and adds in any order.
+DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
+# Seconds: a program that compiles faster is not worth a file.
+_LEAST_COMPILE_SECONDS = 0.5
+_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+# Flags of XLA that change results or speed; others are not worth a line.
+_TOLD_FLAGS = ("deterministic", "autotune", "optimization_level", "fast_math", "device_count")
+
+
+def prepare(*, deterministic: bool, compilation_cache: str) -> None:
+    """Sets what JAX and XLA read when they start; to be called before JAX computes anything.
+
+    Args:
+        deterministic: results on a GPU are equal bit for bit from run to run, at some cost in
+            speed. On a CPU they are in any case.
+        compilation_cache: folder in which compiled programs are kept from one process to the next:
+            `user` for a folder of the user's, empty for none. A folder that the environment names
+            in `JAX_COMPILATION_CACHE_DIR` comes first.
+    """
+    if deterministic and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
+    if _CACHE_VARIABLE in os.environ or not compilation_cache:
+        return
+    import jax
+
+    folder = users_folder() if compilation_cache == USERS_FOLDER else Path(compilation_cache)
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
+
+
+def users_folder() -> Path:
+    """Returns the user's folder for compiled programs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "molo_jax" / "compiled"
+
+
+def description() -> list[str]:
+    """Says in lines where and how JAX computes."""
+    import jax
+
+    devices, folder = jax.devices(), jax.config.jax_compilation_cache_dir
+    kinds = sorted({device.device_kind for device in devices})
+    lines = [
+        f"JAX computes on the platform {devices[0].platform}, {len(devices)} device(s) of the kind"
+        f" {', '.join(kinds)}",
+        f"compiled programs are kept in {folder}" if folder else "compiled programs are not kept",
+    ]
+    given = os.environ.get("XLA_FLAGS", "").split()
+    told = [flag for flag in given if any(part in flag for part in _TOLD_FLAGS)]
+    return [*lines, f"XLA flags: {' '.join(told)}"] if told else lines
+
+
+def unused_gpu() -> str:
+    """Says that this machine has a GPU and JAX does not use it, and what helps; or nothing."""
+    import jax
+
+    found = nvidia_gpu() if jax.default_backend() == "cpu" else ""
+    if not found:
+        return ""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked and not any(name in asked for name in ("cuda", "gpu")):
+        return (
+            f"this machine has a GPU ({found}), and JAX computes on the CPU, because the"
+            f" environment says JAX_PLATFORMS={asked}; unset it to use the GPU"
+        )
+    return (
+        f"this machine has a GPU ({found}), and JAX computes on the CPU, which is many times"
+        ' slower; install JAX with CUDA: pip install "molo-jax[cuda]". If that is installed, the'
+        " driver may be too old for it: compare nvidia-smi with JAX's installation page"
+    )
+
+
+def nvidia_gpu() -> str:
+    """Names what shows that this machine has an NVIDIA GPU; an empty text where nothing does."""
+    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+        with contextlib.suppress(OSError):
+            for line in Path(path).read_text().splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip()
+    devices = sorted(glob.glob("/dev/nvidia[0-9]*"))
+    if devices:
+        return devices[0]
+    return "there is nvidia-smi" if shutil.which("nvidia-smi") else ""
+
+
+class CacheUse:
+    """Counts, in its `with` block, programs that were read from the cache and those compiled."""
+
+    def __init__(self):
+        self.read, self.compiled = 0, 0
+
+    def __enter__(self) -> "CacheUse":
+        import jax.monitoring
+
+        jax.monitoring.register_event_listener(self._count)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import jax.monitoring
+
+        jax.monitoring.unregister_event_listener(self._count)
+
+    def _count(self, event: str, **_: object) -> None:
+        self.read += event == "/jax/compilation_cache/cache_hits"
+        self.compiled += event == "/jax/compilation_cache/cache_misses"
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """Returns the first and the last step of a range as `10:15`; None for an empty text.
+
+    Raises:
+        ValueError: the text is no such range.
+    """
+    if not text:
+        return None
+    first, last = text.split(":")
+    return int(first), int(last)
+
+
+@contextlib.contextmanager
+def profiled(
+    step: Callable[[Any, Any], Any], steps: tuple[int, int] | None, *, done: int, folder: Path
+) -> Iterator[Callable[[Any, Any], Any]]:
+    """Yields a training step some of whose calls are traced.
+
+    Args:
+        step: `(state, batch) -> (state, metrics)`.
+        steps: numbers of the first and the last step of the trace; None: there is no trace.
+        done: finished steps; the next call is step `done` + 1.
+        folder: where the trace goes, which TensorBoard's profile plugin and XProf open.
+    """
+    import jax
+
+    if steps is None:
+        yield step
+        return
+    (first, last), numbers = steps, itertools.count(done + 1)
+    with contextlib.ExitStack() as trace:
+
+        def traced(state: Any, batch: Any) -> Any:
+            number = next(numbers)
+            if not first <= number <= last:
+                return step(state, batch)
+            if number == first:
+                # What was started before is no part of the trace.
+                jax.block_until_ready(state)
+                jax.profiler.start_trace(str(folder))
+                trace.callback(jax.profiler.stop_trace)
+            with jax.profiler.StepTraceAnnotation("train", step_num=number):
+                result = step(state, batch)
+            if number == last:
+                jax.block_until_ready(result)
+                trace.close()
+            return result
+
+        yield traced

@@ -1,0 +1,167 @@
+"""Devices, flags, the cache of compiled programs and traces."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from molo_jax.engine import runtime
+
+
+def _run(code, **environment):
+    """What a process of its own prints, for which JAX has not started yet."""
+    given = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=given | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+_SETTINGS = """
+import os, sys
+from molo_jax.engine import runtime
+assert "jax" not in sys.modules
+runtime.prepare(deterministic={deterministic}, compilation_cache={cache!r})
+import jax
+print(os.environ["XLA_FLAGS"])
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_determinism_is_a_flag_beside_the_others_that_is_set_once():
+    code = _SETTINGS.format(deterministic=True, cache="") + (
+        "runtime.prepare(deterministic=True, compilation_cache='')\n"
+        "print(os.environ['XLA_FLAGS'].count('deterministic'))"
+    )
+    found = _run(code, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = "--xla_force_host_platform_device_count=2 --xla_gpu_deterministic_ops=true"
+    assert found == [flags, "None", "1"]
+    assert _run(_SETTINGS.format(deterministic=False, cache="")) == ["", "None"]
+
+
+def test_compiled_programs_are_kept_in_the_folder_that_is_asked_for(tmp_path):
+    user = _SETTINGS.format(deterministic=False, cache="user")
+    base = str(tmp_path / "base")
+    assert _run(user, XDG_CACHE_HOME=base)[1] == f"{base}/molo_jax/compiled"
+    home = _run(user, HOME=str(tmp_path), XDG_CACHE_HOME="")
+    assert home[1] == f"{tmp_path}/.cache/molo_jax/compiled"
+    own = _SETTINGS.format(deterministic=False, cache=str(tmp_path / "own"))
+    assert _run(own)[1] == f"{tmp_path}/own"
+    # What the environment says comes first.
+    assert _run(own, JAX_COMPILATION_CACHE_DIR="/elsewhere")[1] == "/elsewhere"
+
+
+_COUNTED = """
+from molo_jax.engine import runtime
+runtime.prepare(deterministic=False, compilation_cache={cache!r})
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+with runtime.CacheUse() as use:
+    jax.jit(lambda x: jnp.sin(x) + 3)(jnp.ones(5)).block_until_ready()
+    print(use.compiled > 0, use.read > 0)
+before = use.compiled + use.read
+jax.jit(lambda x: jnp.cos(x) * 7)(jnp.ones(5)).block_until_ready()
+print(use.compiled + use.read - before)
+"""
+
+
+def test_a_second_process_reads_what_the_first_has_compiled(tmp_path):
+    code = _COUNTED.format(cache=str(tmp_path))
+    assert _run(code) == ["True False", "0"]
+    assert _run(code) == ["False True", "0"]
+
+
+def test_the_description_names_platform_devices_cache_and_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/x --xla_gpu_deterministic_ops=true")
+    first, kept, flags = runtime.description()
+    assert first == "JAX computes on the platform cpu, 1 device(s) of the kind cpu"
+    assert kept == f"compiled programs are kept in {os.environ['JAX_COMPILATION_CACHE_DIR']}"
+    assert flags == "XLA flags: --xla_gpu_deterministic_ops=true"
+    devices = [SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")] * 4
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.delenv("XLA_FLAGS")
+    described = runtime.description()
+    assert described[0] == "JAX computes on the platform gpu, 4 device(s) of the kind NVIDIA H100"
+    assert len(described) == 2
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpu", "asked", "expected"),
+    [
+        ("cpu", "", "", ""),
+        ("gpu", "NVIDIA H100", "", ""),
+        ("cpu", "NVIDIA H100", "", 'install JAX with CUDA: pip install "molo-jax[cuda]"'),
+        ("cpu", "NVIDIA H100", "cpu", "because the environment says JAX_PLATFORMS=cpu; unset it"),
+        ("cpu", "NVIDIA H100", "cuda,cpu", "the driver may be too old"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_named_with_the_remedy(
+    monkeypatch, backend, gpu, asked, expected
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(runtime, "nvidia_gpu", lambda: gpu)
+    monkeypatch.setenv("JAX_PLATFORMS", asked)
+    warning = runtime.unused_gpu()
+    assert expected in warning
+    assert bool(warning) == bool(expected)
+    assert ("(NVIDIA H100)" in warning) == bool(expected)
+
+
+def test_a_gpu_is_found_by_its_files_or_its_tool(monkeypatch, tmp_path):
+    (tmp_path / "information").write_text("Model: \t\t NVIDIA A100-SXM4-40GB\nIRQ: 3\n")
+    places = {"/proc/driver/nvidia/gpus/*/information": [str(tmp_path / "information")]}
+    monkeypatch.setattr(runtime.glob, "glob", lambda pattern: places.get(pattern, []))
+    monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
+    assert runtime.nvidia_gpu() == "NVIDIA A100-SXM4-40GB"
+    places.clear()
+    assert runtime.nvidia_gpu() == ""
+    places["/dev/nvidia[0-9]*"] = ["/dev/nvidia1", "/dev/nvidia0"]
+    assert runtime.nvidia_gpu() == "/dev/nvidia0"
+    places.clear()
+    monkeypatch.setattr(runtime.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert runtime.nvidia_gpu() == "there is nvidia-smi"
+
+
+def _traced(folder, steps, done, calls):
+    """What a wrapped step returns for each call, and which calls ran while a trace was open."""
+    running, seen = [], []
+    double = jax.jit(lambda state, batch: (state + batch, {"loss": 2 * state}))
+
+    def step(state, batch):
+        running.append(bool(jax._src.profiler._profile_state.profile_session))
+        return double(state, batch)
+
+    state = jnp.float32(done)
+    with runtime.profiled(step, steps, done=done, folder=folder) as wrapped:
+        for _ in range(calls):
+            state, metrics = wrapped(state, jnp.float32(1))
+            seen.append((float(state), float(metrics["loss"])))
+    return seen, running
+
+
+def test_the_asked_steps_are_traced_and_compute_what_they_compute_without(tmp_path):
+    seen, running = _traced(tmp_path / "trace", (6, 7), done=4, calls=4)
+    assert running == [False, True, True, False]
+    assert seen == [(n + 1.0, 2.0 * n) for n in range(4, 8)]
+    (file,) = tmp_path.rglob("*.xplane.pb")
+    assert file.stat().st_size > 1000
+    assert (seen, [False] * 4) == _traced(tmp_path / "none", None, done=4, calls=4)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_trace_that_is_cut_short_is_written(tmp_path):
+    _, running = _traced(tmp_path / "trace", (1, 9), done=0, calls=2)
+    assert running == [True, True]
+    assert list(tmp_path.rglob("*.xplane.pb")) != []
+    # A run that goes on behind the steps has nothing to trace.
+    assert _traced(Path("/nowhere"), (1, 2), done=2, calls=1)[1] == [False]
