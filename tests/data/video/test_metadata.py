@@ -59,7 +59,10 @@ def test_jumps_are_allowed_for_a_kind_of_file_only_where_decord_gives_the_right_
     metadata, frames = read_all(path)
     documented = KINDS[name].decord
     # What the documentation calls right but not trusted is right.
-    assert what_decord_does(path, frames) == documented.split(",")[0]
+    expected = documented.split(",")[0]
+    # On a loaded machine, wrong frames come out right now and then.
+    attempts = 1 if expected == RIGHT else 5
+    assert any(what_decord_does(path, frames) == expected for _ in range(attempts))
     assert metadata.jumps_are_right == (documented == RIGHT)
 
 
