@@ -38,10 +38,12 @@ TENSORS = {
 
 # Runs the command again and again in one process, whose peak memory comes out.
 PROGRAM = """
-import resource, shutil, sys
+import shutil, sys
 from pathlib import Path
 
 from made_weights import official_tensors
+from own_memory import peak_bytes
+
 from molo_jax import cli, convert
 from molo_jax.methods.settings import METHODS
 from molo_jax.weights import torch_files
@@ -65,8 +67,7 @@ for method in METHODS:
     for path in (source, back):
         path.unlink()
     shutil.rmtree(checkpoint)
-unit = 1 if sys.platform == "darwin" else 1024
-print("peak", unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("peak", peak_bytes())
 """
 
 
