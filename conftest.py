@@ -4,12 +4,12 @@ import contextlib
 import ctypes
 import gc
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
+from own_memory import peak_bytes
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
 # running them: without LLVM's optimizations it takes half as long. Read when JAX starts.
@@ -20,12 +20,6 @@ os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 MOST_BYTES = 3 * 10**9
 # Worker (or an empty string) -> its peak memory after each file, in bytes.
 _PEAKS: dict[str, dict[str, int]] = {}
-
-
-def peak_bytes() -> int:
-    """Returns the most resident memory that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def give_back_memory() -> None:

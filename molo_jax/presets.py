@@ -1,8 +1,8 @@
 """The papers' experiments: the configurations of `configs/*_1shot.py` and `configs/*_5shot.py`.
 
-What a benchmark's record does not set is as in `config.base_config`. "5-shot" of MoLo is trained on
-1-shot episodes too and differs in the test alone; HyRSM and HyRSM++ train with as many shots as
-they are tested with.
+What a benchmark's record does not set is as in `config.base_config`. How a method is trained on
+a benchmark is said by the benchmark's record (`trainings`) and by the method's settings
+(`trained_as`, `training`).
 """
 
 from ml_collections import ConfigDict
@@ -11,11 +11,8 @@ from molo_jax.benchmarks import BENCHMARKS, benchmark
 from molo_jax.benchmarks.record import Benchmark
 from molo_jax.config import base_config
 from molo_jax.errors import UsageError
-from molo_jax.methods.settings import DEFAULT_METHOD
+from molo_jax.methods.settings import DEFAULT_METHOD, settings_class
 from molo_jax.weights.imagenet import IMAGENET
-
-# Nothing is published for these in this setting: as HyRSM, without its auxiliary classifier.
-_AS_HYRSM = ("protonet", "bi_mhm", "otam")
 
 
 def config_file(dataset: str, *, shots: int = 5) -> str:
@@ -42,26 +39,30 @@ def preset_config(name: str, method: str = DEFAULT_METHOD, *, shots: int) -> Con
     config.data.sampling = known.sampling
 
     config.model.pretrained = IMAGENET
-    if method == "trx":
-        _train_trx(config, shots)
-    else:
-        _train(config, known, method, shots)
+    _train(config, known, method, shots)
     config.eval.shots = (shots,)
     return config
 
 
 def _train(config: ConfigDict, known: Benchmark, method: str, shots: int) -> None:
-    trained_as = "hyrsm" if method in _AS_HYRSM else method
+    settings = settings_class(method)
+    config.train.n_shot, config.train.n_query = shots, 7 if shots == 1 else 3
+    if settings.trained_as:
+        _train_as(config, known, method, settings.trained_as)
+    for key, value in settings.training.items():
+        section, _, name = key.rpartition(".")
+        config[section][name] = value
+
+
+def _train_as(config: ConfigDict, known: Benchmark, method: str, trained_as: str) -> None:
     if trained_as not in known.trainings:
         raise UsageError(
             f"there are no published settings of the method {method!r} on a benchmark; start from"
             f" another configuration file, for example configs/folder.py:{method}"
         )
     published = known.trainings[trained_as]
-    if method not in _AS_HYRSM:
+    if method == trained_as:
         config.method.update(published.settings)
-    config.train.n_shot = 1 if method == DEFAULT_METHOD else shots
-    config.train.n_query = 6 if method == DEFAULT_METHOD else 7 if shots == 1 else 3
     config.train.steps = published.iterations // published.accumulation
 
     config.optimizer.accumulation = published.accumulation
@@ -70,13 +71,3 @@ def _train(config: ConfigDict, known: Benchmark, method: str, shots: int) -> Non
     config.optimizer.steps_iter = published.steps_iter
     config.optimizer.boundaries = published.boundaries
     config.optimizer.factors = published.factors
-
-
-def _train_trx(config: ConfigDict, shots: int) -> None:
-    """TRX as its own paper trains it (Perrett et al., CVPR 2021, section 4.1)."""
-    config.train.n_shot, config.train.n_query = shots, 5
-    config.optimizer.name, config.optimizer.weight_decay = "sgd", 0.0
-    # 0.001 for a loss that is summed over the 25 queries of an episode; here it is their mean.
-    config.optimizer.base_lr = config.optimizer.warmup_start_lr = 0.025
-    config.optimizer.accumulation = 1
-    config.optimizer.boundaries, config.optimizer.factors = (0,), (1.0,)

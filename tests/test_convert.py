@@ -395,12 +395,31 @@ def test_a_checkpoint_keeps_its_step_and_its_data_through_a_pytorch_file(tmp_pat
     )
 
 
+RECORD = {
+    "step": 1,
+    "config": {"dataset": {}, "model": {}, "data": {}, "eval": {}},
+    "architecture": {"method": "molo"},
+}
+
+
+def test_a_record_of_ours_is_read_from_its_text():
+    assert torch_meta.from_cfg(json.dumps({"molo_jax": RECORD})) == RECORD
+
+
 @pytest.mark.parametrize(
     "cfg",
     [
         *("", "NUM_GPUS: 4", "[1]", "3", '{"molo_jax": 1}', '{"molo_jax": {"step": -1}}'),
         '{"molo_jax": {"step": 1, "config": {"dataset": 3}, "architecture": {}}}',
         "[" * 100_000,
+        *(
+            json.dumps({"molo_jax": record})
+            for record in (
+                RECORD | {"architecture": {"method": ["x"]}},
+                RECORD | {"config": RECORD["config"] | {"loss": 5}},
+                RECORD | {"config": RECORD["config"] | {"method": "molo"}},
+            )
+        ),
     ],
 )
 def test_a_text_that_is_no_record_of_ours_is_none(cfg):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from made_weights import variables
+from made_weights import official_tensors, variables
 
 from molo_jax.backbones import BACKBONES, BackboneInfo
 from molo_jax.convert import convert
@@ -38,10 +38,12 @@ TENSORS = {
 
 # Runs the command again and again in one process, whose peak memory comes out.
 PROGRAM = """
-import resource, shutil, sys
+import shutil, sys
 from pathlib import Path
 
 from made_weights import official_tensors
+from own_memory import peak_bytes
+
 from molo_jax import cli, convert
 from molo_jax.methods.settings import METHODS
 from molo_jax.weights import torch_files
@@ -65,8 +67,7 @@ for method in METHODS:
     for path in (source, back):
         path.unlink()
     shutil.rmtree(checkpoint)
-unit = 1 if sys.platform == "darwin" else 1024
-print("peak", unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("peak", peak_bytes())
 """
 
 
@@ -99,6 +100,25 @@ def test_an_official_file_of_trx_tells_its_number_of_frames(tmp_path):
     torch_files.write(tmp_path / "x.safetensors", tensors)
     with pytest.raises(MoloError, match=r"transformers\.0\.pe\.pe has shape \(1, 18, 512\)"):
         load_weights(tmp_path / "x.safetensors")
+    shutil.rmtree(tmp_path)
+
+
+def test_a_file_of_one_stream_tells_which(tmp_path):
+    for stream in ("appearance", "motion"):
+        settings = METHODS["molo"](num_classes=2, backbone="resnet18", streams=stream)
+        values = {}
+        for state in abstract_network(settings)[1:]:
+            for path, leaf in nnx.to_flat_state(state):
+                values[path] = np.zeros(leaf.shape, leaf.dtype)
+        tensors = export_tensors(values, fixed_buffers(settings))
+        torch_files.write(tmp_path / f"{stream}.safetensors", tensors)
+        assert load_weights(tmp_path / f"{stream}.safetensors").settings == settings
+    # A file that lacks one parameter of a stream is damaged, and no other ablation.
+    for name in ("scale_motion", "class_token_motion"):
+        fewer = {key: value for key, value in official_tensors().items() if key != name}
+        torch_files.write(tmp_path / "x.safetensors", fewer)
+        with pytest.raises(MoloError, match=f"missing in the file: {name}$"):
+            load_weights(tmp_path / "x.safetensors")
     shutil.rmtree(tmp_path)
 
 

@@ -74,6 +74,12 @@ class Settings:
     official_fixed: ClassVar[Mapping[str, str]] = {}
     # Names of the modules of the official code in the order in which it makes them.
     official_order: ClassVar[tuple[str, ...]] = ()
+    # The method whose published settings on a benchmark it is trained with; empty where it has the
+    # same training on all. Nothing is published for most on frame features: as HyRSM.
+    trained_as: ClassVar[str] = "hyrsm"
+    # Keys of the configuration of a benchmark -> their values in its training. The shots are those
+    # of the test, and the queries of a class are HyRSM's, where these do not set them.
+    training: ClassVar[Mapping[str, Any]] = {}
     # Frames that a clip must have at least, and may have at most (None: no limit).
     least_frames: ClassVar[int] = 1
     most_frames: ClassVar[int | None] = None
@@ -156,9 +162,23 @@ class MoLoSettings(Settings):
         *("motion_conv", "motion_up", "classification_layer", "up1", "up2", "up3", "outc"),
         *("layers", "norm", "fn", "to_qkv", "to_out", "net", "conv", "double_conv"),
     )
+    trained_as = "molo"
+    # "5-shot" is trained on 1-shot episodes too, and differs in the test alone.
+    training = {"train.n_shot": 1, "train.n_query": 6}  # noqa: RUF012
     least_frames = 2
     # The class token takes one of the 20 positions.
     most_frames = 19
+
+    @classmethod
+    def told_by_official(cls, names: Iterable[str]) -> dict[str, Any]:
+        """Returns which stream there is where the other one's own parameters are all absent."""
+        own = {
+            "appearance": {"scale", "class_token"},
+            "motion": {"scale_motion", "class_token_motion"},
+        }
+        present = {stream: len(parameters & set(names)) for stream, parameters in own.items()}
+        (most, count), (_, other) = sorted(present.items(), key=lambda pair: -pair[1])
+        return {"streams": most} if (count, other) == (2, 0) else {}
 
     # Distance of two sequences of frames: bi_mhm (bidirectional mean Hausdorff, the paper's) or
     # otam (ordered temporal alignment, softened by smoothing).
@@ -241,6 +261,19 @@ class TRXSettings(Settings):
     official_order = (
         *("transformers", "pe", "k_linear", "v_linear", "norm_k", "norm_v", "tuples"),
     )
+    trained_as = ""
+    # As its own paper trains it (section 4.1).
+    training = {  # noqa: RUF012
+        "train.n_query": 5,
+        "optimizer.name": "sgd",
+        "optimizer.weight_decay": 0.0,
+        # 0.001 for a loss that is summed over the 25 queries of an episode; here it is their mean.
+        "optimizer.base_lr": 0.025,
+        "optimizer.warmup_start_lr": 0.025,
+        "optimizer.accumulation": 1,
+        "optimizer.boundaries": (0,),
+        "optimizer.factors": (1.0,),
+    }
     # A triple needs three frames; official checkpoints have twelve positions.
     least_frames = 3
     most_frames = 12
@@ -318,6 +351,7 @@ class HyRSMPlusPlusSettings(HyRSMSettings):
     title = "HyRSM++"
     network = "molo_jax.methods.hyrsm_pp:HyRSMPlusPlus"
     losses = HyRSMSettings.losses | {"temporal": "temporal coherence of the frames of a video"}
+    trained_as = "hyrsm_pp"
 
     # Weight in the loss of the temporal coherence.
     temporal: float = weight(0.3)

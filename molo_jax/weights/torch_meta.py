@@ -14,6 +14,8 @@ _MARK = "molo_jax"
 _LEFT_OUT = ("source", "epoch", "official_cfg", "unlogged")
 _LARGEST_STEP = 2**62
 _SECTIONS = ("dataset", "model", "data", "eval")
+# Sections that old records lack, or new ones.
+_OTHER_SECTIONS = ("method", "loss", "optimizer", "train")
 
 
 def to_cfg(meta: Mapping[str, Any]) -> str:
@@ -30,7 +32,9 @@ def from_cfg(cfg: str) -> dict[str, Any]:
         meta = json.loads(cfg)[_MARK]
         good = type(meta["step"]) is int and 0 <= meta["step"] <= _LARGEST_STEP
         good = good and all(isinstance(meta["config"][name], dict) for name in _SECTIONS)
+        good = good and all(isinstance(meta["config"].get(n, {}), dict) for n in _OTHER_SECTIONS)
         good = good and isinstance(meta["architecture"], dict)
+        good = good and isinstance(meta["architecture"].get("method", ""), str)
     # Whatever a text that is no such record can be.
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}

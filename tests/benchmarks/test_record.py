@@ -21,7 +21,7 @@ from molo_jax.convert import convert
 from molo_jax.data.store.records import Settings
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.errors import UsageError
-from molo_jax.methods.settings import METHODS
+from molo_jax.methods.settings import METHODS, BiMHMSettings
 from molo_jax.presets import config_file, preset_config
 from molo_jax.weights.networks import load_weights
 
@@ -141,9 +141,22 @@ def test_an_added_benchmark_is_prepared_trained_evaluated_and_converted(
     assert load_weights(tmp_path / "back").step == 1
 
 
-def test_a_method_without_published_settings_on_a_benchmark_is_refused(toy):
+class OwnSettings(BiMHMSettings):
+    """A method that is one more line in the table."""
+
+    method = "own"
+
+
+def test_a_method_without_published_settings_on_a_benchmark_is_refused(toy, monkeypatch):
+    monkeypatch.setitem(METHODS, "own", OwnSettings)
     with pytest.raises(UsageError, match="no published settings of the method 'hyrsm' on a bench"):
         preset_config("toy", "hyrsm", shots=1)
+    # A method of its own is trained as HyRSM, by one line in the table of methods.
+    with pytest.raises(UsageError, match="no published settings of the method 'own' on a bench"):
+        preset_config("toy", "own", shots=1)
+    config, like = (preset_config("ssv2", name, shots=5) for name in ("own", "hyrsm"))
+    assert config.optimizer == like.optimizer
+    assert (config.train.n_shot, config.train.n_query, config.train.steps) == (5, 3, 10_000)
     assert dataset_names() == (*list(BENCHMARKS)[:5], "toy", "synthetic", "folder")
     with pytest.raises(UsageError, match="'toys' is no benchmark; choose one of ssv2, ssv2_small"):
         benchmark("toys")
