@@ -225,10 +225,19 @@ class Keeper:
         return self._latest.saved_step
 
     def save(self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, float]]) -> None:
-        """Saves everything that training needs in order to go on from here."""
+        """Begins to write everything that training needs in order to go on from here."""
         _check_weights(step, state)
         meta = self._meta(step) | {"unlogged": unlogged}
         self._latest.save(step, meta=meta, **_items(state))
+
+    def wait(self) -> None:
+        """Waits until all that is to be kept is on disk.
+
+        Raises:
+            MoloError: when it could not be written.
+        """
+        self._best.wait()
+        self._latest.wait()
 
     def keep_if_best(self, step: int, state: TrainState, score: Score) -> None:
         """Keeps the weights if they are the best on the val split so far.

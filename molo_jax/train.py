@@ -85,6 +85,7 @@ def train(training: Training, workdir: Path) -> None:
                 unlogged=start.unlogged,
             )
             if done < training.steps:
+                keeper.wait()
                 raise _interrupted(signals.received, done)
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ _META_TYPES = {
 class Checkpoints:
     """The checkpoints of one folder; the latest few are kept.
 
-    Use as a context manager: leaving it waits until everything is on disk.
+    A checkpoint is written while the training goes on; the next call of `save` waits for it. Use as
+    a context manager: leaving it waits until everything is on disk.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
@@ -54,9 +55,10 @@ class Checkpoints:
             read_only: neither creates the folder nor removes anything.
         """
         self.folder = folder.absolute()
-        # The newest complete checkpoint; for a reader in another thread than the one that saves.
-        self.saved_step: int | None = None
+        self._saved: int | None = None
         self._manager, self._read_only = None, read_only
+        # The step whose checkpoint is being written.
+        self._writing: int | None = None
         if read_only and not self.folder.is_dir():
             return
         options = ocp.CheckpointManagerOptions(
@@ -67,7 +69,7 @@ class Checkpoints:
         handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
-        self.saved_step = self._manager.latest_step()
+        self._saved = self._manager.latest_step()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -81,17 +83,47 @@ class Checkpoints:
         """Waits until everything is on disk. Leaving without it would lose the last checkpoint.
 
         A folder that is empty is removed.
+
+        Raises:
+            MoloError: when the last checkpoint could not be written.
         """
         if self._manager is None:
             return
-        manager, self._manager = self._manager, None
         try:
-            manager.wait_until_finished()
-            manager.close()
+            self.wait()
+        except MoloError:
+            # orbax raises it once more, in other words.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            raise
+        else:
+            self._manager.close()
         finally:
+            self._manager = None
             if not self._read_only:
                 with contextlib.suppress(OSError):
                     self.folder.rmdir()
+
+    def wait(self) -> None:
+        """Waits until the checkpoint that is being written, if there is one, is on disk.
+
+        Raises:
+            MoloError: when it could not be written: there is no room, or the folder is gone.
+        """
+        if self._writing is None:
+            return
+        step, self._writing = self._writing, None
+        with self._described(step):
+            self._manager.wait_until_finished()
+        self._saved = step
+
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest complete checkpoint; may be read by another thread."""
+        writing = self._writing
+        # A folder has this name when all is in it.
+        complete = writing is not None and (self.folder / str(writing)).is_dir()
+        return writing if complete else self._saved
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint."""
@@ -100,9 +132,11 @@ class Checkpoints:
     def save(
         self, step: int, *, meta: Mapping[str, Any], model: Any, optimizer: Any | None = None
     ) -> None:
-        """Saves the checkpoint of `step` and returns when it is on disk.
+        """Waits for the checkpoint before, then begins to write that of `step`.
 
-        A checkpoint of the same step stays as it is: training is deterministic, so it is the same.
+        The arrays are copied to the host at once, or protected while they are written where the
+        host computes: a step may take their memory. A checkpoint of the same step stays
+        as it is: training is deterministic, so it is the same.
 
         Args:
             step: finished optimizer steps.
@@ -111,8 +145,10 @@ class Checkpoints:
             optimizer: tree of what else training needs in order to go on.
 
         Raises:
-            MoloError: when there is no room, or the folder cannot be written.
+            MoloError: when there is no room, or the folder cannot be written; also when this was so
+                for the checkpoint before.
         """
+        self.wait()
         if step in self._manager.all_steps():
             return
         self._check_space(model, optimizer)
@@ -120,21 +156,26 @@ class Checkpoints:
         if optimizer is not None:
             items["optimizer"] = ocp.args.StandardSave(to_plain(optimizer))
         items["meta"] = ocp.args.JsonSave(dict(meta))
-        try:
+        with self._described(step):
             saved = self._manager.save(step, args=ocp.args.Composite(**items))
-            self._manager.wait_until_finished()
+        if not saved:
+            raise MoloError(
+                f"the checkpoint {self.describe(step)} was not saved: {self.folder} holds a later"
+                " one; remove it or use another --workdir"
+            )
+        self._writing = step
+
+    @contextlib.contextmanager
+    def _described(self, step: int) -> Iterator[None]:
+        """Turns what fails while a checkpoint is written into one line; removes its parts."""
+        try:
+            yield
         # orbax and tensorstore raise a dozen types for a folder that cannot be written.
         except Exception as error:
             self._remove_unfinished(step)
             raise MoloError(
                 f"the checkpoint {self.describe(step)} cannot be saved: {_reason(error)}"
             ) from error
-        if not saved:
-            raise MoloError(
-                f"the checkpoint {self.describe(step)} was not saved: {self.folder} holds a later"
-                " one; remove it or use another --workdir"
-            )
-        self.saved_step = step
 
     def _remove_unfinished(self, step: int) -> None:
         for folder in self.folder.glob(f"{step}.orbax-checkpoint-tmp*"):

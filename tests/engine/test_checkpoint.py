@@ -224,6 +224,57 @@ def test_the_reason_of_a_failed_save_is_that_of_the_operating_system(tmp_path, m
         assert checkpoints.saved_step is None
 
 
+@pytest.mark.parametrize("asked_by", ["save", "wait", "close"])
+def test_what_fails_in_the_background_is_one_error_of_whatever_comes_next(tmp_path, asked_by):
+    unfinished = tmp_path / "c/7.orbax-checkpoint-tmp"
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(7, meta={}, model=model_tree())
+    finished = checkpoints._manager.wait_until_finished
+
+    def fail():
+        finished()
+        (tmp_path / "c/7").rename(unfinished)
+        raise ValueError("RESOURCE_EXHAUSTED [os_error_code='28']\nmore")
+
+    checkpoints._manager.wait_until_finished = fail
+    arguments = [8] if asked_by == "save" else []
+    named = {"meta": {}, "model": model_tree()} if asked_by == "save" else {}
+    with pytest.raises(MoloError, match="c/7 cannot be saved: No space left on device; make room"):
+        getattr(checkpoints, asked_by)(*arguments, **named)
+    assert not unfinished.exists()
+    assert checkpoints.saved_step is None
+    if asked_by == "close":
+        assert not (tmp_path / "c").exists()
+    checkpoints._manager = None
+
+
+def test_arrays_may_be_given_away_while_they_are_written(tmp_path):
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state = {str(i): jnp.zeros((500, 1000)) for i in range(8)}
+    with Checkpoints(tmp_path, keep=20) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(step, meta={}, model=state)
+            for _ in range(3):
+                state = add(state)
+        checkpoints.wait()
+        for step in range(1, 9):
+            found = checkpoints.restore(step, {"model": state}, HERE)["model"]
+            for leaf in leaves(found):
+                np.testing.assert_array_equal(leaf, 3.0 * (step - 1))
+
+
+def test_a_checkpoint_counts_as_saved_when_all_of_it_is_on_disk(tmp_path):
+    save(tmp_path, 3)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.saved_step == 3
+        checkpoints._writing = 4
+        assert checkpoints.saved_step == 3
+        (tmp_path / "4").mkdir()
+        assert checkpoints.saved_step == 4
+        (tmp_path / "4").rmdir()
+        checkpoints._writing = None
+
+
 def test_a_damaged_meta_is_one_error(tmp_path):
     save(tmp_path, 2)
     (tmp_path / "2/meta/metadata").write_text("{")
@@ -242,7 +293,8 @@ def test_a_process_killed_while_saving_leaves_a_complete_earlier_checkpoint(tmp_
             for step in range(1, 10000):
                 tree = {{str(i): jnp.full((50, 1000), step) for i in range(20)}}
                 checkpoints.save(step, meta={{}}, model=tree)
-                print(step, flush=True)
+                # Waited for the one before.
+                print(step - 1, flush=True)
     """)
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     while int(child.stdout.readline()) < 5:
