@@ -210,7 +210,7 @@ from molo_jax.weights.torch_map import decays
 
 optimizer = make_optimizer(lambda step: 1e-3, decays=decays, weight_decay=1e-3)
 gradient = steps._chunk_gradient(
-    test_step._network()[0], test_step._preprocess, jax.random.key, test_step.WAY
+    test_step._network()[0], test_step._preprocess, jax.random.key, test_step.WAY, steps.FLOAT32
 )
 mesh = steps.make_mesh(jax.devices()[:2])
 _, start, add, finish = steps._several_devices(gradient, optimizer, mesh)
