@@ -42,10 +42,11 @@ def test_gradients_losses_statistics_and_dropout_are_those_without(network, meth
         jax.jit(thin.gradient(graphdef, FLOAT32, name))(*states, some_arrays())
         for name in ("none", "full")
     )
-    assert again.metrics.keys() == without.metrics.keys()
-    for name, value in without.metrics.items():
-        np.testing.assert_allclose(again.metrics[name], value, rtol=1e-5, err_msg=name)
-    for one, other in ((without.batch_stats, again.batch_stats), (without.grads, again.grads)):
+    (grads, metrics, updates), (again_grads, again_metrics, again_updates) = without, again
+    assert again_metrics.keys() == metrics.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(again_metrics[name], value, rtol=1e-5, err_msg=name)
+    for one, other in ((updates, again_updates), (grads, again_grads)):
         for (path, left), (_, right) in zip(
             nnx.to_flat_state(one), nnx.to_flat_state(other), strict=True
         ):
@@ -53,8 +54,8 @@ def test_gradients_losses_statistics_and_dropout_are_those_without(network, meth
             scale = np.linalg.norm(left) + 1e-6
             assert np.linalg.norm(left - right) <= 1e-4 * scale, path
     counts = [
-        int(value[...])
-        for path, value in nnx.to_flat_state(again.batch_stats)
+        value[...].item()
+        for path, value in nnx.to_flat_state(again_updates)
         if path[-1] == "num_batches_tracked"
     ]
     # Twice in the backbone, for its two sets, although it ran twice.
