@@ -28,7 +28,7 @@ demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (
 	$(BIN)/python -m molo_jax.main --config=configs/synthetic.py --workdir=$(DEMO) \
 	  --config.data.prepared=$(DEMO)/data $(DEMO_ARGS)
 
-methods: $(VENV)/.installed ## train and evaluate all methods as the demo does, print one table (over an hour)
+methods: $(VENV)/.installed ## train and evaluate all methods as the demo does, print one table (an hour on 2 cores)
 	$(BIN)/python benchmarks/methods.py $(METHODS_ARGS)
 
 test: lint ## lint, check the formatting, run all tests

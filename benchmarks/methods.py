@@ -4,7 +4,7 @@
 
 The methods have the budget of the demo (configs/synthetic.py) and the same data, which are made
 first, in <out>/data. Each runs in a process of its own with the work folder <out>/<method>, where
-its output is in log.txt. All seven take more than an hour on 2 cores.
+its output is in log.txt. All seven take about an hour on 2 cores.
 
 A command that was stopped goes on where it was: a method whose results are there is not run again,
 and one that was in training goes on from its last checkpoint. The times are those of all attempts
