@@ -255,6 +255,15 @@ TABLE = (
         ("parity_tests/test_tolerances.py::test_the_readme_holds_the_tables",),
     ),
     Row(
+        "parity_tests.saved", ("parity_tests/test_saved.py::test_molo_keeps_no_more_than_pytorch",)
+    ),
+    Row(
+        "parity_tests.reduced",
+        (
+            "parity_tests/test_reduced.py::test_every_stage_in_bfloat16_is_within_its_bound_of_float32",
+        ),
+    ),
+    Row(
         "benchmarks/train_step.py",
         ("tests/test_benchmark.py::test_the_printed_ratio_is_the_quotient_of_the_printed_rates",),
         "backbone crop frames way shot query steps warmup json peak_tflops",
@@ -273,6 +282,14 @@ TABLE = (
         "benchmarks/matching.py",
         ("tests/test_matching_benchmark.py::test_the_table_shows_what_was_measured",),
         "method shots episodes batch classes videos way frames json",
+    ),
+    Row(
+        "benchmarks/precision.py",
+        (
+            "tests/test_precision_benchmark.py::test_a_generated_network_is_compared_on_the_episodes_of_an_evaluation",
+        ),
+        "config workdir",
+        {"config": "*"},
     ),
     Row(
         "benchmarks/data_memory.py",
