@@ -8,13 +8,14 @@ sequence of chunks, interrupted by a header of 24 bytes in front of every block 
 file of this project has one record in a chunk, not compressed.
 """
 
-import contextlib
+import functools
 import os
 import struct
 import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from array_record.python import array_record_module
 
@@ -52,9 +53,11 @@ class RecordFile:
         Raises:
             RuntimeError, ValueError: the file is gone, or the record is damaged.
         """
-        reader = array_record_module.ArrayRecordReader(str(self.path), **_READER_OPTIONS)
-        with contextlib.closing(reader):
-            return reader.read([position])[0]
+        try:
+            change = _last_change(self.path)
+        except OSError as error:
+            raise RuntimeError(error.strerror) from error
+        return _reader(self.path, change).read([position])[0]
 
     def read_parts(
         self, position: int, size: int, ranges: Sequence[tuple[int, int]]
@@ -115,6 +118,16 @@ class RecordFile:
         return places
 
 
+@functools.lru_cache(maxsize=2)
+def _reader(path: Path, change: tuple[int, int]) -> Any:
+    """The library's reader of a file that was last written to at a time.
+
+    Videos that are read one after the other are mostly of the same file.
+    """
+    del change
+    return array_record_module.ArrayRecordReader(str(path), **_READER_OPTIONS)
+
+
 def _plain_size(decoded: int) -> int:
     """Bytes of the data of a chunk with one record of so many bytes, not compressed.
 
@@ -124,8 +137,9 @@ def _plain_size(decoded: int) -> int:
     return 2 + max(1, -(-decoded.bit_length() // 7)) + decoded
 
 
-def _last_change(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
+def _last_change(file: Path | int) -> tuple[int, int]:
+    """Size and time of the last change of a path or a descriptor."""
+    status = os.stat(file)
     return status.st_size, status.st_mtime_ns
 
 

@@ -181,13 +181,14 @@ class PreparedDataset(ClipSource):
             raise BadVideoError(self.path(*video), str(error)) from None
         ranges = layout.ranges(self._places_of(chosen, layout.numbers, name, layout.length))
         file, number = self._places[name]
-        images = file.read_parts(number, layout.size, ranges)
         if record is not None:
-            whole = [record[start:stop] for start, stop in ranges]
-            if images == whole:
+            images = [record[start:stop] for start, stop in ranges]
+            # What is found in the file counts only where it is what the library has found.
+            if file.read_parts(number, layout.size, ranges[-1:]) == images[-1:]:
                 self._keep(name, layout)
-            images = whole
-        elif images is None:
+        else:
+            images = file.read_parts(number, layout.size, ranges)
+        if images is None:
             # Something has happened to the file: the whole record says what.
             self._known.pop(name, None)
             return self._read(video, choose, resize, out)
