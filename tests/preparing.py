@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.lists.splits import read_split
 from molo_jax.data.store import tfds_builder
 from molo_jax.data.store.preparation import Plan, find_videos, prepare
 from molo_jax.data.store.prepared import PreparedDataset
 from molo_jax.data.store.records import Settings
 from molo_jax.data.store.report import Need
+from molo_jax.errors import MoloError
 
 SIDE = 48
 
@@ -43,3 +47,17 @@ def open_prepared(out: Path, on_bad_video: str = "fail") -> PreparedDataset:
     return PreparedDataset.open(
         out, "folder", "train", on_bad_video=on_bad_video, how_to_get="Prepare it."
     )
+
+
+def every_clip(dataset: PreparedDataset) -> dict[tuple[int, int], np.ndarray | str]:
+    """A clip of every video, or what is said instead."""
+    arguments = {"seed": 1, "n_way": 3, "n_shot": 1, "n_query": 2, "num_frames": 5}
+    sampler = EpisodeSampler.from_split(dataset.split, **arguments, frame_draw="video")
+    found = {}
+    for video in [(c, v) for c, size in enumerate(dataset.class_sizes) for v in range(size)]:
+        try:
+            request = sampler.clip(*video)
+            found[video] = dataset.read_clip(request, sampling="segments", resize=SIDE)
+        except MoloError as error:
+            found[video] = str(error)
+    return found

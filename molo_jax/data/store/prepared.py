@@ -1,18 +1,21 @@
-"""Clips from prepared videos: the record of a video is read, and only the chosen frames decoded."""
+"""Clips from prepared videos: of the record of a video only the chosen frames are decoded.
+
+The first time the whole record is read, and its hash is checked. From then on it is known where the
+images lie in the file, and those of the chosen frames are all that is read.
+"""
 
 import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tensorflow_datasets.proto import tf_example_pb2
 
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.lists.splits import STANDARD_SPLITS, Split, Video
+from molo_jax.data.store.layout import VideoLayout
+from molo_jax.data.store.parts import RecordFile
 from molo_jax.data.store.records import (
     SETTINGS_FILE,
     Listed,
@@ -26,6 +29,10 @@ from molo_jax.data.video.containers import BadVideoError
 from molo_jax.data.video.frames import ChooseFrames, FrameRateError
 from molo_jax.data.video.images import decode_jpegs
 from molo_jax.errors import MoloError
+
+# For where the images lie, of all videos together: 12 bytes an image. SSv2 takes 80 MB.
+_MOST_KNOWN_BYTES = 256 << 20
+_BYTES_OF_A_LAYOUT = 500
 
 
 class PreparedDataset(ClipSource):
@@ -42,10 +49,10 @@ class PreparedDataset(ClipSource):
         self.settings = settings
         self._files = {video.name: video.file for video in _listed(manifests)}
         self._classes = {v.name: (v.class_id, v.class_name) for v in _listed(manifests)}
-        self._records: ArrayRecordDataSource
-        self._places: dict[str, int] = {}
-        # The record files, each with the number of records up to its end.
-        self._ends: list[tuple[int, Path]] = []
+        # The record file of each video, and the number of its record there.
+        self._places: dict[str, tuple[RecordFile, int]] = {}
+        self._known: dict[str, VideoLayout] = {}
+        self._known_bytes = 0
 
     @classmethod
     def open(
@@ -128,7 +135,6 @@ class PreparedDataset(ClipSource):
         self.settings.check_use(sampling=sampling, num_frames=num_frames, resize=resize)
 
     def _open_records(self, paths: Sequence[Path], manifests: Sequence[Manifest]) -> None:
-        instructions = []
         for path, manifest in zip(paths, manifests, strict=True):
             size = path.stat().st_size
             if size != manifest.bytes:
@@ -136,17 +142,10 @@ class PreparedDataset(ClipSource):
                     f"{path} has {size} bytes, {manifest.bytes} were written; prepare the data"
                     " again"
                 )
-            instructions.append(f"{path}[0:{manifest.records}]")
-        good = (
-            video.name
-            for manifest in manifests
-            for video, outcome in zip(manifest.listed, manifest.outcomes, strict=True)
-            if not outcome.reason
-        )
-        self._places = {name: place for place, name in enumerate(good)}
-        ends = itertools.accumulate(manifest.records for manifest in manifests)
-        self._ends = list(zip(ends, paths, strict=True))
-        self._records = ArrayRecordDataSource(instructions)
+            file = RecordFile(path, manifest.records)
+            lines = zip(manifest.listed, manifest.outcomes, strict=True)
+            good = (video.name for video, outcome in lines if not outcome.reason)
+            self._places |= {name: (file, number) for number, name in enumerate(good)}
 
     def _note_unprepared(self, manifests: Sequence[Manifest], remedy: str) -> None:
         reasons = {
@@ -173,53 +172,69 @@ class PreparedDataset(ClipSource):
         out: np.ndarray | None,
     ) -> np.ndarray:
         name = self.video(*video).name
-        record = self._record(name)
-        (length,), rate = record["length"].int64_list.value, record["rate"].int64_list.value
+        layout, record = self._known.get(name), None
+        if layout is None:
+            layout, record = self._whole(name)
         try:
-            chosen = choose(length, rate[0] / rate[1])
+            chosen = choose(layout.length, layout.rate)
         except FrameRateError as error:
             raise BadVideoError(self.path(*video), str(error)) from None
-        stored = np.array(record["frame_numbers"].int64_list.value)
-        places = self._places_of(chosen, stored, name, length)
-        images = record["frames"].bytes_list.value
+        ranges = layout.ranges(self._places_of(chosen, layout.numbers, name, layout.length))
+        file, number = self._places[name]
+        if record is not None:
+            images = [record[start:stop] for start, stop in ranges]
+            # What is found in the file counts only where it is what the library has found.
+            if file.read_parts(number, layout.size, ranges[-1:]) == images[-1:]:
+                self._keep(name, layout)
+        else:
+            images = file.read_parts(number, layout.size, ranges)
+        if images is None:
+            # Something has happened to the file: the whole record says what.
+            self._known.pop(name, None)
+            return self._read(video, choose, resize, out)
         try:
-            return decode_jpegs([images[place] for place in places], resize, out)
+            return decode_jpegs(images, resize, out)
         except MoloError as error:
             raise MoloError(
-                f"{self._where(name)}: {error}; remove {self._record_file(name)} and prepare the"
-                " data again"
+                f"{self._where(name)}: {error}; remove {file.path} and prepare the data again"
             ) from error
 
-    def _record(self, name: str) -> dict:
+    def _whole(self, name: str) -> tuple[VideoLayout, bytes]:
+        """A record, and what is in it."""
+        file, number = self._places[name]
         try:
-            record = tf_example_pb2.Example.FromString(
-                self._records[self._places[name]]
-            ).features.feature
+            record = file.read(number)
+            layout = VideoLayout.of(record)
         # What the library raises for a damaged or vanished file.
         except (RuntimeError, ValueError) as error:
             raise MoloError(
                 f"{self._where(name)} cannot be read ({str(error).split(';')[0]}); remove"
-                f" {self._record_file(name)} and prepare the data again"
+                f" {file.path} and prepare the data again"
             ) from error
-        self._check_identity(name, record)
-        return record
+        self._check_identity(name, layout)
+        return layout, record
 
-    def _check_identity(self, name: str, record: Any) -> None:
+    def _keep(self, name: str, layout: VideoLayout) -> None:
+        """Keeps where the images of a video lie, as long as there is room."""
+        size = layout.images.nbytes + _BYTES_OF_A_LAYOUT
+        with self._lock:
+            if name not in self._known and self._known_bytes + size <= _MOST_KNOWN_BYTES:
+                self._known[name] = layout
+                self._known_bytes += size
+
+    def _check_identity(self, name: str, layout: VideoLayout) -> None:
         """Checks that a record is of the video and the class that the manifest says.
 
         Raises:
             MoloError: with what the record holds and what the manifest says.
         """
-        video, class_name = (
-            record[field].bytes_list.value[0].decode() for field in ("video", "class_name")
-        )
-        found = video, record["class_id"].int64_list.value[0], class_name
+        found = layout.name, layout.class_id, layout.class_name
         wanted = name, *self._classes[name]
         if found != wanted:
             raise MoloError(
                 f"{self._where(name)} is of {_identity(found)}, and its manifest says"
                 f" {_identity(wanted)}: the manifests do not belong to the record files; remove"
-                f" {self._record_file(name)} and prepare the data again"
+                f" {self._places[name][0].path} and prepare the data again"
             )
 
     def _places_of(
@@ -234,9 +249,6 @@ class PreparedDataset(ClipSource):
         if not np.array_equal(stored[places], chosen):
             raise MoloError(f"{self._where(name)} lacks frames {chosen}; prepare the data again")
         return places.tolist()
-
-    def _record_file(self, name: str) -> Path:
-        return next(path for end, path in self._ends if self._places[name] < end)
 
     def _where(self, name: str) -> str:
         return f"the record of {name} in {self.split.path}"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -15,32 +14,10 @@ from molo_jax.data.clips.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.pipeline import EPISODE_FIELDS, clip_batches, episode_batches
 from molo_jax.data.store import records
 from molo_jax.data.store.prepared import PreparedDataset
-from molo_jax.data.store.records import Manifest, manifest_path, prepared_folder, read_settings
+from molo_jax.data.store.records import Manifest, manifest_path, read_settings
 from molo_jax.errors import MoloError, UsageError
 
 LENGTH, FRAMES = 17, 5
-
-
-@pytest.fixture(scope="module")
-def patch():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def out(video_tree, tmp_path_factory, patch):
-    """The prepared videos of the tree."""
-    out = tmp_path_factory.mktemp("prepared")
-    prepare_tree(video_tree, out, patch)
-    return out
-
-
-@pytest.fixture
-def copy(out, tmp_path):
-    """A copy that may be damaged, with the path of its record file."""
-    shutil.copytree(out, tmp_path / "copy")
-    (records,) = prepared_folder(tmp_path / "copy", "folder").glob("*array_record*-of-00001")
-    return tmp_path / "copy", records
 
 
 def sampler_of(dataset, **changes):
@@ -201,27 +178,6 @@ def test_a_record_file_that_was_cut_or_is_gone_is_noticed_at_the_start(copy):
     )
     with pytest.raises(MoloError, match="has 1 of the 2 record files of train"):
         open_prepared(out)
-
-
-def test_a_damaged_record_is_never_shown(copy):
-    out, records = copy
-    content = bytearray(records.read_bytes())
-    content[len(content) // 2] ^= 255
-    records.write_bytes(content)
-    dataset = open_prepared(out)
-    sampler = sampler_of(dataset, frame_draw="video")
-    messages = []
-    for class_position, size in enumerate(dataset.class_sizes):
-        for video_position in range(size):
-            request = sampler.clip(class_position, video_position)
-            try:
-                dataset.read_clip(request, sampling="segments", resize=SIDE)
-            except MoloError as error:
-                messages.append(str(error))
-    (message,) = messages
-    assert "cannot be read" in message
-    assert f"remove {records} and prepare the data again" in message
-    assert dataset.bad_count == 0
 
 
 def test_accounts_that_belong_to_other_records_are_noticed(copy):
