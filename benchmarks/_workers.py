@@ -19,6 +19,8 @@ from molo_jax.errors import MoloError
 MODULES = {
     "jax": "_jax",
     "torch": "_torch",
+    "operations": "_operations",
+    "end_to_end": "_end_to_end",
     "official": "_official_way",
     "direct": "_our_way",
     "prepared": "_our_way",
@@ -98,6 +100,8 @@ def _serve(connection: Connection, name: str, options: dict[str, Any]) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, MoloError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
