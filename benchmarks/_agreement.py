@@ -10,7 +10,7 @@ from molo_jax.errors import MoloError
 # Largest relative difference of the losses, and of the scores, that counts as the same computation,
 # by the precision of JAX. TF32 products have 10 bits of mantissa, 13 fewer than float32; bf16 has
 # 7, and so have the maps between the layers.
-AGREEMENT = {"float32": 1e-4, "tf32": 2e-2, "bf16": 1e-1}
+AGREEMENT = {"float32": 1e-4, "tf32": 2e-2, "bf16": 5e-2}
 
 
 def check_agreement(

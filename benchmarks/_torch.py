@@ -230,13 +230,14 @@ def _use_checkpoint(block: nn.Module) -> None:
 def _without_statistics(block: nn.Module) -> Iterator[None]:
     """Keeps the running statistics, which the first computation has moved already, as they are."""
     norms = [each for each in block.modules() if isinstance(each, nn.BatchNorm2d)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def check_compiler(device: torch.device) -> None:

@@ -42,10 +42,9 @@ class Variant:
 
     @property
     def torch(self) -> str:
-        """What PyTorch computes with; behind `eager` the precision of its convolutions."""
-        if not self.switches:
-            return f"{EAGER} {self.torch_precision}"
-        return "+".join(self.switches)
+        """What PyTorch computes with; without autocast followed by the convolutions' precision."""
+        written = "+".join(self.switches or (EAGER,))
+        return written if "autocast" in self.switches else f"{written} {self.torch_precision}"
 
     @property
     def torch_precision(self) -> str:
