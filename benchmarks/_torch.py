@@ -218,6 +218,10 @@ def _use_checkpoint(block: nn.Module) -> None:
         if not torch.is_grad_enabled():
             return plain(x)
 
+        # A compiler moves the statistics once, and knows no contexts.
+        if torch.compiler.is_compiling():
+            return checkpoint(plain, x, use_reentrant=False)
+
         def contexts():
             return contextlib.nullcontext(), _without_statistics(block)
 
