@@ -51,7 +51,13 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, name, options), daemon=daemon)
         self._process.start()
         theirs.close()
-        self._result()
+        try:
+            self._result()
+        except MoloError:
+            # By itself, so that it tidies up what its libraries have opened.
+            self._process.join(_PATIENCE)
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
