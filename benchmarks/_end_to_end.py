@@ -1,4 +1,4 @@
-"""The training step with the input pipeline in front of it, as `python -m molo_jax.main` trains."""
+"""The training step with the input pipeline in front of it, as the command that trains does it."""
 
 import itertools
 import time
