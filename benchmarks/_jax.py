@@ -31,15 +31,16 @@ from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn.precision import PRECISIONS, using
 from molo_jax.weights import torch_map
 
-# Option -> the setting of the package.
-_PRECISIONS = {"fp32": PRECISIONS["float32"], "tf32": PRECISIONS["tf32"]}
-
 
 class Benchmark:
-    """Computes on JAX's default device; with several of them, on the first."""
+    """Computes on JAX's default device; with several of them, on the first.
+
+    Args:
+        options: the sizes, and `precision` and `remat` of a variant.
+    """
 
     def __init__(self, options: dict[str, Any]):
-        self._precision = _PRECISIONS[options["precision"]]
+        self._precision = PRECISIONS[options["precision"]]
         self._options = options
         coefficients = dict(COEFFICIENTS)
         # The official code multiplies the weight of the reconstruction by its accumulation.
@@ -142,6 +143,7 @@ class Benchmark:
             n_way=self._options["way"],
             mesh=mesh,
             precision=self._precision,
+            remat=self._options["remat"],
         )
         chunks = chunked(self._arrays, self._options["microbatch"])
         chunks = jax.block_until_ready(jax.device_put(chunks, episodes_sharding(mesh)))

@@ -1,8 +1,9 @@
 """The PyTorch side: the training step and the evaluation forward of molo_torch_ref."""
 
+import contextlib
+import dataclasses
 import time
-import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from _episodes import ACCUMULATION, CLASSES, COEFFICIENTS, LEARNING_RATE, random_episodes
 from _workers import peak_resident_bytes, processor
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.checkpoint import checkpoint
 
+from molo_jax.errors import MoloError
 from molo_torch_ref import (
     Coefficients,
     Episode,
@@ -22,20 +24,30 @@ from molo_torch_ref import (
     total_loss,
     train_step,
 )
+from molo_torch_ref.resnet import BasicBlock, Bottleneck
 
 _COEFFICIENTS = Coefficients(**COEFFICIENTS)
 
 
 class Benchmark:
-    """Computes on the first CUDA device, or on the CPU where there is none."""
+    """Computes on the first CUDA device, or on the CPU where there is none.
+
+    Args:
+        options: the sizes, the `precision` of JAX, and each switch of a variant.
+
+    Raises:
+        MoloError: the network is to be compiled, and this machine cannot do that.
+    """
 
     def __init__(self, options: dict[str, Any]):
         # Before anything is computed; without an effect on a CPU. TF32 is for convolutions alone,
         # which is PyTorch's default.
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = options["precision"] == "tf32"
+        torch.backends.cudnn.allow_tf32 = options["precision"] != "float32"
         self._options = options
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if options["compile"]:
+            check_compiler(self._device)
         torch.manual_seed(0)
         self._model = MoLo(CLASSES, options["backbone"])
         self._arrays = random_episodes(options)
@@ -102,6 +114,10 @@ class Benchmark:
             self._model.to(self._device)
             if self._options["channels_last"]:
                 use_channels_last(self._model)
+            if self._options["checkpoint"]:
+                use_checkpoints(self._model)
+            if self._options["autocast"]:
+                use_autocast(self._model, self._device.type)
             if self._options["compile"]:
                 self._model.compile()
             self._prepared = True
@@ -175,37 +191,75 @@ def use_channels_last(model: nn.Module) -> None:
             module.to(memory_format=torch.channels_last_3d)
 
 
-def count_flops(options: dict[str, Any]) -> dict[str, int]:
-    """Floating-point operations of one episode: "training" (forward, backward), "evaluation".
+def use_autocast(model: nn.Module, device: str) -> None:
+    """Computes the forward pass in bf16 where PyTorch's autocast does; the losses in float32."""
+    plain = model.forward
 
-    Counted are the convolutions and matrix products of the reference, a multiplication and an
-    addition as two, from the shapes alone.
+    def forward(*arguments: Any, **named: Any) -> Output:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output = plain(*arguments, **named)
+        values = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+        return Output(**{name: x if x is None else x.float() for name, x in values.items()})
+
+    model.forward = forward
+
+
+def use_checkpoints(model: nn.Module) -> None:
+    """Keeps the inputs alone of every residual block of the backbone, and computes it again."""
+    for module in model.modules():
+        if isinstance(module, BasicBlock | Bottleneck):
+            _use_checkpoint(module)
+
+
+def _use_checkpoint(block: nn.Module) -> None:
+    plain = block.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return plain(x)
+
+        # A compiler moves the statistics once, and knows no contexts.
+        if torch.compiler.is_compiling():
+            return checkpoint(plain, x, use_reentrant=False)
+
+        def contexts():
+            return contextlib.nullcontext(), _without_statistics(block)
+
+        return checkpoint(plain, x, use_reentrant=False, context_fn=contexts)
+
+    block.forward = forward
+
+
+@contextlib.contextmanager
+def _without_statistics(block: nn.Module) -> Iterator[None]:
+    """Keeps the running statistics, which the first computation has moved already, as they are."""
+    norms = [each for each in block.modules() if isinstance(each, nn.BatchNorm2d)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compiles a function of one operation.
+
+    Raises:
+        MoloError: torch.compile does not work here; on a CPU it needs a C++ compiler, on a GPU
+            triton and a C compiler.
     """
-    with torch.device("meta"):
-        model = MoLo(CLASSES, options["backbone"])
-        episode = _shapes(options)
-    way, flops = options["way"], {}
-    # The choice of a class's shots depends on the labels, which have no values here.
-    with unittest.mock.patch("molo_torch_ref.matching.prototypes", _prototypes_by_order):
-        with FlopCounterMode(display=False) as counter:
-            episode_losses(model.train(), episode, way)["total"].backward()
-        flops["training"] = counter.get_total_flops()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.eval()(episode.support, episode.query, episode.support_labels, way, False)
-        flops["evaluation"] = counter.get_total_flops()
-    return flops
-
-
-def _shapes(options: dict[str, Any]) -> Episode:
-    fields = {}
-    for name in ("support", "query"):
-        each = options["shot"] if name == "support" else options["query"]
-        videos, side = options["way"] * each, options["crop"]
-        fields[name] = torch.empty(videos, options["frames"], 3, side, side)
-        fields[f"{name}_labels"] = torch.empty(videos, dtype=torch.long)
-        fields[f"{name}_classes"] = torch.empty(videos, dtype=torch.long)
-    return Episode(**fields)
-
-
-def _prototypes_by_order(tokens: Tensor, labels: Tensor, n_way: int) -> Tensor:
-    return tokens.unflatten(0, (n_way, -1)).mean(1)
+    torch._dynamo.reset()
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    # Whatever the compilers raise.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        remedy = "triton and gcc" if device.type == "cuda" else "g++"
+        raise MoloError(
+            f"torch.compile does not work on this machine ({reason[:200]}); install {remedy}, or"
+            " measure without the switch compile of PyTorch"
+        ) from error

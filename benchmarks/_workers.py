@@ -19,6 +19,8 @@ from molo_jax.errors import MoloError
 MODULES = {
     "jax": "_jax",
     "torch": "_torch",
+    "operations": "_operations",
+    "end_to_end": "_end_to_end",
     "official": "_official_way",
     "direct": "_our_way",
     "prepared": "_our_way",
@@ -49,7 +51,13 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, name, options), daemon=daemon)
         self._process.start()
         theirs.close()
-        self._result()
+        try:
+            self._result()
+        except MoloError:
+            # By itself, so that it tidies up what its libraries have opened.
+            self._process.join(_PATIENCE)
+            self.stop()
+            raise
 
     @property
     def pid(self) -> int:
@@ -98,6 +106,8 @@ def _serve(connection: Connection, name: str, options: dict[str, Any]) -> None:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, MoloError):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 

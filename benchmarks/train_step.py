@@ -5,14 +5,25 @@
 Both compute the same: the same random episodes and initial weights, all losses, Adam, dropout.
 First it is checked that they agree: with dropout off, the losses of the first episode in training
 mode and its scores in evaluation mode. Then they take turns, each in a process of its own and on
-one device. Printed are episodes a second (median over the counted steps, with their range), the
-ratio of JAX to PyTorch, the rate of floating-point operations with its share of the device's peak,
-and peak memory.
+one device. --variants compares several settings of JAX, each with its counterpart in PyTorch:
 
-Floating-point operations are those of the convolutions and matrix products of molo_torch_ref, so
-one number holds for both. Peak memory is that of the accelerator, or of the process (libraries and
-compilation included) on a CPU. PyTorch computes the episodes of a step one after another; JAX
-computes --microbatch of them at once. No video is read and TensorFlow is not imported.
+    python benchmarks/train_step.py --crop=224 --query=6 --variants=tf32,bf16:eager,bf16,bf16+blocks
+
+A row is PRECISION[+REMAT][:SWITCHES OF PYTORCH]. Without a colon, bf16 is compared with autocast
+in channels-last memory, and recomputation with checkpoints; `eager` is PyTorch as it comes, with
+TF32 convolutions on a GPU unless JAX computes in float32. Printed are episodes a second (median
+over the counted steps), the ratio of JAX to PyTorch, peak memory, and the utilization: operations
+of the network a second as a part of the peak rate of the device. The operations are those of
+`python -m molo_jax.summary`: forward and backward, without what is computed again.
+
+Peak memory is that of the accelerator, or of the process (libraries and compilation included) on a
+CPU. PyTorch computes the episodes of a step one after another; JAX computes --microbatch of them at
+once. No video is read and TensorFlow is not imported, but for the end-to-end mode:
+
+    python benchmarks/train_step.py --crop=32 --query=1 --end_to_end
+
+It trains JAX in the project's loop on prepared videos (--data; by default the generated ones, which
+are made first), and compares with the same steps on arrays that are on the device already.
 
 On a CPU that other programs use too, set OMP_WAIT_POLICY=passive: otherwise the threads of PyTorch
 that wait for each other take the time of those they wait for, and it is many times slower.
@@ -21,30 +32,27 @@ that wait for each other take the time of those they wait for, and it is many ti
 import argparse
 import contextlib
 import importlib.util
-import json
-import os
-import re
-import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import _report
+from _agreement import check_agreement
 from _episodes import CLASSES
+from _report import FRAMEWORKS
+from _variants import SWITCHES, Variant, parse, variant
 from _workers import Worker
 
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import write_json
+from molo_jax.nn.precision import PRECISIONS
+from molo_jax.nn.remat import REMATS
 
-FRAMEWORKS = ("jax", "torch")
 PHASES = ("evaluation", "training")
-# Largest relative difference of the losses, and of the scores, that counts as the same computation.
-# TF32 products have 10 bits of mantissa, 13 fewer than float32.
-AGREEMENT = {"fp32": 1e-4, "tf32": 2e-2}
-# Dense peak rates in TFLOP/s, by a pattern for the device's name.
-PEAKS = {
-    r"H200(?! NVL)|H100.*HBM3(?! NVL)": {"fp32": 67.0, "tf32": 494.5},
-    r"A100": {"fp32": 19.5, "tf32": 156.0},
-    r"RTX 4090": {"fp32": 82.6, "tf32": 82.6},
-}
+_TITLES = {"training": "training step", "evaluation": "evaluation forward"}
+# (name, options) -> a process that answers `call`.
+_MakeWorker = Callable[[str, dict[str, Any]], Worker]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         _run(options)
     except MoloError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
@@ -85,15 +93,27 @@ def _options(arguments: list[str] | None) -> dict[str, Any]:
     add("--microbatch", type=int, default=1, help="episodes that JAX computes at once")
     add("--steps", type=int, default=20, help="counted steps")
     add("--warmup", type=int, default=3, help="steps before them, not counted")
-    add("--frameworks", default="jax,torch", help="jax, torch, or both with a comma")
-    add("--compile", action="store_true", help="compile the PyTorch model with torch.compile")
+    add("--frameworks", help="jax, torch, or both with a comma (default)")
+    add("--precision", choices=tuple(PRECISIONS), help="of JAX; default float32")
+    add("--remat", choices=tuple(REMATS), help="what JAX computes again; default none")
+    add("--variants", help="several rows with commas, instead of --precision and --remat")
+    add("--torch_autocast", action="store_true", help="PyTorch in bf16 by autocast")
     add("--channels_last", action="store_true", help="channels-last memory in PyTorch")
-    add("--precision", choices=tuple(AGREEMENT), default="fp32", help="tf32: on a GPU only")
-    add("--peak_tflops", type=float, help="peak rate of the device, where it is not known")
+    add("--torch_compile", action="store_true", help="compile PyTorch's model by torch.compile")
+    add("--torch_checkpoint", action="store_true", help="checkpoints at PyTorch's residual blocks")
+    add("--peak", help="peak rate of the device as 989TFLOPS, where it is not known")
+    add("--end_to_end", action="store_true", help="JAX alone, with the input pipeline")
+    add("--data", metavar="FOLDER", help="prepared videos of the end-to-end mode")
+    add("--dataset", help="which data set of that folder, where it holds several")
+    add("--workers", type=int, default=0, help="threads that decode; 0: one for each core")
     add("--json", metavar="FILE", help="where to write what was measured")
     options = vars(parser.parse_args(arguments))
     _check_numbers(options, BACKBONES[options["backbone"]].stride)
+    options["end_to_end"] |= options["data"] is not None
+    options["peak"] = _given_peak(options["peak"])
     options["frameworks"] = _frameworks(options)
+    options["variants"] = _variants(options)
+    _check_end_to_end(options)
     if options["json"]:
         path = Path(options["json"]).absolute()
         if path.is_dir() or not path.parent.is_dir():
@@ -104,8 +124,8 @@ def _options(arguments: list[str] | None) -> dict[str, Any]:
 
 
 def _check_numbers(options: dict[str, Any], stride: int) -> None:
-    for name in ("way", "shot", "query", "episodes", "microbatch", "steps", "warmup"):
-        least = 0 if name == "warmup" else 1
+    for name in ("way", "shot", "query", "episodes", "microbatch", "steps", "warmup", "workers"):
+        least = 0 if name in ("warmup", "workers") else 1
         if options[name] < least:
             raise UsageError(f"--{name} is {options[name]}; expected at least {least}")
     if options["way"] > CLASSES:
@@ -119,20 +139,29 @@ def _check_numbers(options: dict[str, Any], stride: int) -> None:
             f"--microbatch is {options['microbatch']}; expected a divisor of --episodes,"
             f" {options['episodes']}"
         )
-    peak = options["peak_tflops"]
-    if peak is not None and not 0 < peak < float("inf"):
-        raise UsageError(f"--peak_tflops is {peak}; expected a positive number")
+
+
+def _given_peak(text: str | None) -> float | None:
+    from molo_jax.summary import sustained_rate
+
+    return None if text is None else sustained_rate(text, 1.0)
 
 
 def _frameworks(options: dict[str, Any]) -> list[str]:
-    names = options["frameworks"].split(",")
+    text = options["frameworks"]
+    if text is None:
+        text = "jax" if options["end_to_end"] else "jax,torch"
+    names = text.split(",")
     if not set(names) <= set(FRAMEWORKS) or len(set(names)) < len(names):
+        raise UsageError(f"--frameworks is {text}; expected jax, torch or jax,torch")
+    if options["end_to_end"] and names != ["jax"]:
         raise UsageError(
-            f"--frameworks is {options['frameworks']}; expected jax, torch or jax,torch"
+            f"--frameworks is {text}; the end-to-end mode measures jax alone, for PyTorch's side"
+            " has no input pipeline"
         )
-    for option in ("compile", "channels_last"):
-        if options[option] and "torch" not in names:
-            raise UsageError(f"--{option} changes PyTorch alone; add torch to --frameworks")
+    for flag in SWITCHES.values():
+        if options[flag] and "torch" not in names:
+            raise UsageError(f"--{flag} changes PyTorch alone; add torch to --frameworks")
     for module in ("torch", "molo_torch_ref"):
         if "torch" in names and importlib.util.find_spec(module) is None:
             raise UsageError(
@@ -142,88 +171,143 @@ def _frameworks(options: dict[str, Any]) -> list[str]:
     return [name for name in FRAMEWORKS if name in names]
 
 
-def _run(options: dict[str, Any]) -> None:
+def _variants(options: dict[str, Any]) -> list[Variant]:
+    extra = [switch for switch, flag in SWITCHES.items() if options[flag]]
+    text = options["variants"]
+    if text is None:
+        return [variant(options["precision"] or "float32", options["remat"] or "none", extra)]
+    for flag in ("precision", "remat"):
+        if options[flag]:
+            raise UsageError(f"--{flag} is part of every row of --variants; leave out one of them")
+    if ":" in text and "torch" not in options["frameworks"]:
+        raise UsageError(
+            f"--variants is {text}; what is behind a colon changes PyTorch alone, which is not"
+            " measured"
+        )
+    return parse(text, extra)
+
+
+def _check_end_to_end(options: dict[str, Any]) -> None:
+    if not options["end_to_end"]:
+        if options["dataset"] or options["workers"]:
+            name = "dataset" if options["dataset"] else "workers"
+            raise UsageError(f"--{name} is of the end-to-end mode; add --end_to_end or --data")
+        return
+    if options["dataset"] and not options["data"]:
+        raise UsageError("--dataset chooses among the data sets of --data; name that folder too")
+    if options["warmup"] < 1:
+        raise UsageError("--warmup is 0; expected at least 1, for the first step compiles")
+    if options["peak"]:
+        raise UsageError("--peak is for utilization, which the end-to-end mode does not show")
+
+
+def _run(options: dict[str, Any], make_worker: _MakeWorker = Worker) -> None:
+    """Measures every variant, prints the tables, and writes the file.
+
+    Raises:
+        MoloError: a variant failed; the others are shown all the same.
+    """
+    rows, failures = [], []
+    result: dict[str, Any] = {"options": options | {"variants": _written(options["variants"])}}
+    if options["end_to_end"]:
+        from _prepared import prepared_data
+
+        sizes = options | prepared_data(options)
+        measure = _measure_end_to_end
+    else:
+        result["operations_per_episode"] = operations = _operations(options, make_worker)
+        sizes = options | {"operations": operations}
+        measure = _measure
+    for each in options["variants"]:
+        try:
+            rows.append(measure(sizes, each, make_worker))
+        except MoloError as error:
+            failures.append(f"{each.jax}: {error}")
+            if len(options["variants"]) > 1:
+                print(f"failed: {failures[-1]}", flush=True)
+    if rows:
+        print(_tables(options, rows))
+    if options["json"]:
+        write_json(Path(options["json"]), result | {"rows": rows})
+    if failures:
+        several = len(options["variants"]) > 1
+        many = f"{len(failures)} of {len(options['variants'])} variants failed: "
+        raise MoloError(f"{many if several else ''}{'; '.join(failures)}")
+
+
+def _written(variants: list[Variant]) -> list[dict[str, str]]:
+    return [{"jax": each.jax, "torch": each.torch} for each in variants]
+
+
+def _operations(options: dict[str, Any], make_worker: _MakeWorker) -> dict[str, int]:
+    worker = make_worker("operations", options)
+    try:
+        found = worker.call("count")
+    finally:
+        worker.stop()
+    clips = options["way"] * (options["shot"] + options["query"])
+    print(
+        f"{options['backbone']}, crop {options['crop']}, {options['frames']} frames,"
+        f" {options['way']}-way {options['shot']}-shot {options['query']} queries a class ({clips}"
+        f" clips an episode), {options['episodes']} episodes a step, {options['microbatch']} at"
+        f" once in JAX\nfloating-point operations an episode: training"
+        f" {found['training'] / 1e9:.2f} G (forward and backward, without recomputation),"
+        f" evaluation {found['evaluation'] / 1e9:.2f} G",
+        flush=True,
+    )
+    return found
+
+
+def _measure(options: dict[str, Any], each: Variant, make_worker: _MakeWorker) -> dict[str, Any]:
+    """Measures one variant, and says on which devices."""
+    row: dict[str, Any] = {"variant": _written([each])[0]}
+    options = options | each.options()
     with contextlib.ExitStack() as stack:
         workers = {}
         for name in options["frameworks"]:
-            workers[name] = Worker(name, options)
+            workers[name] = make_worker(name, options)
             stack.callback(workers[name].stop)
-        devices = {name: worker.call("describe") for name, worker in workers.items()}
-        _announce(options, devices)
-        result = {"options": options, "devices": devices}
+        row["devices"] = devices = {name: w.call("describe") for name, w in workers.items()}
+        for name, device in devices.items():
+            written = f"{_report.NAMES[name]} {device['version']}, {row['variant'][name]}"
+            parameters = f"{device['parameters'] / 1e6:.1f} M parameters"
+            print(f"{written}: {parameters} on {device['device']}", flush=True)
+        if each.precision == "tf32" and any(d["platform"] == "cpu" for d in devices.values()):
+            print("note: a CPU has no TF32; what is measured there is float32")
         if len(workers) == 2:
-            result["difference"] = _check_agreement(options, workers, devices)
-        result["flops_per_episode"] = flops = _flops(options)
-        peak = _peak(options, devices)
-        for phase in PHASES:
+            row["difference"] = check_agreement(options, workers, devices)
+        peaks = _peaks(options, each, devices)
+        # Recomputation is for gradients.
+        for phase in PHASES if each.remat == "none" else PHASES[1:]:
             seconds = _take_turns(workers, phase, options)
-            result[phase] = _rates(seconds, flops and flops[phase], peak)
-            _print_rates(phase, result[phase])
-        result["peak_memory"] = {name: w.call("peak_memory") for name, w in workers.items()}
-        for name, memory in result["peak_memory"].items():
-            print(f"peak memory of {memory['of']}, {name}: {memory['bytes'] / 2**20:.0f} MiB")
-    if options["json"]:
-        _write(Path(options["json"]), result)
+            row[phase] = _report.rates(seconds, options["operations"][phase], peaks)
+        row["peak_memory"] = {name: w.call("peak_memory") for name, w in workers.items()}
+    return row
 
 
-def _announce(options: dict[str, Any], devices: dict[str, dict[str, Any]]) -> None:
-    clips = options["way"] * (options["shot"] + options["query"])
-    parameters = next(iter(devices.values()))["parameters"]
-    print(
-        f"{options['backbone']}, {parameters / 1e6:.1f} M parameters, crop {options['crop']}, "
-        f"{options['frames']} frames, {options['way']}-way {options['shot']}-shot "
-        f"{options['query']} queries a class ({clips} clips an episode), "
-        f"{options['episodes']} episodes a step, {options['microbatch']} at once in JAX, "
-        f"{options['precision']}"
-    )
-    for name, device in devices.items():
-        eager = "" if name == "jax" else ", compiled" if options["compile"] else ", eager"
-        last = ", channels last" if name == "torch" and options["channels_last"] else ""
-        print(f"{name} {device['version']}{eager}{last} on {device['device']}")
-    if options["precision"] == "tf32" and any(d["platform"] == "cpu" for d in devices.values()):
-        print("note: a CPU has no TF32; what is measured there is fp32")
+def _measure_end_to_end(
+    options: dict[str, Any], each: Variant, make_worker: _MakeWorker
+) -> dict[str, Any]:
+    worker = make_worker("end_to_end", options | each.options())
+    try:
+        device, found = worker.call("describe"), worker.call("measure")
+    finally:
+        worker.stop()
+    count = f"{device['count']} device(s): " if device["count"] > 1 else ""
+    print(f"JAX {device['version']}, {each.jax} on {count}{device['device']}", flush=True)
+    return {"variant": {"jax": each.jax}, "devices": {"jax": device}, "end_to_end": found}
 
 
-def _check_agreement(
-    options: dict[str, Any], workers: dict[str, Worker], devices: dict[str, dict[str, Any]]
-) -> dict[str, float]:
-    """Gives both the same weights, and compares what they compute on the first episode."""
-    platforms = [devices[name]["platform"] for name in FRAMEWORKS]
-    if platforms[0] != platforms[1]:
-        raise MoloError(
-            f"JAX computes on the {platforms[0]} and PyTorch on the {platforms[1]}, which is no"
-            " comparison; install both for the GPU, or set JAX_PLATFORMS=cpu and"
-            " CUDA_VISIBLE_DEVICES= for the CPU"
-        )
-    workers["torch"].call("load", workers["jax"].call("tensors"))
-    ours, theirs = (workers[name].call("losses") for name in FRAMEWORKS)
-    worst = max(ours, key=lambda name: _relative(ours[name], theirs[name]))
-    scores, expected = (workers[name].call("scores") for name in FRAMEWORKS)
-    # Match scores are sums over frames of 1 - cosine: however small, they are rounded as the 1 is.
-    units = options["frames"], abs(expected[1]).max()
-    errors = [abs(a - b).max() / u for a, b, u in zip(scores, expected, units, strict=True)]
-    difference = {
-        "loss": _relative(ours["total"], theirs["total"]),
-        "worst_term": _relative(ours[worst], theirs[worst]),
-        "scores": max(map(float, errors)),
+def _peaks(
+    options: dict[str, Any], each: Variant, devices: dict[str, dict[str, Any]]
+) -> dict[str, float | None]:
+    """Peak rate of each side: the given one, or the known one for the side's own precision."""
+    precisions = {"jax": each.precision, "torch": each.torch_precision}
+    return {
+        name: options["peak"]
+        or _report.peak_rate(device["device"], device["platform"], precisions[name])
+        for name, device in devices.items()
     }
-    limit = AGREEMENT[options["precision"]]
-    print(
-        f"same computation: loss {ours['total']:.6f} and {theirs['total']:.6f}, relative difference"
-        f" {difference['loss']:.1e}, of the worst term ({worst}) {difference['worst_term']:.1e},"
-        f" of the scores {difference['scores']:.1e}; at most {limit:.0e}"
-    )
-    # Not "any above": a difference that is no number is too large as well.
-    if not all(value <= limit for value in difference.values()):
-        raise MoloError(
-            f"JAX and PyTorch do not compute the same: {difference} relative difference, expected"
-            f" at most {limit:.0e}"
-        )
-    return difference
-
-
-def _relative(value: float, reference: float) -> float:
-    return abs(value - reference) / max(abs(reference), 1e-30)
 
 
 def _take_turns(
@@ -242,79 +326,15 @@ def _take_turns(
     return seconds
 
 
-def _flops(options: dict[str, Any]) -> dict[str, int] | None:
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "molo_torch_ref")):
-        print("floating-point operations are not counted: that takes PyTorch")
-        return None
-    import _torch
-
-    flops = _torch.count_flops(options)
-    print(
-        "floating-point operations an episode (convolutions and matrix products of molo_torch_ref,"
-        f" for both): training {flops['training'] / 1e9:.2f} G, evaluation"
-        f" {flops['evaluation'] / 1e9:.2f} G"
-    )
-    return flops
-
-
-def _peak(options: dict[str, Any], devices: dict[str, dict[str, Any]]) -> float | None:
-    """Peak rate in TFLOP/s: the given one, or the known one of an accelerator."""
-    if options["peak_tflops"]:
-        return options["peak_tflops"]
-    device = next(iter(devices.values()))
-    known = [peaks for name, peaks in PEAKS.items() if re.search(name, device["device"])]
-    return known[0][options["precision"]] if known and device["platform"] == "gpu" else None
-
-
-def _rates(
-    seconds: dict[str, list[float]], flops: int | None, peak: float | None
-) -> dict[str, Any]:
-    """Rates from the seconds an episode, with the ratio of JAX to PyTorch."""
-    rates: dict[str, Any] = {}
-    for name, each in seconds.items():
-        rate = 1 / statistics.median(each)
-        tflops = flops * rate / 1e12 if flops else None
-        rates[name] = {
-            "seconds_per_episode": each,
-            "episodes_per_second": rate,
-            "tflops": tflops,
-            "fraction_of_peak": tflops / peak if tflops and peak else None,
-        }
-    if len(seconds) == 2:
-        pairs = [t / j for j, t in zip(seconds["jax"], seconds["torch"], strict=True)]
-        rates["ratio"] = rates["jax"]["episodes_per_second"] / rates["torch"]["episodes_per_second"]
-        rates["ratio_range"] = [min(pairs), max(pairs)]
-    return rates
-
-
-def _print_rates(phase: str, rates: dict[str, Any]) -> None:
-    for name in FRAMEWORKS:
-        if name not in rates:
-            continue
-        each, rate = rates[name]["seconds_per_episode"], rates[name]["episodes_per_second"]
-        line = (
-            f"{phase}, {name}: {rate:.5g} episodes/s ({1 / max(each):.5g} to {1 / min(each):.5g}),"
-            f" {1 / rate:.4g} s an episode"
-        )
-        if rates[name]["tflops"]:
-            line += f", {rates[name]['tflops']:.4g} TFLOP/s"
-        if rates[name]["fraction_of_peak"]:
-            line += f", {rates[name]['fraction_of_peak']:.1%} of the peak"
-        print(line)
-    if "ratio" in rates:
-        low, high = rates["ratio_range"]
-        print(f"{phase}, jax / torch: {rates['ratio']:.4g} ({low:.4g} to {high:.4g} step by step)")
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(result, indent=1) + "\n")
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise MoloError(f"cannot write {path}: {error.strerror}") from None
+def _tables(options: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    if options["end_to_end"]:
+        return f"\n{_report.end_to_end_table(rows)}"
+    names, parts = options["frameworks"], []
+    for phase in reversed(PHASES):
+        if any(phase in row for row in rows):
+            parts.append(f"{_TITLES[phase]}\n{_report.table(phase, rows, names)}")
+    of = {memory["of"] for row in rows for memory in row["peak_memory"].values()}
+    return "\n" + "\n\n".join([*parts, f"peak memory is that of {' or '.join(sorted(of))}"])
 
 
 if __name__ == "__main__":

@@ -265,8 +265,14 @@ TABLE = (
     ),
     Row(
         "benchmarks/train_step.py",
-        ("tests/test_benchmark.py::test_the_printed_ratio_is_the_quotient_of_the_printed_rates",),
-        "backbone crop frames way shot query steps warmup json peak_tflops",
+        (
+            "tests/test_benchmark.py::test_the_printed_ratio_is_the_quotient_of_the_printed_rates",
+            "tests/test_benchmark.py::test_a_slow_counterpart_shows_in_the_ratio_and_a_known_device_in_the_utilization",
+            "tests/test_benchmark_end_to_end.py::test_prepared_videos_go_through_the_projects_pipeline_into_its_step",
+            "tests/test_benchmark_end_to_end.py::test_the_generated_videos_are_made_where_no_folder_is_given",
+        ),
+        "backbone crop frames way shot query episodes steps warmup json peak variants end_to_end"
+        " data",
     ),
     Row(
         "benchmarks/data.py",
