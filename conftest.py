@@ -13,11 +13,23 @@ from own_memory import peak_bytes
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
 # running them: without LLVM's optimizations it takes half as long. Read when JAX starts.
-_QUICK = "--xla_backend_optimization_level=0"
+# And XLA otherwise orders the operations so that more can run at the same time, with more memory.
+_QUICK = (
+    "--xla_backend_optimization_level=0"
+    " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+)
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
+# `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
+# arrays stay with the process, in pieces that the next large array does not fit into.
+_TRIM, _MMAP, _LARGE = -1, -3, 4 * 2**20
+if sys.platform == "linux":
+    with contextlib.suppress(OSError, AttributeError):
+        for _parameter in (_TRIM, _MMAP):
+            ctypes.CDLL(None).mallopt(_parameter, _LARGE)
+
 # Worker (or an empty string) -> its peak memory after each file, in bytes.
 _PEAKS: dict[str, dict[str, int]] = {}
 

@@ -14,6 +14,9 @@ from parity_tests.golden.files import RefusedError, read
 from parity_tests.golden.replay import compute, findings, replay
 from parity_tests.tolerances import golden_bounds
 
+# A replay at 224 pixels needs gigabytes.
+pytestmark = pytest.mark.usefixtures("memory_of_a_test")
+
 FOLDER = pathlib.Path(__file__).parent / "golden"
 EVAL = FOLDER / "r18_eval.npz"
 GROUPS = {

@@ -14,6 +14,9 @@ from parity_tests.golden.record import record
 from parity_tests.golden.replay import compute, findings, load_backend, replay
 from parity_tests.tolerances import golden_bounds
 
+# A replay at 224 pixels needs gigabytes.
+pytestmark = pytest.mark.usefixtures("memory_of_a_test")
+
 FOLDER = pathlib.Path(__file__).parent / "golden"
 # <method>_r18_<kind>….npz; those of MoLo have no method in front.
 FILES = sorted(FOLDER.glob("*_r18_*.npz"))
