@@ -66,22 +66,19 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import build, evaluate, figure, train
 
-    trains = _MODE.value != "eval"
-    if _MODE.value == "train_and_eval":
-        # Before hours of training: whether there will be something to evaluate the network on.
-        evaluate.check_data(build.evaluation(config), workdir)
+    trains, evaluates = _MODE.value != "eval", _MODE.value != "train"
+    # Before hours of training: whether there will be something to evaluate the network on.
+    evaluation = build.evaluation(config) if evaluates else None
+    if trains and evaluates:
+        evaluate.check_data(evaluation, workdir)
+    training = build.training(config) if trains else None
+    _say_what_runs_where()
     if trains:
-        training = build.training(config)
-        _say_what_runs_where()
         train.train(training, workdir)
-    if _MODE.value != "train":
-        evaluation = build.evaluation(config)
-        if not trains:
-            _say_what_runs_where()
+    if evaluates:
         evaluate.evaluate(evaluation, workdir, trains)
-    if _MODE.value == "train_and_eval":
-        picture = build.evaluation(config), workdir
-        figure.write_figure(*picture, train_way=config.train.n_way)
+    if trains and evaluates:
+        figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
 
 
 def _say_what_runs_where() -> None:
