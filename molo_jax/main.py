@@ -59,10 +59,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
-    runtime.prepare(
+    not_kept = runtime.prepare(
         deterministic=config.runtime.deterministic,
         compilation_cache=config.runtime.compilation_cache,
     )
+    if not_kept:
+        logging.warning("%s", not_kept)
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
     from molo_jax import build, evaluate, figure, train
 

@@ -4,6 +4,7 @@ Importing this module does not import JAX, which reads some of what is set here 
 """
 
 import contextlib
+import errno
 import glob
 import itertools
 import os
@@ -23,7 +24,7 @@ _CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _TOLD_FLAGS = ("deterministic", "autotune", "optimization_level", "fast_math", "device_count")
 
 
-def prepare(*, deterministic: bool, compilation_cache: str) -> None:
+def prepare(*, deterministic: bool, compilation_cache: str) -> str:
     """Sets what JAX and XLA read when they start; to be called before JAX computes anything.
 
     Args:
@@ -32,16 +33,30 @@ def prepare(*, deterministic: bool, compilation_cache: str) -> None:
         compilation_cache: folder in which compiled programs are kept from one process to the next:
             `user` for a folder of the user's, empty for none. A folder that the environment names
             in `JAX_COMPILATION_CACHE_DIR` comes first.
+
+    Returns:
+        Why compiled programs are not kept although they should be; empty where they are.
     """
     if deterministic and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
     if _CACHE_VARIABLE in os.environ or not compilation_cache:
-        return
+        return ""
+    try:
+        folder = users_folder() if compilation_cache == USERS_FOLDER else Path(compilation_cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    # A user without a home folder is a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        return (
+            f"compiled programs are not kept, so that the next start compiles again: {error}; name"
+            " another folder with --config.runtime.compilation_cache=DIR"
+        )
     import jax
 
-    folder = users_folder() if compilation_cache == USERS_FOLDER else Path(compilation_cache)
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_COMPILE_SECONDS)
+    return ""
 
 
 def users_folder() -> Path:

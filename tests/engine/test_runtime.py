@@ -61,6 +61,25 @@ def test_compiled_programs_are_kept_in_the_folder_that_is_asked_for(tmp_path):
     assert _run(own, JAX_COMPILATION_CACHE_DIR="/elsewhere")[1] == "/elsewhere"
 
 
+_REFUSED = """
+import sys
+from molo_jax.engine import runtime
+print(runtime.prepare(deterministic=False, compilation_cache={cache!r}))
+import jax
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_without_a_folder_that_can_be_written_programs_are_not_kept_and_it_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    said, folder = _run(_REFUSED.format(cache="user"), XDG_CACHE_HOME=f"{tmp_path}/file")
+    assert folder == "None"
+    assert said.startswith("compiled programs are not kept, so that the next start compiles again:")
+    assert f"'{tmp_path}/file/molo_jax/compiled'; name another folder with --config.r" in said
+    said, folder = _run(_REFUSED.format(cache=str(tmp_path / "good")))
+    assert (said, folder) == ("", f"{tmp_path}/good")
+
+
 _COUNTED = """
 from molo_jax.engine import runtime
 runtime.prepare(deterministic=False, compilation_cache={cache!r})
