@@ -227,6 +227,8 @@ class Keeper:
     def save(self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, float]]) -> None:
         """Begins to write everything that training needs in order to go on from here."""
         _check_weights(step, state)
+        # Else, after a kill, training could go on behind a validation whose network is not kept.
+        self._best.wait()
         meta = self._meta(step) | {"unlogged": unlogged}
         self._latest.save(step, meta=meta, **_items(state))
 

@@ -53,6 +53,25 @@ def test_a_training_starts_from_the_given_weights_once_and_then_from_its_checkpo
     np.testing.assert_allclose(weights(tmp_path / "checkpoints")[1], 100 + 6 / 3, rtol=1e-6)
 
 
+def test_a_best_network_is_on_disk_before_the_state_behind_it(
+    stand_in, config, tmp_path, monkeypatch
+):
+    opened, save, seen = {}, Checkpoints.save, []
+    stand_in.accuracies = iter((0.5, 0.7))
+
+    def noted(self, step, **items):
+        opened[self.folder.name] = self
+        if self.folder.name == "checkpoints" and "best" in opened:
+            seen.append((step, opened["best"]._writing, opened["best"].saved_step))
+        save(self, step, **items)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    config.train.steps, config.train.eval_every, config.train.checkpoint_every = 2, 1, 1
+    stand_in.train(config, tmp_path)
+    # Of each step: nothing is being written, and its network is kept.
+    assert seen == [(1, None, 1), (2, None, 2)]
+
+
 def test_going_on_reads_no_imagenet_weights(stand_in, config, tmp_path):
     stand_in.train(config, tmp_path)
     config.model.pretrained, config.train.steps = "/nowhere/resnet18.pth", 8
