@@ -24,7 +24,7 @@ os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 MOST_BYTES = 3 * 10**9
 # `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
 # arrays stay with the process, in pieces that the next large array does not fit into.
-_TRIM, _MMAP, _LARGE = -1, -3, 4 * 2**20
+_TRIM, _MMAP, _LARGE = -1, -3, 32 * 2**20
 if sys.platform == "linux":
     with contextlib.suppress(OSError, AttributeError):
         for _parameter in (_TRIM, _MMAP):

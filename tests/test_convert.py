@@ -25,7 +25,7 @@ from molo_jax.workdir import work_folder
 ROOT = Path(__file__).parents[1]
 OUTPUT = ("motion_decoder", "output")
 CFG = "NUM_GPUS: 4\n"
-pytestmark = pytest.mark.usefixtures("keep_no_networks")
+pytestmark = pytest.mark.usefixtures("keep_no_networks", "memory_of_a_test")
 
 
 @pytest.fixture(scope="module")
