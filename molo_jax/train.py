@@ -84,8 +84,9 @@ def train(training: Training, workdir: Path) -> None:
                 stop_requested=lambda: bool(signals.received),
                 unlogged=start.unlogged,
             )
-            if done < training.steps:
-                keeper.wait()
+            # Here a signal is still answered; behind this block it would end the writing.
+            keeper.wait()
+            if done < training.steps or signals.received:
                 raise _interrupted(signals.received, done)
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)

@@ -112,10 +112,13 @@ class Checkpoints:
         """
         if self._writing is None:
             return
-        step, self._writing = self._writing, None
-        with self._described(step):
-            self._manager.wait_until_finished()
-        self._saved = step
+        step = self._writing
+        try:
+            with self._described(step):
+                self._manager.wait_until_finished()
+            self._saved = step
+        finally:
+            self._writing = None
 
     @property
     def saved_step(self) -> int | None:

@@ -42,7 +42,11 @@ def prepare(*, deterministic: bool, compilation_cache: str) -> str:
     if _CACHE_VARIABLE in os.environ or not compilation_cache:
         return ""
     try:
-        folder = users_folder() if compilation_cache == USERS_FOLDER else Path(compilation_cache)
+        folder = (
+            users_folder()
+            if compilation_cache == USERS_FOLDER
+            else Path(compilation_cache).expanduser()
+        )
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
@@ -166,13 +170,16 @@ def profiled(
         yield step
         return
     (first, last), numbers = steps, itertools.count(done + 1)
+    # The step that the trace begins with: later than the first where training goes on behind it.
+    started: list[int] = []
     with contextlib.ExitStack() as trace:
 
         def traced(state: Any, batch: Any) -> Any:
             number = next(numbers)
             if not first <= number <= last:
                 return step(state, batch)
-            if number == first:
+            if not started:
+                started.append(number)
                 # What was started before is no part of the trace.
                 jax.block_until_ready(state)
                 jax.profiler.start_trace(str(folder))
