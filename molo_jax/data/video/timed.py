@@ -4,6 +4,7 @@ For videos that are too long to be kept as a whole. What a damaged file shows un
 given out, and the error comes at that place.
 """
 
+import contextlib
 import dataclasses
 import fractions
 import os
@@ -76,16 +77,10 @@ def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFra
         BadVideoError: there are no frames, or no further ones although the file is not at its end,
             or the time is up. What was given out before is right.
     """
-    defect = _defect(path)
-    try:
-        with one_video(path):
-            yield from _frames(path, deadline)
-            # A hole between two frames is found by following all parts of the file.
-            check_file(path, walk=True)
-    except BadVideoError as error:
-        if defect is None or error.transient:
-            raise
-        raise defect from None
+    with _as_far_as_it_goes(path):
+        yield from _frames(path, deadline)
+        # A hole between two frames is found by following all parts of the file.
+        check_file(path, walk=True)
 
 
 class UntilDamage(Generic[_Item]):
@@ -107,6 +102,19 @@ class UntilDamage(Generic[_Item]):
             yield from self._items
         except BadVideoError as error:
             self.error = error
+
+
+@contextlib.contextmanager
+def _as_far_as_it_goes(path: str) -> Iterator[None]:
+    """Lets a file be read of which bytes are missing; an error then says that they are."""
+    defect = _defect(path)
+    try:
+        with one_video(path):
+            yield
+    except BadVideoError as error:
+        if defect is None or error.transient:
+            raise
+        raise defect from None
 
 
 def _defect(path: str) -> BadVideoError | None:
@@ -187,8 +195,7 @@ def video_seconds(path: str) -> float | None:
     Raises:
         BadVideoError: the file cannot be opened, or is no video.
     """
-    _defect(path)
-    with one_video(path), open_video(path) as (container, stream):
+    with _as_far_as_it_goes(path), open_video(path) as (container, stream):
         if stream.duration:
             return float(stream.duration * stream.time_base)
         if container.duration:
@@ -209,9 +216,8 @@ def last_moment(path: str, deadline: Deadline = UNLIMITED) -> float:
     Raises:
         BadVideoError: the file cannot be opened or is no video, or the time is up.
     """
-    _defect(path)
     first, end, count, all_known = None, _ZERO, 0, True
-    with one_video(path), open_video(path, deadline) as (container, stream):
+    with _as_far_as_it_goes(path), open_video(path, deadline) as (container, stream):
         step = _step_of(stream)
         try:
             for packet in packets_of(path, container, stream, deadline):

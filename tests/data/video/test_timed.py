@@ -207,10 +207,8 @@ def test_a_file_without_an_index_or_without_frames_is_bad_at_once(write_video, t
     path = write_video(tmp_path / "a.mp4")
     path.write_bytes(path.read_bytes()[:-300])
     for function in (lambda p: next(timed_frames(p)), video_seconds, last_moment):
-        with pytest.raises(BadVideoError):
+        with pytest.raises(BadVideoError, match="truncated"):
             function(str(path))
-    with pytest.raises(BadVideoError, match="truncated"):
-        next(timed_frames(str(path)))
 
 
 def test_what_is_no_video_is_said(write_audio, tmp_path):
@@ -222,10 +220,8 @@ def test_what_is_no_video_is_said(write_audio, tmp_path):
         ("absent.mp4", "cannot be opened: No such file"),
     ):
         for function in (lambda p: next(timed_frames(p)), video_seconds, last_moment):
-            with pytest.raises(BadVideoError):
+            with pytest.raises(BadVideoError, match=reason):
                 function(str(tmp_path / name))
-        with pytest.raises(BadVideoError, match=reason):
-            next(timed_frames(str(tmp_path / name)))
     with pytest.raises(BadVideoError, match="no video stream"):
         next(timed_frames(str(write_audio(tmp_path / "a.m4a"))))
 
