@@ -203,6 +203,40 @@ def test_a_packet_that_cannot_be_decoded_ends_the_frames_at_its_place(
     assert error.reason == "damaged: its frames cannot be decoded to the end"
 
 
+# Kind -> file name, options, and where the holes begin, as parts of the file.
+HOLES = {
+    "mkv": ("a.mkv", {}, (0.4, 0.45, 0.5, 0.6)),
+    "webm": ("a.webm", {"codec": "libvpx"}, (0.4, 0.45, 0.5, 0.6)),
+    # A hole within one of its frames, which are large, is found by nobody.
+    "Motion JPEG in AVI": ("a.avi", {"codec": "mjpeg"}, (0.4,)),
+    "XviD in AVI": ("a.avi", {"codec": "mpeg4", "tag": "XVID"}, (0.4, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_the_frames_end_at_a_hole_that_decoders_pass_over(name, write_video, read_codes, tmp_path):
+    file_name, options, shares = HOLES[name]
+    path = write_video(
+        tmp_path / file_name, video=5, frames=100, stream_options={"g": "1"}, **options
+    )
+    content, lengths, reasons = path.read_bytes(), [], set()
+    start = max(content.find(part) for part in (b"movi", b"\x1f\x43\xb6\x75"))
+    for share in shares:
+        for length in (90, 300, 900):
+            begin = start + int((len(content) - start) * share)
+            path.write_bytes(content[:begin] + bytes(length) + content[begin + length :])
+            codes, times, error = read_as_far_as_it_goes(path, read_codes)
+            assert codes == list(range(len(codes)))
+            np.testing.assert_allclose(times, np.array(codes) / 25, atol=ROUNDING)
+            # At most the frame before the hole is lost too.
+            assert len(codes) >= 100 * share * 0.9
+            lengths.append(len(codes))
+            reasons.add(error.reason.split(" byte")[0])
+    assert max(lengths) < 85
+    assert reasons <= {"damaged: at", "damaged: its frames cannot be decoded to the end"}
+    assert "damaged: at" in reasons or name == "XviD in AVI"
+
+
 def test_a_file_without_an_index_or_without_frames_is_bad_at_once(write_video, tmp_path):
     path = write_video(tmp_path / "a.mp4")
     path.write_bytes(path.read_bytes()[:-300])
