@@ -305,7 +305,8 @@ def whole_frames(
         container: the file as `metadata.open_video` gives it.
         stream: its video stream, likewise.
         deadline: when the reading has to be over.
-        hole: the byte of the file from which on nothing is to be trusted, if there is one.
+        hole: the byte of the file from which on something is missing, if it is damaged; the packet
+            before it is not trusted either.
 
     Yields:
         The frames as the decoder gives them, not converted to RGB and not turned upright.

@@ -286,7 +286,7 @@ def packets_of(
 def packets_before(
     hole: int, packets: Iterable[av.Packet], stream: av.VideoStream
 ) -> Iterator[av.Packet]:
-    """The packets up to a hole, without the last one, of which bytes may be lost; then an end."""
+    """The packets before a byte, without the last one, of which a part may be lost; then an end."""
     waiting = None
     for packet in packets:
         if not packet.size or packet.pos >= hole:

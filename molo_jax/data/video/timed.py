@@ -79,8 +79,10 @@ def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFra
             or the time is up. What was given out before is right.
     """
     with _as_far_as_it_goes(path, walk=True) as defect:
-        # Decoders pass over a hole in silence, and may give torn frames beside it.
-        hole = None if defect is None else hole_in(defect.reason)
+        # Decoders pass over a hole in silence, and may give torn frames beside it and at a cut.
+        hole = None
+        if defect is not None:
+            hole = hole_in(defect.reason) or os.path.getsize(path)
         yield from _frames(path, deadline, hole)
         if defect is not None:
             raise defect
