@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from molo_jax.prediction.api import load, load_classifier
-    from molo_jax.prediction.classifier import UNKNOWN, Classifier, Prediction
+    from molo_jax.prediction.classifier import Classifier
+    from molo_jax.prediction.results import UNKNOWN, Prediction
 
 # What the package offers to programs -> where it is. It is imported when it is used, so that a
 # command that needs none of it starts without JAX.
@@ -23,8 +24,8 @@ _OFFERED = {
     "load": "molo_jax.prediction.api",
     "load_classifier": "molo_jax.prediction.api",
     "Classifier": "molo_jax.prediction.classifier",
-    "Prediction": "molo_jax.prediction.classifier",
-    "UNKNOWN": "molo_jax.prediction.classifier",
+    "Prediction": "molo_jax.prediction.results",
+    "UNKNOWN": "molo_jax.prediction.results",
 }
 __all__ = ["UNKNOWN", "Classifier", "Prediction", "load", "load_classifier"]
 

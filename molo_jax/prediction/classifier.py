@@ -3,122 +3,35 @@
 import collections
 import dataclasses
 import functools
-import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from molo_jax.data.video.containers import BadVideoError
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.prediction.calibration import Calibration, calibrate, confusion, probabilities
-from molo_jax.prediction.clips import READING_SECONDS, Clip, Source, identify, read_clip
+from molo_jax.prediction.advice import advice
+from molo_jax.prediction.archive import ArchiveRecord, write_archive
+from molo_jax.prediction.calibration import Calibration, calibrate, probabilities
+from molo_jax.prediction.clips import READING_SECONDS, Source
 from molo_jax.prediction.embedder import EmbeddedClip, Embedder
+from molo_jax.prediction.reader import ClipReader
+from molo_jax.prediction.results import (
+    UNKNOWN,
+    Failure,
+    LeaveOneOut,
+    Prediction,
+    failure_of,
+    prediction_of,
+)
+from molo_jax.prediction.sources import variables_of
 
-_LOGGER = logging.getLogger(__name__)
-# The label of a clip that is farther from every class than the support set's own clips are.
-UNKNOWN = "none of these"
 # Values of the unknown rule beside a number.
 AUTO, OFF = "auto", "off"
-# Clips that are decoded at the same time.
-_READERS = min(4, os.cpu_count() or 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of a clip.
-
-    Attributes:
-        label: the class, or :data:`UNKNOWN`.
-        nearest: the class with the smallest distance, also where the clip counts as unknown.
-        runner_up: the class with the second smallest; empty where there is one class.
-        probability: of `nearest`, given that the clip is of one of the classes.
-        margin: distance of `runner_up` minus that of `nearest`; infinite where there is one class.
-        distances: distance of each class, in the units of the method.
-        probabilities: of each class, given that the clip is of one of them; their sum is 1.
-        strangeness: distance to `nearest`, divided by the mean distance of the support set's own
-            clips to theirs; NaN where that is not known.
-        threshold: the largest strangeness of a known clip; None where the rule is off.
-        clip: the clip, with its features.
-    """
-
-    label: str
-    nearest: str
-    runner_up: str
-    probability: float
-    margin: float
-    distances: dict[str, float]
-    probabilities: dict[str, float]
-    strangeness: float
-    threshold: float | None
-    clip: EmbeddedClip
-
-    @property
-    def name(self) -> str:
-        """The name of the clip."""
-        return self.clip.name
-
-    @property
-    def known(self) -> bool:
-        """Whether the clip counts as one of the classes."""
-        return self.label != UNKNOWN
-
-    @property
-    def frames(self) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames that the network looked at, small."""
-        return self.clip.thumbnails
-
-    def __str__(self) -> str:
-        return self.label
-
-
-@dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
-    """Each support clip, classified by all others.
-
-    Attributes:
-        clips: the clips, class by class.
-        labels: the class of each, as a position in `classes`.
-        classes: names of the classes.
-        logits: scores of the classes; rows of NaN belong to clips that are alone in their class.
-    """
-
-    clips: Sequence[EmbeddedClip]
-    labels: Int[np.ndarray, "s"]
-    classes: Sequence[str]
-    logits: Float[np.ndarray, "s n"]
-
-    @property
-    def predicted(self) -> Int[np.ndarray, "s"]:
-        """The class that the others give each clip; -1 where a clip could not be tested."""
-        untested = np.isnan(self.logits).any(axis=1)
-        best = np.where(np.isnan(self.logits), -np.inf, self.logits).argmax(axis=1)
-        return np.where(untested, -1, best)
-
-    @property
-    def confusion(self) -> Int[np.ndarray, "n n"]:
-        """Number of clips by their class (rows) and the class that the others give them."""
-        return confusion(self.logits, self.labels, len(self.classes))
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A clip that could not be used.
-
-    Attributes:
-        name: of the clip.
-        reason: what is wrong with it.
-        label: the class that it was to be an example of; empty for a query.
-    """
-
-    name: str
-    reason: str
-    label: str = ""
 
 
 class Classifier:
@@ -139,8 +52,9 @@ class Classifier:
     Attributes:
         classes_: names of the classes, in their order in `predict_proba`.
         support: the clips of each class.
-        failures_: what was left out by the last `fit` and by `add_class` after it, with
+        failures_: the clips that the last `fit`, and each `add_class` after it, could not use, with
             ``on_error="skip"``.
+        notes_: what else was noticed there: clips that are twice in a class.
     """
 
     def __init__(
@@ -154,8 +68,9 @@ class Classifier:
         self.embedder = embedder
         self.support: dict[str, list[EmbeddedClip]] = {}
         self.failures_: list[Failure] = []
+        self.notes_: list[str] = []
         self._unknown = checked_unknown(unknown)
-        self._cache, self._seconds = cache, seconds
+        self._reader = ClipReader(embedder, cache, seconds)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -214,8 +129,7 @@ class Classifier:
             MoloError: there is no class, or a class is without a clip.
         """
         named = _named(clips, labels)
-        support, failures = self._embed_classes(named, on_error)
-        self.support, self.failures_ = support, failures
+        self.support, self.failures_, self.notes_ = self._embed_classes(named, on_error)
         self._changed()
         return self
 
@@ -230,9 +144,10 @@ class Classifier:
         """
         if name in self.support:
             raise MoloError(f"there is a class {name!r} already; remove it first")
-        support, failures = self._embed_classes(_named({name: clips}, None), on_error)
+        support, failures, notes = self._embed_classes(_named({name: clips}, None), on_error)
         self.support |= support
         self.failures_ += failures
+        self.notes_ += notes
         self._changed()
         return self
 
@@ -277,7 +192,7 @@ class Classifier:
             For each clip its prediction, or what is wrong with the clip.
         """
         self._check_fitted()
-        for part in _parts(self._embedded(clips), self.embedder.clips_at_once):
+        for part in _parts(self._reader.embedded(clips), self.embedder.clips_at_once):
             predictions = iter(self._predictions([x for x in part if isinstance(x, EmbeddedClip)]))
             for each in part:
                 yield next(predictions) if isinstance(each, EmbeddedClip) else each
@@ -295,6 +210,36 @@ class Classifier:
             raise MoloError(f"there are {len(predicted)} clips and {len(labels)} labels")
         return float(np.mean([a == b for a, b in zip(predicted, labels, strict=True)]))
 
+    def advice(self) -> list[str]:
+        """Says in sentences what is wrong with the support set, and what helps."""
+        return [*self.notes_, *advice(self.leave_one_out())]
+
+    def save(self, path: str | os.PathLike[str], *, with_weights: bool = False) -> None:
+        """Writes the classifier to one file, which `molo_jax.load_classifier` reads.
+
+        The file has the features and small pictures of the support clips, no videos, and no code.
+
+        Args:
+            path: the file, such as `gym.molo`.
+            with_weights: also write the weights of the network, so that its source is not needed.
+
+        Raises:
+            MoloError: there are no classes, or the file cannot be written.
+        """
+        self._check_fitted()
+        network = self.embedder.network
+        record = ArchiveRecord(
+            settings=network.settings.to_json(),
+            rule=dataclasses.asdict(network.rule),
+            digest=network.digest,
+            source=network.source,
+            origin=network.origin,
+            calibration={"unknown": self.unknown, "precision": network.precision.name},
+            clips=self.support,
+            weights=variables_of(network) if with_weights else None,
+        )
+        write_archive(Path(path), record)
+
     def leave_one_out(self) -> LeaveOneOut:
         """Classifies each support clip by all others; that needs no clip to be embedded again."""
         return self._left_out
@@ -308,16 +253,9 @@ class Classifier:
         """Predicts clips whose frames are squares of the network's size already, as of windows."""
         self._check_fitted()
         features = self.embedder.embed_pixels(pixels)
-        nothing = np.zeros((0, 1, 1, 3), np.uint8)
-        numbers = np.zeros(0, np.int64)
-        return self._predictions(
-            [
-                EmbeddedClip(
-                    "", "", jax.tree.map(lambda x, i=i: x[i], features), nothing, numbers, None
-                )
-                for i in range(len(pixels))
-            ]
-        )
+        each = [jax.tree.map(lambda x, i=i: x[i], features) for i in range(len(pixels))]
+        nothing = np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int64), None
+        return self._predictions([EmbeddedClip("", "", features, *nothing) for features in each])
 
     def clip_of(self, digest: str) -> tuple[str, EmbeddedClip] | None:
         """Finds the support clip with this content, and its class."""
@@ -363,21 +301,22 @@ class Classifier:
         distances = -np.float64(logits)
         shares = probabilities(distances, self.calibration)
         rows = zip(clips, distances, shares, strict=True)
-        return [_prediction(*row, names, threshold, self.calibration.scale) for row in rows]
+        return [prediction_of(*row, names, threshold, self.calibration.scale) for row in rows]
 
     def _embed_classes(
         self, named: Mapping[str, Sequence[Source]], on_error: str
-    ) -> tuple[dict[str, list[EmbeddedClip]], list[Failure]]:
+    ) -> tuple[dict[str, list[EmbeddedClip]], list[Failure], list[str]]:
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
         sources = [(name, clip) for name, clips in named.items() for clip in clips]
-        found = self._embedded(clip for _, clip in sources)
+        found = self._reader.embedded(clip for _, clip in sources)
         support: dict[str, list[EmbeddedClip]] = {name: [] for name in named}
-        failures = []
+        failures, notes = [], []
         for (name, _), result in zip(sources, found, strict=True):
             if isinstance(result, EmbeddedClip):
-                if any(clip.digest == result.digest for clip in support[name]):
-                    failures.append(Failure(result.name, "it is in this class already", name))
+                same = [clip.name for clip in support[name] if clip.digest == result.digest]
+                if same:
+                    notes.append(f"{result.name} is the same clip as {same[0]}; it counts once")
                 else:
                     support[name].append(result)
             elif on_error == "raise":
@@ -392,49 +331,7 @@ class Classifier:
         if not support:
             reasons = "; ".join(f"{each.name}: {each.reason}" for each in failures[:3])
             raise MoloError(f"no class has a usable clip: {reasons}")
-        return support, failures
-
-    def _embedded(self, sources: Iterable[Any]) -> Iterator[EmbeddedClip | MoloError]:
-        """Reads and embeds clips; they are decoded ahead, and embedded several at once."""
-        waiting: list[Any] = []
-
-        def embedded() -> Iterator[EmbeddedClip | MoloError]:
-            fresh = [each for each in waiting if isinstance(each, Clip)]
-            done = iter(self.embedder.embed(fresh))
-            for each in waiting:
-                if not isinstance(each, Clip):
-                    yield each
-                    continue
-                clip = next(done)
-                if self._cache is not None:
-                    self._cache.put(clip)
-                yield clip
-            waiting.clear()
-
-        for each in _in_threads(self._read, sources):
-            waiting.append(each)
-            if sum(isinstance(e, Clip) for e in waiting) == self.embedder.clips_at_once:
-                yield from embedded()
-        yield from embedded()
-
-    def _read(self, source: Any) -> Clip | EmbeddedClip | MoloError:
-        if isinstance(source, EmbeddedClip):
-            return source
-        try:
-            name, digest = identify(source)
-            if self._cache is not None and (found := self._cache.get(digest)) is not None:
-                return dataclasses.replace(found, name=name)
-            rule = self.embedder.network.rule
-            return read_clip(source, rule, digest=digest, seconds=self._seconds)
-        except MoloError as error:
-            return error
-
-
-def failure_of(error: MoloError, label: str = "") -> Failure:
-    """Returns what an error says of a clip."""
-    if isinstance(error, BadVideoError):
-        return Failure(error.path, error.reason, label)
-    return Failure("array", str(error), label)
+        return support, failures, notes
 
 
 def checked_unknown(value: str | float) -> str | float:
@@ -452,34 +349,6 @@ def checked_unknown(value: str | float) -> str | float:
     if not (math.isfinite(number) and number > 0):
         raise UsageError(f"unknown={value}: expected auto, off or a number above 0, such as 1.3")
     return number
-
-
-def _prediction(
-    clip: EmbeddedClip,
-    distances: np.ndarray,
-    shares: np.ndarray,
-    names: Sequence[str],
-    threshold: float | None,
-    scale: float | None,
-) -> Prediction:
-    # Of equal distances the first class counts, as in an evaluation.
-    order = np.argsort(distances, kind="stable")
-    nearest, runner_up = names[order[0]], names[order[1]] if len(names) > 1 else ""
-    smallest = float(distances[order[0]])
-    strangeness = smallest / scale if scale else math.nan
-    unknown = threshold is not None and strangeness > threshold
-    return Prediction(
-        label=UNKNOWN if unknown else nearest,
-        nearest=nearest,
-        runner_up=runner_up,
-        probability=float(shares[order[0]]),
-        margin=float(distances[order[1]]) - smallest if runner_up else math.inf,
-        distances=dict(zip(names, map(float, distances), strict=True)),
-        probabilities=dict(zip(names, map(float, shares), strict=True)),
-        strangeness=strangeness,
-        threshold=threshold,
-        clip=clip,
-    )
 
 
 def _named(
@@ -510,22 +379,6 @@ def _named(
 def _is_one(clips: Any) -> bool:
     one = isinstance(clips, (str, os.PathLike, EmbeddedClip))
     return one or (isinstance(clips, np.ndarray) and clips.ndim < 5 and clips.dtype != object)
-
-
-def _in_threads(read: Any, sources: Iterable[Any]) -> Iterator[Any]:
-    """Yields `read(source)` of each source, in their order; a few of them are read ahead."""
-    ahead: collections.deque[Future] = collections.deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            for source in sources:
-                ahead.append(pool.submit(read, source))
-                if len(ahead) > 2 * _READERS:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

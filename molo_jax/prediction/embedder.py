@@ -158,6 +158,15 @@ class Embedder:
         return jax.device_get(found)
 
     @functools.cached_property
+    def structure(self) -> Features:
+        """What is kept of one clip, as a pytree of `jax.ShapeDtypeStruct`."""
+        rule = self.network.rule
+        shape = (1, rule.num_frames, rule.resize, rule.resize, 3)
+        pixels = jax.ShapeDtypeStruct(shape, np.uint8)
+        features = jax.eval_shape(self._embed, *self._weights, pixels)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), features)
+
+    @functools.cached_property
     def clips_at_once(self) -> int:
         """Number of clips that are embedded at once."""
         rule = self.network.rule

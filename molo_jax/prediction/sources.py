@@ -146,7 +146,7 @@ def make_network(
         rule=rule,
         precision=PRECISIONS[precision],
         origin=origin,
-        digest=_digest(settings, rule, precision, variables),
+        digest=network_digest(settings, rule, precision, variables),
     )
 
 
@@ -235,9 +235,10 @@ def _origin(settings: Settings, meta: Mapping[str, Any]) -> str:
     return f"{what}, trained on {', then on '.join(lists)}"
 
 
-def _digest(
+def network_digest(
     settings: Settings, rule: ClipRule, precision: str, variables: Mapping[Any, np.ndarray]
 ) -> str:
+    """Returns the SHA-256 of everything that features depend on, hexadecimal."""
     digest = hashlib.sha256()
     told = [settings.to_json(), dataclasses.asdict(rule), precision]
     digest.update(json.dumps(told, sort_keys=True).encode())
