@@ -1,0 +1,170 @@
+"""One run of the command `predict`: its classifier, its predictions, and what it writes."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.monitoring
+
+from molo_jax.engine.runtime import unused_gpu
+from molo_jax.errors import MoloError
+from molo_jax.prediction import tables
+from molo_jax.prediction.api import classifier_of, keep_compiled_programs, load_classifier
+from molo_jax.prediction.classifier import Classifier
+from molo_jax.prediction.inputs import Query, SupportFiles
+from molo_jax.prediction.results import Failure
+from molo_jax.prediction.sources import open_network
+
+_LOGGER = logging.getLogger(__name__)
+_COMPILING = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the flags say of the classifier; see the command."""
+
+    weights: str | None
+    classifier: str | None
+    method: str
+    precision: str
+    unknown: str
+    cache: bool
+    seconds: float
+
+
+class Timing:
+    """Where the time goes.
+
+    Args:
+        began: when the command began, by `time.monotonic`.
+    """
+
+    def __init__(self, began: float):
+        self._began, self._last = began, began
+        self._parts: list[str] = []
+        self._compiling = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+        self.note("start")
+
+    def note(self, part: str, clips: int | None = None) -> None:
+        """Ends a part of the work.
+
+        Args:
+            part: what was done.
+            clips: how many clips it was done with.
+        """
+        now = time.monotonic()
+        each = "" if clips is None else f" ({clips} clips)"
+        self._parts.append(f"{part}{each} {now - self._last:.1f}")
+        self._last = now
+
+    def line(self) -> str:
+        """Says it in one line."""
+        total = time.monotonic() - self._began
+        return (
+            f"seconds: {', '.join(self._parts)}; in all {total:.1f}, of these {self._compiling:.1f}"
+            " for compiling"
+        )
+
+    def _count(self, event: str, seconds: float, **_: object) -> None:
+        self._compiling += seconds if event == _COMPILING else 0.0
+
+
+def make_classifier(
+    options: Options, support: SupportFiles | None, timing: Timing | None = None
+) -> Classifier:
+    """Returns the classifier of the run, with its classes.
+
+    Raises:
+        MoloError: the network or the classifier cannot be had, or no class has a usable clip.
+    """
+    for line in (keep_compiled_programs(), unused_gpu()):
+        if line:
+            _LOGGER.warning("%s", line)
+    timing = timing or Timing(time.monotonic())
+    how = {"unknown": options.unknown, "cache": options.cache, "seconds": options.seconds}
+    if options.classifier is not None:
+        classifier = load_classifier(
+            options.classifier, weights=options.weights, precision=options.precision, **how
+        )
+        timing.note("classifier")
+        return classifier
+    network = open_network(options.weights, method=options.method, precision=options.precision)
+    _LOGGER.info("%s: %s", network.source, network.origin)
+    classifier = classifier_of(network, **how)
+    timing.note("weights")
+    for note in support.notes:
+        _LOGGER.warning("%s", note)
+    classifier.fit(support.classes, on_error="skip")
+    clips = sum(map(len, classifier.support.values()))
+    again = clips - classifier.embedder.embedded
+    _LOGGER.info(
+        "%d classes with %d clips%s",
+        len(classifier.support),
+        clips,
+        f", {again} of them embedded by an earlier run" if again else "",
+    )
+    timing.note("support set", clips)
+    return classifier
+
+
+def notes(classifier: Classifier) -> list[str]:
+    """Says what is to be known of the support set before one trusts a prediction."""
+    return [*map(failure_line, classifier.failures_), *classifier.advice()]
+
+
+def failure_line(failure: Failure) -> str:
+    """Says what is wrong with a clip."""
+    where = f" (an example of {failure.label!r})" if failure.label else ""
+    return f"{failure.name}{where}: {failure.reason}"
+
+
+def predict_queries(
+    classifier: Classifier,
+    queries: Sequence[Query],
+    advance: Callable[[int], object] = lambda count: None,
+) -> list[tables.Result]:
+    """Predicts clips; a bad one does not stop the others.
+
+    Args:
+        classifier: with its classes.
+        queries: the clips.
+        advance: called with the number of clips finished since its last call.
+    """
+    results: list[tables.Result] = []
+    found = classifier.predict_each(query.path for query in queries)
+    for query, result in zip(queries, found, strict=True):
+        results.append((query, result))
+        advance(1)
+    return results
+
+
+def show(classifier: Classifier, results: Sequence[tables.Result]) -> list[Failure]:
+    """Prints the predictions, and accuracy and confusion where the truth is known.
+
+    Returns:
+        The clips that could not be read.
+    """
+    classes = list(classifier.support)
+    print(tables.console_table(results, classes))
+    for query, result in results:
+        if not isinstance(result, MoloError) and (found := classifier.clip_of(result.clip.digest)):
+            print(f"{query.path} is itself one of the clips of {found[0]!r}")
+    if summary := tables.summary(results, classes):
+        print(f"\n{summary}")
+    return tables.failures(results)
+
+
+def write_predictions(path: Path, classifier: Classifier, results: Sequence[tables.Result]) -> None:
+    """Writes the predictions, as CSV or JSON by the ending of the name.
+
+    Raises:
+        MoloError: the file cannot be written.
+    """
+    if path.suffix.lower() == ".json":
+        tables.write_json(path, results, classifier)
+    else:
+        tables.write_csv(path, results, list(classifier.support))
