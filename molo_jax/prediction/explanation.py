@@ -120,9 +120,8 @@ def explain(classifier: Any, prediction: Any) -> Explanation:
     Returns:
         What was matched with the nearest and the second nearest class, and what that counted.
     """
-    names = [str(name) for name in classifier.classes_]
-    clips = [clip for name in names for clip in classifier.support[name]]
-    labels = np.repeat(np.arange(len(names)), [len(classifier.support[name]) for name in names])
+    names = list(classifier.support)
+    clips, labels = classifier.flat_support()
     features, query = [clip.features for clip in clips], prediction.clip.features
     embedder = classifier.embedder
     evidence = _of_one(embedder.evidence(features, labels, query, n_way=len(names)))

@@ -13,7 +13,6 @@ import markupsafe
 import numpy as np
 
 from molo_jax.files import replacing, written
-from molo_jax.prediction.advice import advice
 from molo_jax.prediction.explanation import ClassMatch, Explanation
 from molo_jax.prediction.pictures import Pictures
 
@@ -293,5 +292,5 @@ def _support(pictures: Pictures, classifier: Any) -> dict[str, Any]:
         "tested": len(tested),
         "right": sum(tested),
         "confusion": _confusion(names, np.asarray(found.confusion)),
-        "advice": advice(found),
+        "advice": classifier.advice(),
     }

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stick_figures import Classifier, clip, gym
+from stick_figures import classifier_of, clip, gym
 
 from molo_jax.prediction.explanation import explain
 
@@ -76,7 +76,7 @@ def test_one_clip_a_class_is_shown_as_it_is(query):
 
 
 def test_one_class_has_no_runner_up_and_no_margin(query):
-    classifier = Classifier({"squat": [clip("a.mp4", "squat"), clip("b.mp4", "squat", seed=3)]})
+    classifier = classifier_of({"squat": [clip("a.mp4", "squat"), clip("b.mp4", "squat", seed=3)]})
     _, found = explained(classifier, query)
     assert (found.best.name, found.second, found.change) == ("squat", None, "")
     assert found.margin == found.frames == {}
@@ -84,7 +84,7 @@ def test_one_class_has_no_runner_up_and_no_margin(query):
 
 def test_uneven_classes_keep_their_own_clips(query):
     classifier = gym()
-    del classifier.support["squat"][1:]
+    classifier.fit(classifier.support | {"squat": classifier.support["squat"][:1]})
     prediction, found = explained(classifier, query)
     for match in (found.best, found.second):
         assert any(match.clip is each for each in classifier.support[match.name])
@@ -94,7 +94,7 @@ def test_uneven_classes_keep_their_own_clips(query):
 
 def test_a_frame_that_looks_like_the_second_class_speaks_for_it():
     squat, lunge = clip("s.mp4", "squat", seed=1), clip("l.mp4", "lunge", seed=1)
-    classifier = Classifier({"squat": [squat], "lunge": [lunge]}, "bi_mhm")
+    classifier = classifier_of({"squat": [squat], "lunge": [lunge]}, "bi_mhm")
     mixed = {name: values.copy() for name, values in squat.features.items()}
     # Frame 4 of the query is taken from the other class.
     mixed["appearance"][3] = lunge.features["appearance"][3]
