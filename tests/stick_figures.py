@@ -132,6 +132,10 @@ class Embedder:
                 found[key] = of_prototypes(distances, Metric(BI_MHM), weight)
         return found
 
+    def embed(self, clips):
+        assert clips == [], "clips are made with their features here"
+        return []
+
     def logits(self, support, labels, query, n_way):
         rows = []
         for one in query:

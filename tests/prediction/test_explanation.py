@@ -33,13 +33,19 @@ def test_distances_and_margin_are_those_of_the_prediction(query, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_parts_of_the_frames_and_the_rest_add_up_to_the_margin(query, method):
-    prediction, found = explained(gym(method), query)
+    _, found = explained(gym(method), query)
     frames = {"molo": {"appearance": 8, "motion": 7}, "protonet": {}}.get(method, {"match": 8})
     assert {key: len(each) for key, each in found.frames.items()} == frames
-    total = sum(each.sum() for each in found.frames.values()) + found.rest
-    assert total == pytest.approx(prediction.margin, abs=1e-5)
-    # Only the softened alignment has something that is no frame's.
-    assert (abs(found.rest) > 1e-3) == (method in ("otam", "protonet"))
+    assert found.rest.keys() == frames.keys()
+    for key, parts in found.frames.items():
+        assert parts.sum() + found.rest[key] == pytest.approx(found.margin[key], abs=1e-5)
+        if method in ("molo", "bi_mhm"):
+            # The other direction: every class frame and its nearest frame of the query.
+            best, second = (match.streams[key] for match in (found.best, found.second))
+            other = second.frames.min(axis=0).sum() - best.frames.min(axis=0).sum()
+            assert found.rest[key] == pytest.approx(best.weight * other, abs=1e-5)
+            nearest = second.frames.min(axis=1) - best.frames.min(axis=1)
+            np.testing.assert_allclose(parts, best.weight * nearest, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["molo", "bi_mhm"])

@@ -81,7 +81,7 @@ def test_the_summary_has_a_row_for_each_clip_with_its_numbers(tmp_path, queries)
         assert row == [
             each.name,
             each.nearest,
-            f"{100 * each.probability:.0f} %",
+            report.percent(each.probability),
             f"{each.margin:.2f}",
             each.runner_up,
             truth,

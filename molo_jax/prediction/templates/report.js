@@ -137,7 +137,8 @@
     const total = width * values.length;
     const list = values.map((value, i) => `${entry(i, values.length, frames)}: ${signed(value)}`).join(", ");
     const sum = values.reduce((a, b) => a + b, 0);
-    const rest = Math.abs(clip.rest) > 5e-4 ? ` Beside the frames, the softening of the alignment adds ${signed(clip.rest)}.` : "";
+    const rest = Math.abs(clip.rest[stream]) > 5e-4
+      ? ` The other direction, from the frames of the two classes to this clip, adds ${signed(clip.rest[stream])}.` : "";
     return make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, `What each ${kind(values.length, frames)} of this clip adds to the margin`),
         make("div", { class: "row" }, "up: speaks for ", bdi(best.name), "; down: for ", bdi(second.name), `. Together ${signed(sum)}.${rest}`)),
