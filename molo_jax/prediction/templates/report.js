@@ -55,7 +55,7 @@
       return draw("line", {
         x1: 100 * center(i, rows, frames), x2: 100 * center(j, columns, frames), y1: 2, y2: 98,
         class: count === 2 ? "both" : "one", "data-pair": `${i},${j}`,
-        "stroke-width": (1.2 + 6 * near).toFixed(1), "stroke-opacity": (0.4 + 0.6 * near).toFixed(2),
+        "stroke-width": (1.2 + 4.8 * near).toFixed(1), "stroke-opacity": (0.4 + 0.6 * near).toFixed(2),
       }, draw("title", {}, text));
     });
     const nearest = pairs.reduce((a, b) => (b[2] < a[2] ? b : a));
@@ -125,13 +125,14 @@
 
   function partsChart(clip, stream) {
     const values = clip.parts[stream], frames = clip.query.count, [best, second] = clip.matches;
-    const width = 60, height = 60, most = Math.max(1e-9, ...values.map(Math.abs)), middle = 20 + height;
+    const width = 60, most = Math.max(1e-9, ...values.map(Math.abs)), scale = 56 / most;
+    const middle = 20 + scale * Math.max(0, ...values), bottom = middle + scale * Math.max(0, ...values.map((x) => -x)) + 34;
     const drawn = values.flatMap((value, i) => {
-      const size = (height * Math.abs(value)) / most, x = width * i;
+      const size = scale * Math.abs(value), x = width * i;
       return [
         draw("rect", { x: x + 12, width: width - 24, y: value < 0 ? middle : middle - size, height: size }),
         draw("text", { x: x + width / 2, y: value < 0 ? middle + size + 13 : middle - size - 5 }, signed(value)),
-        draw("text", { x: x + width / 2, y: 2 * height + 58, class: "axis" }, entry(i, values.length, frames)),
+        draw("text", { x: x + width / 2, y: bottom, class: "axis" }, entry(i, values.length, frames)),
       ];
     });
     const total = width * values.length;
@@ -142,7 +143,7 @@
     return make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, `What each ${kind(values.length, frames)} of this clip adds to the margin`),
         make("div", { class: "row" }, "up: speaks for ", bdi(best.name), "; down: for ", bdi(second.name), `. Together ${signed(sum)}.${rest}`)),
-      draw("svg", { class: "parts", viewBox: `0 0 ${total} ${2 * height + 64}`, role: "img", "aria-label": list },
+      draw("svg", { class: "parts", viewBox: `0 0 ${total} ${bottom + 6}`, role: "img", "aria-label": list },
         ...drawn, draw("line", { x1: 0, x2: total, y1: middle, y2: middle })));
   }
 
