@@ -144,6 +144,21 @@ def test_the_examples_of_a_class_show_their_frames(written, open_page):
     assert details.locator("img").count() == 3 * 8
 
 
+def test_of_many_open_clips_those_near_the_screen_are_drawn_and_all_before_a_print(
+    written, open_page
+):
+    path, _, _ = written
+    page = open_page(path)
+    page.get_by_role("button", name="Open all").click()
+    drawn = page.locator(".visual[data-done]")
+    page.wait_for_timeout(200)
+    assert 1 <= drawn.count() < 10
+    page.locator("#clip-10").scroll_into_view_if_needed()
+    page.locator("#clip-10 .pairing img").first.wait_for()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert drawn.count() == 10
+
+
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_is_wider_than_the_screen(written, open_page, width):
     path, _, _ = written

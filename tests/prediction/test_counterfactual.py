@@ -17,7 +17,7 @@ METRIC = Metric("bi_mhm")
 
 def match(name, streams, distances):
     """Returns a class whose streams have these weights and distances."""
-    parts = {k: StreamMatch(distances[k], w, None, ()) for k, w in streams.items()}
+    parts = {k: StreamMatch(distances[k], w, None, None, ()) for k, w in streams.items()}
     total = sum(each.share for each in parts.values())
     return ClassMatch(name, total, name, 1, "", parts)
 

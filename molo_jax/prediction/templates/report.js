@@ -69,7 +69,7 @@
 
   function pairing(clip, match, role, stream, scale) {
     const frames = clip.query.count;
-    const joined = scale ? lines(match, stream, frames, scale) : null;
+    const joined = scale ? lines(match, stream, frames, scale) : make("div", { class: "gap" });
     const strip = make("div", { class: "strip", style: `--frames:${frames}` },
       ...row(clip.query, true), joined, ...row(match.strip, false));
     return make("figure", { class: "pairing" },
@@ -138,8 +138,9 @@
     const total = width * values.length;
     const list = values.map((value, i) => `${entry(i, values.length, frames)}: ${signed(value)}`).join(", ");
     const sum = values.reduce((a, b) => a + b, 0);
+    const softened = best.streams[stream].metric === "otam" ? ", and the softening of the alignment," : "";
     const rest = Math.abs(clip.rest[stream]) > 5e-4
-      ? ` The other direction, from the frames of the two classes to this clip, adds ${signed(clip.rest[stream])}.` : "";
+      ? ` The other direction, from the frames of the two classes to this clip${softened || ","} adds ${signed(clip.rest[stream])}.` : "";
     return make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, `What each ${kind(values.length, frames)} of this clip adds to the margin`),
         make("div", { class: "row" }, "up: speaks for ", bdi(best.name), "; down: for ", bdi(second.name), `. Together ${signed(sum)}.${rest}`)),
@@ -178,9 +179,10 @@
     const streams = Object.keys(clip.shares[0][1]);
     const rows = clip.shares.map(([name, parts], place) =>
       [name, streams.map((stream, i) => [parts[stream], `s${i}`, key(stream)]), place === 0, number]);
+    const below = rows.some(([, parts]) => parts.some(([value]) => value < 0));
     const more = clip.more ? make("p", { class: "aside" }, `${clip.more} more classes are farther away.`) : null;
     return make("figure", { class: "chart distances" },
-      make("figcaption", {}, make("b", {}, "Distance to every class"), make("div", { class: "row" }, "shorter is nearer")),
+      make("figcaption", {}, make("b", {}, "Distance to every class"), make("div", { class: "row" }, below ? "farther to the left is nearer: a similarity with its sign changed" : "shorter is nearer")),
       legend(streams, clip.limit), bars(rows, clip.limit, "Distance to every class"), more);
   }
 
@@ -209,7 +211,8 @@
       const cells = range(tables.flatMap(({ frames }) => frames.flat()));
       changing.replaceChildren(
         make("div", { class: "pairings" }, ...clip.matches.map((match, i) => pairing(clip, match, roles[i], stream, joined))),
-        make("p", { class: "row" }, `Thick lines are near (${number(joined.low)}), thin lines far (${number(joined.high)}); solid lines were chosen from both sides, dashed lines from one.`),
+        make("p", { class: "row" }, `Thick lines are near (${number(joined.low)}), thin lines far (${number(joined.high)}); solid lines were chosen from both sides, dashed lines from one.`
+          + (tables[0].metric === "otam" ? " They are the best alignment; the method softens over all alignments." : "")),
         clip.parts[stream] ? partsChart(clip, stream) : "",
         make("h4", {}, compared.length > 1 ? `Distances of all frames, ${stream}` : "Distances of all frames"),
         make("div", { class: "scale" }, `near ${number(cells.low)}`, make("i"), `far ${number(cells.high)}`),
@@ -239,11 +242,18 @@
     box.append(charts);
   }
 
-  for (const details of document.querySelectorAll("details.clip, details.class")) {
-    const open = () => details.open && (details.matches(".clip") ? render(details) : load(details));
-    details.addEventListener("toggle", open);
-    open();
-  }
+  /* Of many open clips, those are drawn that come near the screen; and all before they are printed. */
+  const fillIn = (details) => (details.matches(".clip") ? render(details) : load(details));
+  const near = new IntersectionObserver((entries) => {
+    for (const { target } of entries.filter((each) => each.isIntersecting)) {
+      near.unobserve(target);
+      fillIn(target);
+    }
+  }, { rootMargin: "1000px" });
+  for (const details of document.querySelectorAll("details.clip, details.class"))
+    details.addEventListener("toggle", () => (details.open ? near.observe(details) : near.unobserve(details)));
+  for (const details of document.querySelectorAll("details[open]")) fillIn(details);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.clip[open], details.class[open]").forEach(fillIn));
   function follow() {
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
     if (target && target.matches("details")) {
