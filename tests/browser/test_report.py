@@ -62,7 +62,12 @@ def test_the_choice_of_the_stream_changes_lines_heat_maps_and_parts(written, ope
     first.get_by_label("motion", exact=True).check()
     assert first.locator(".map rect:not(.matched)").count() == 2 * 7 * 7
     best = explanations[0].best.streams["motion"]
-    assert first.locator(".pairing").first.locator("line").count() == len(best.pairs)
+    drawn = first.locator(".pairing").first.locator("line")
+    assert drawn.count() == len(best.pairs)
+    for i, pair in enumerate(best.pairs):
+        # Change k lies between the frames k and k + 1 of eight.
+        ends = [float(drawn.nth(i).get_attribute(name)) for name in ("x1", "x2")]
+        assert ends == [12.5 * (pair.query + 1), 12.5 * (pair.other + 1)]
     axis = first.locator(".map").first.locator("text.axis")
     assert "change of frames of " in axis.first.text_content()
     assert axis.nth(2).text_content() == "1→2"
