@@ -1,0 +1,98 @@
+"""Networks with drawn weights to be exported, and what they compute themselves."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from molo_jax.backbones import BACKBONES, backbone_info
+from molo_jax.data.augment import eval_views
+from molo_jax.methods.settings import METHODS
+from molo_jax.weights.networks import abstract_network, filled
+
+NARROW = "narrow18"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    num_frames: int = 4
+    sampling: str = "segments"
+    resize: int = 36
+    crop: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Looks like `molo_jax.prediction.sources.Network`."""
+
+    settings: Any
+    graphdef: Any
+    params: Any
+    batch_stats: Any
+    rule: Rule = Rule()
+    source: str = "runs/drawn"
+    origin: str = "drawn weights"
+    digest: str = "d1" * 32
+
+
+def with_narrow_backbone(monkeypatch):
+    """Adds a ResNet of one block in each stage and an eighth of the channels."""
+    narrow = dataclasses.replace(
+        BACKBONES["resnet18"], name=NARROW, depths=(1, 1, 1, 1), stem=8, width=64
+    )
+    monkeypatch.setitem(BACKBONES, NARROW, narrow)
+
+
+def drawn(method, backbone=NARROW, rule=None, **settings):
+    """Returns a network whose features neither vanish nor explode."""
+    settings = METHODS[method](num_classes=3, backbone=backbone, **settings)
+    graphdef, *states = abstract_network(settings)
+    rng = np.random.default_rng(7)
+
+    def value(path, leaf):
+        shape, name = leaf.shape, path[-1]
+        if name == "num_batches_tracked":
+            return np.int32(1)
+        if name in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        spread = (2 / np.prod(shape[:-1])) ** 0.5 if name == "kernel" else 0.2
+        return (spread * rng.standard_normal(shape)).astype(np.float32)
+
+    params, batch_stats = (
+        filled(s, {path: value(path, leaf) for path, leaf in nnx.to_flat_state(s)}) for s in states
+    )
+    return Drawn(settings, graphdef, params, batch_stats, rule or Rule())
+
+
+def pixels(network, clips, seed=0):
+    rule = network.rule
+    shape = clips, rule.num_frames, rule.resize, rule.resize, 3
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def embedded(network, clips):
+    """The features that the network itself computes."""
+    info = backbone_info(network.settings.backbone)
+
+    @jax.jit
+    def embed(params, batch_stats, clips):
+        views = eval_views(clips, network.rule.crop, (info.mean, info.std))
+        return nnx.merge(network.graphdef, params, batch_stats).embed(views)
+
+    return embed(network.params, network.batch_stats, clips)
+
+
+def matched(network, support, labels, query, n_way):
+    """The logits that the network itself computes."""
+
+    @functools.partial(jax.jit, static_argnames="n_way")
+    def match(params, batch_stats, support, query, labels, n_way):
+        model = nnx.merge(network.graphdef, params, batch_stats)
+        return model.match(support, query, labels, n_way=n_way)
+
+    weights = network.params, network.batch_stats
+    return np.asarray(match(*weights, support, query, jnp.asarray(labels), n_way=n_way))
