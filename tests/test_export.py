@@ -15,7 +15,8 @@ import onnxruntime
 import pytest
 from documented import ROOT
 from exported import NARROW, Rule, drawn, embedded, matched, pixels, with_narrow_backbone
-from test_documentation import error_line, run_all
+from made_weights import official_tensors
+from test_documentation import arguments_of, error_line, run_all
 
 from molo_jax.data.video.images import resize_frames
 from molo_jax.errors import MoloError
@@ -24,6 +25,7 @@ from molo_jax.prediction import export_folder
 from molo_jax.prediction.export_folder import check_installed
 from molo_jax.prediction.exporting import summary, write_export
 from molo_jax.prediction.programs import named
+from molo_jax.weights import torch_files
 
 pytestmark = pytest.mark.usefixtures("keep_no_networks")
 FORMATS = ("stablehlo", "onnx")
@@ -336,3 +338,20 @@ def test_a_wrong_flag_is_one_line(tmp_path):
         assert (code, said) == (expected, ""), errors
         assert message in error_line(errors)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commands_of_the_page_write_both_formats(tmp_path):
+    torch_files.write(tmp_path / "x.pth", official_tensors(method="protonet"))
+    documented = [words for words, _ in arguments_of("molo_jax.export") if "runs/" in words[0]]
+    commands = [
+        [word.replace("runs/ssv2_5shot", "x.pth") for word in words] for words in documented
+    ]
+    assert len(commands) == 2
+    for code, said, errors in run_all("molo_jax.export", commands, tmp_path):
+        assert code == 0, errors
+        assert "method    ProtoNet\nbackbone  resnet18\n" in said
+    for form in FORMATS:
+        metadata = json.loads((tmp_path / "exported" / form / "metadata.json").read_text())
+        assert metadata["clips"]["frames"] == 8
+        (clips,) = metadata["programs"]["embedder"]["inputs"]
+        assert clips["shape"] == ["v", 8, 256, 256, 3]

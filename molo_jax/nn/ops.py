@@ -43,6 +43,11 @@ def traced_for(platform: str) -> Iterator[None]:
         _PLATFORM.reset(before)
 
 
+def written_as_onnx() -> bool:
+    """Whether a program is traced to be written as ONNX: for inference alone, and for no device."""
+    return _PLATFORM.get() == ONNX
+
+
 def _by_platform(cpu: Callable, default: Callable, *arguments: Array):
     platform = _PLATFORM.get()
     if platform is None:
@@ -225,7 +230,7 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     order, as in PyTorch, and a NaN anywhere in a window is its maximum. For the gradient it keeps
     one byte for each output, the place of its maximum.
     """
-    if _PLATFORM.get() == ONNX:
+    if written_as_onnx():
         return _max_pool_by_axes(x, window, stride, padding)
     return _max_pool(x, window, stride, padding)
 
