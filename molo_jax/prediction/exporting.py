@@ -1,9 +1,11 @@
 """Writes a network as programs that run without this package: StableHLO or ONNX."""
 
+import contextlib
 import hashlib
 import importlib.metadata
+import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +128,35 @@ def _stablehlo(program: Program) -> bytes:
     return bytes(exported(*program.arguments).serialize())
 
 
+@contextlib.contextmanager
+def _without_warnings(*names: str) -> Iterator[None]:
+    """Keeps libraries quiet: of shapes that no runtime needs, and of operations not used here."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _onnx(program: Program) -> bytes:
     import onnx
     from jax2onnx import to_onnx
 
     with traced_for(ONNX):
         function = plain(program.function, *program.arguments)
-    model = to_onnx(
-        function,
-        inputs=jax.tree.leaves(program.arguments),
-        model_name=program.name,
-        opset=OPSET,
-        input_names=program.inputs,
-        output_names=program.outputs,
-    )
+    with _without_warnings("onnx_ir", "jax2onnx"):
+        model = to_onnx(
+            function,
+            inputs=jax.tree.leaves(program.arguments),
+            model_name=program.name,
+            opset=OPSET,
+            input_names=program.inputs,
+            output_names=program.outputs,
+        )
     shortened_graph(model)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)

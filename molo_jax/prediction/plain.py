@@ -1,7 +1,7 @@
 """A traced function as a row of plain operations, each of which has a counterpart in ONNX.
 
 Functions inside of functions are put in line, loops of a known length are written out, what
-depends on the weights alone is computed, and two operations are written in terms of others.
+depends on the weights alone is computed, and a few operations are written in terms of others.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,6 +74,8 @@ def _apply(equation: Any, values: list[Any]) -> Sequence[Any]:
         return _written_out(parameters, values)
     if name == "cumlogsumexp":
         return [_running_logsumexp(*values, parameters["axis"], parameters["reverse"])]
+    if name == "pad" and all(least >= 0 and not inner for least, inner in _edges(parameters)):
+        return [_padded(*values, parameters["padding_config"])]
     if name == "gather" and _is_slice(equation, values):
         return [_sliced(equation, *values)]
     return _bound(equation, values)
@@ -123,6 +125,20 @@ def _running_logsumexp(x: Any, axis: int, reverse: bool) -> Any:
         larger, smaller = lax.max(sums[-1], part), lax.min(sums[-1], part)
         sums.append(larger + lax.log1p(lax.exp(smaller - larger)))
     return lax.concatenate(sums[::-1] if reverse else sums, axis)
+
+
+def _edges(parameters: dict[str, Any]) -> list[tuple[int, int]]:
+    """Returns the smaller padding of each axis, and the one between its values."""
+    return [(min(low, high), inner) for low, high, inner in parameters["padding_config"]]
+
+
+def _padded(x: Any, value: Any, edges: Sequence[tuple[int, int, int]]) -> Any:
+    for axis, (low, high, _) in enumerate(edges):
+        shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in (low, high)]
+        before, after = (lax.broadcast_in_dim(value, shape, ()) for shape in shapes)
+        parts = [part for part, size in ((before, low), (x, 1), (after, high)) if size]
+        x = lax.concatenate(parts, axis)
+    return x
 
 
 def _is_slice(equation: Any, values: list[Any]) -> bool:

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from exported import drawn, with_narrow_backbone
+from exported import drawn, prepare
 
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.programs import named, programs, unnamed
@@ -18,8 +18,8 @@ FEATURES = {
 
 
 @pytest.fixture(autouse=True)
-def _narrow(monkeypatch):
-    with_narrow_backbone(monkeypatch)
+def _prepared(monkeypatch):
+    prepare(monkeypatch)
 
 
 @pytest.mark.parametrize("method", METHODS)
