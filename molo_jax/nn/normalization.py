@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn.ops import to_float32, written_as_onnx
+from molo_jax.nn.ops import to_float32
 
 BATCH_NORM_EPSILON = 1e-5
 # Samples, height and width.
@@ -93,7 +93,4 @@ def affine(
     Computed in float32 at least; the result has the type of ``x``.
     """
     factor = scale * lax.rsqrt(variance + BATCH_NORM_EPSILON)
-    if written_as_onnx():
-        # A product and a sum with constants: runtimes make them a part of the convolution before.
-        return (to_float32(x) * factor + (bias - mean * factor)).astype(x.dtype)
     return ((to_float32(x) - mean) * factor + bias).astype(x.dtype)

@@ -23,7 +23,7 @@ from molo_jax.nn.precision import current
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
-# Programs that are written as ONNX: no device, but the formulations of one.
+# Programs that are written as ONNX, which are for inference alone.
 ONNX = "onnx"
 # The platform whose formulations are traced alone; None: all, and the device decides.
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
@@ -41,11 +41,6 @@ def traced_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _PLATFORM.reset(before)
-
-
-def written_as_onnx() -> bool:
-    """Whether a program is traced to be written as ONNX: for inference alone, and for no device."""
-    return _PLATFORM.get() == ONNX
 
 
 def _by_platform(cpu: Callable, default: Callable, *arguments: Array):
@@ -230,7 +225,7 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     order, as in PyTorch, and a NaN anywhere in a window is its maximum. For the gradient it keeps
     one byte for each output, the place of its maximum.
     """
-    if written_as_onnx():
+    if _PLATFORM.get() == ONNX:
         return _max_pool_by_axes(x, window, stride, padding)
     return _max_pool(x, window, stride, padding)
 

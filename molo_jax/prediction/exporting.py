@@ -25,7 +25,6 @@ from molo_jax.prediction.export_folder import (
     check_installed,
     file_of,
 )
-from molo_jax.prediction.onnx_graph import shortened_graph
 from molo_jax.prediction.plain import plain
 from molo_jax.prediction.programs import CLIPS, MEMBERS, Network, Program, programs
 
@@ -157,7 +156,6 @@ def _onnx(program: Program) -> bytes:
             input_names=program.inputs,
             output_names=program.outputs,
         )
-    shortened_graph(model)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from molo_jax.nn.normalization import affine, normalize_sets
-from molo_jax.nn.ops import ONNX, traced_for
+from molo_jax.nn.normalization import normalize_sets
 
 SETS = (2, 3)
 SHAPE = (sum(SETS), 4, 3, 6)
@@ -76,16 +75,3 @@ def test_bfloat16_maps_are_summed_and_normalized_in_float32_and_rounded_once():
     expected = (exact - exact.mean((0, 1, 2))) / np.sqrt(exact.var((0, 1, 2)) + 1e-5)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=2**-8, atol=1e-5)
-
-
-def test_written_as_onnx_it_is_a_product_and_a_sum_with_the_same_values():
-    x, *_ = inputs()
-    channels = [np.random.default_rng(n).uniform(0.5, 2, 6).astype("float32") for n in range(4)]
-    moments = [jnp.asarray(each) for each in channels]
-    x = jnp.asarray(x, jnp.float32)
-    expected = affine(x, *moments)
-    with traced_for(ONNX):
-        found, program = affine(x, *moments), jax.make_jaxpr(lambda x: affine(x, *moments))(x)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    large = [e.primitive.name for e in program.eqns if e.outvars[0].aval.shape == x.shape]
-    assert [name for name in large if name != "broadcast_in_dim"] == ["mul", "add"]
