@@ -1,1 +1,40 @@
-"""MoLo: few-shot action recognition from video, in JAX."""
+"""Few-shot action recognition with MoLo in JAX and Flax NNX.
+
+A classifier of one's own classes, from a few clips of each::
+
+    import molo_jax
+
+    classifier = molo_jax.load("runs/folder")
+    classifier.fit({"squat": ["a.mp4", "b.mp4"], "lunge": ["c.mov", "d.mov"]})
+    result = classifier.predict("new.mp4")
+    print(result.label, result.probability)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from molo_jax.prediction.api import load, load_classifier
+    from molo_jax.prediction.classifier import Classifier
+    from molo_jax.prediction.results import UNKNOWN, Prediction
+
+# What the package offers to programs -> where it is. It is imported when it is used, so that a
+# command that needs none of it starts without JAX.
+_OFFERED = {
+    "load": "molo_jax.prediction.api",
+    "load_classifier": "molo_jax.prediction.api",
+    "Classifier": "molo_jax.prediction.classifier",
+    "Prediction": "molo_jax.prediction.results",
+    "UNKNOWN": "molo_jax.prediction.results",
+}
+__all__ = ["UNKNOWN", "Classifier", "Prediction", "load", "load_classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_OFFERED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OFFERED])

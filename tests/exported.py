@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,31 +12,14 @@ from flax import nnx
 from molo_jax.backbones import BACKBONES, backbone_info
 from molo_jax.data.augment import eval_views
 from molo_jax.methods.settings import METHODS
-from molo_jax.weights.networks import abstract_network, filled
+from molo_jax.prediction.clips import ClipRule
+from molo_jax.prediction.sources import make_network
+from molo_jax.weights.networks import abstract_network
 
 NARROW = "narrow18"
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    num_frames: int = 4
-    sampling: str = "segments"
-    resize: int = 36
-    crop: int = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """Looks like `molo_jax.prediction.sources.Network`."""
-
-    settings: Any
-    graphdef: Any
-    params: Any
-    batch_stats: Any
-    rule: Rule = Rule()
-    source: str = "runs/drawn"
-    origin: str = "drawn weights"
-    digest: str = "d1" * 32
+RULE = ClipRule(num_frames=4, resize=36, crop=32)
 
 
 def prepare(monkeypatch):
@@ -52,10 +34,9 @@ def prepare(monkeypatch):
     monkeypatch.setitem(BACKBONES, NARROW, narrow)
 
 
-def drawn(method, backbone=NARROW, rule=None, **settings):
+def drawn(method, backbone=NARROW, rule=RULE, **settings):
     """Returns a network whose features neither vanish nor explode."""
     settings = METHODS[method](num_classes=3, backbone=backbone, **settings)
-    graphdef, *states = abstract_network(settings)
     rng = np.random.default_rng(7)
 
     def value(path, leaf):
@@ -70,10 +51,12 @@ def drawn(method, backbone=NARROW, rule=None, **settings):
         spread = (2 / np.prod(shape[:-1])) ** 0.5 if name == "kernel" else 0.2
         return (spread * rng.standard_normal(shape)).astype(np.float32)
 
-    params, batch_stats = (
-        filled(s, {path: value(path, leaf) for path, leaf in nnx.to_flat_state(s)}) for s in states
-    )
-    return Drawn(settings, graphdef, params, batch_stats, rule or Rule())
+    variables = {
+        path: value(path, leaf)
+        for state in abstract_network(settings)[1:]
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    return make_network("runs/drawn", settings, variables, rule=rule, origin="drawn weights")
 
 
 def pixels(network, clips, seed=0):

@@ -1,5 +1,6 @@
 """Networks are written as programs that compute what the network itself computes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 from documented import ROOT
-from exported import NARROW, Rule, drawn, embedded, matched, pixels, prepare
+from exported import NARROW, RULE, drawn, embedded, matched, pixels, prepare
 from made_weights import official_tensors
 from test_documentation import arguments_of, error_line, run_all
 
@@ -114,7 +115,7 @@ def test_every_method_is_exported_in_both_formats_and_both_equal_the_network(
 @pytest.mark.usefixtures("memory_of_a_test")
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 def test_real_backbones_are_exported_too(tmp_path, backbone):
-    network = drawn("protonet", backbone, Rule(num_frames=1))
+    network = drawn("protonet", backbone, dataclasses.replace(RULE, num_frames=1))
     clips = pixels(network, 3)
     expected = named(embedded(network, clips))
     for form in FORMATS:

@@ -26,7 +26,8 @@ from molo_jax.prediction.export_folder import (
     file_of,
 )
 from molo_jax.prediction.plain import plain
-from molo_jax.prediction.programs import CLIPS, MEMBERS, Network, Program, programs
+from molo_jax.prediction.programs import CLIPS, MEMBERS, Program, programs
+from molo_jax.prediction.sources import Network
 
 # Raised when a reader of older metadata would misunderstand the new one.
 FORMAT_VERSION = 1

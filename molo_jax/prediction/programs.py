@@ -7,7 +7,7 @@ pixels of a frame.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from molo_jax.data.augment import eval_views
 from molo_jax.methods.base import Method
 from molo_jax.methods.episode import Features
 from molo_jax.methods.frames import FrameMethod
-from molo_jax.methods.settings import Settings
 from molo_jax.nn.precision import FLOAT32, using
 from molo_jax.prediction.export_folder import EMBEDDER, MATCHER
+from molo_jax.prediction.sources import Network
 
 # Names of inputs and outputs that are no features.
 CLIPS, MEMBERS, LOGITS = "clips", "members", "logits"
@@ -31,28 +31,6 @@ SUPPORT, QUERY = "support", "query"
 FEATURES = "features"
 
 NamedFeatures = dict[str, Array]
-
-
-class Rule(Protocol):
-    """Which frames of a video a network looks at; see :mod:`molo_jax.prediction.clips`."""
-
-    num_frames: int
-    sampling: str
-    resize: int
-    crop: int
-
-
-class Network(Protocol):
-    """What is exported of a network; see :mod:`molo_jax.prediction.sources`."""
-
-    source: str
-    settings: Settings
-    graphdef: nnx.GraphDef
-    params: nnx.State
-    batch_stats: nnx.State
-    rule: Rule
-    origin: str
-    digest: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""The command that says which class a clip belongs to.
+
+python -m molo_jax.predict --weights=SRC --support=DIR --videos=FILE|DIR [--out=FILE.csv]
+
+SRC is a work folder of training, a checkpoint, an official PyTorch file, or resnet18, resnet34 or
+resnet50 with ImageNet weights. DIR holds a folder for each class with a few clips of it.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags, logging
+
+from molo_jax import cli
+from molo_jax.console import Progress
+from molo_jax.errors import MoloError, UsageError
+from molo_jax.methods.settings import METHODS
+from molo_jax.nn.precision import PRECISIONS
+from molo_jax.prediction.inputs import Query, list_support, list_videos
+
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "The network: a work folder of training, a checkpoint, an official PyTorch file, torchvision's"
+    " file of a backbone, or resnet18, resnet34 or resnet50 (ImageNet weights, which are fetched).",
+)
+_SUPPORT = flags.DEFINE_string(
+    "support", None, "Folder with a folder of clips for each class: DIR/<class>/*."
+)
+_CLASSIFIER = flags.DEFINE_string(
+    "classifier", None, "A classifier saved by --save, in place of --support and mostly --weights."
+)
+_VIDEOS = flags.DEFINE_multi_string(
+    "videos", [], "A clip, or a folder of clips with any folders in it; can be given several times."
+)
+_METHOD = flags.DEFINE_enum(
+    "method",
+    None,
+    list(METHODS),
+    "Of a PyTorch file that fits several methods, which one it is; of a backbone with ImageNet"
+    " weights, how its frames are compared: bi_mhm (default), otam or protonet.",
+)
+_OUT = flags.DEFINE_multi_string(
+    "out", [], "File for the predictions, .csv or .json; can be given several times."
+)
+_UNKNOWN = flags.DEFINE_string(
+    "unknown",
+    "auto",
+    "When a clip is 'none of these': auto (farther from every class than 95 in 100 clips of the"
+    " classes would be), off, or the largest distance relative to that within the support set.",
+)
+_REPORT = flags.DEFINE_string("report", None, "File for the explanation, a page .html.")
+_SAVE = flags.DEFINE_string("save", None, "File for the classifier, such as gym.molo.")
+_WITH_WEIGHTS = flags.DEFINE_bool("with_weights", False, "Also save the network's weights there.")
+_WINDOW = flags.DEFINE_string(
+    "window", None, "Label long videos along their time: length of a window, such as 2s."
+)
+_STRIDE = flags.DEFINE_string(
+    "stride",
+    None,
+    "Time from one window to the next, such as 0.5s; default: a quarter of --window.",
+)
+_SEGMENTS = flags.DEFINE_string("segments", None, "File for the segments of a long video, .csv.")
+_SUBTITLES = flags.DEFINE_multi_string(
+    "subtitles", [], "File for the labels of a long video as subtitles, .srt or .vtt."
+)
+_ANNOTATE = flags.DEFINE_string(
+    "annotate", None, "File for the long video with its labels drawn onto it, .mp4."
+)
+_CACHE = flags.DEFINE_bool(
+    "cache", True, "Keep the features of clips in the user's cache folder, by their content."
+)
+_SECONDS = flags.DEFINE_float("seconds", 120.0, "Time limit for the reading of one clip.", 0.001)
+_PRECISION = flags.DEFINE_enum(
+    "precision", "tf32", list(PRECISIONS), "What the network computes in."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command with the parsed flags."""
+    del argv
+    began = time.monotonic()
+    _check_flags()
+    _check_outputs()
+    support, queries = None, _queries()
+    if _SUPPORT.value is not None:
+        support = list_support(_SUPPORT.value)
+    # This imports JAX, for which a mistake in the flags should not have to wait.
+    from molo_jax import predict_run as run
+
+    options = run.Options(
+        weights=_WEIGHTS.value,
+        classifier=_CLASSIFIER.value,
+        method=_METHOD.value or "",
+        precision=_PRECISION.value,
+        unknown=_UNKNOWN.value,
+        cache=_CACHE.value,
+        seconds=_SECONDS.value,
+    )
+    timing = run.Timing(began)
+    classifier = run.make_classifier(options, support, timing)
+    failures = list(classifier.failures_)
+    for line in run.notes(classifier):
+        logging.warning("%s", line)
+    if _SAVE.value:
+        classifier.save(_SAVE.value, with_weights=_WITH_WEIGHTS.value)
+        print(f"{_SAVE.value}: the classifier; --classifier={_SAVE.value} uses it")
+    if _WINDOW.value:
+        window = seconds_of("window", _WINDOW.value)
+        timeline = run.Timeline(
+            window=window,
+            stride=seconds_of("stride", _STRIDE.value) if _STRIDE.value else window / 4,
+            windows=[Path(path) for path in _OUT.value],
+            segments=Path(_SEGMENTS.value) if _SEGMENTS.value else None,
+            subtitles=[Path(path) for path in _SUBTITLES.value],
+            annotated=Path(_ANNOTATE.value) if _ANNOTATE.value else None,
+        )
+        failures += run.label_videos(classifier, queries, timeline)
+        timing.note("labels", len(queries))
+    elif queries:
+        with Progress("clips", "clips", len(queries)) as bar:
+            results = run.predict_queries(classifier, queries, bar.update)
+        timing.note("prediction", len(queries))
+        failures += run.show(classifier, results)
+        for path in _OUT.value:
+            run.write_predictions(Path(path), classifier, results)
+        if _REPORT.value:
+            run.write_page(Path(_REPORT.value), classifier, results, failures)
+    print(timing.line())
+    if failures:
+        raise MoloError(
+            f"{len(failures)} of the clips could not be used:\n"
+            + "\n".join(run.failure_line(failure) for failure in failures)
+        )
+
+
+def _check_flags() -> None:
+    if _CLASSIFIER.value is None:
+        for name, holder in (("weights", _WEIGHTS), ("support", _SUPPORT)):
+            if holder.value is None:
+                raise UsageError(
+                    f"--{name} is missing; for example: python -m molo_jax.predict"
+                    " --weights=runs/folder --support=clips --videos=new.mp4"
+                )
+    elif _SUPPORT.value is not None:
+        raise UsageError("--classifier has its classes already; leave --support out")
+    if not _VIDEOS.value and not _SAVE.value:
+        raise UsageError("--videos=FILE or --videos=DIR is missing: what is to be predicted?")
+    if not _WINDOW.value:
+        only = (("stride", _STRIDE), ("segments", _SEGMENTS), ("annotate", _ANNOTATE))
+        for name, holder in (*only, ("subtitles", _SUBTITLES)):
+            if holder.value:
+                raise UsageError(f"--{name} is for long videos; it needs --window, such as 2s")
+    else:
+        seconds_of("window", _WINDOW.value)
+        if _STRIDE.value:
+            seconds_of("stride", _STRIDE.value)
+        if _REPORT.value:
+            raise UsageError("--report explains clips; it cannot be combined with --window")
+    if _WITH_WEIGHTS.value and not _SAVE.value:
+        raise UsageError("--with_weights belongs to --save=FILE")
+    try:
+        if _UNKNOWN.value not in ("auto", "off") and not 0 < float(_UNKNOWN.value) < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--unknown={_UNKNOWN.value}: expected auto, off or a number above 0, such as 1.3"
+        ) from None
+
+
+def _check_outputs() -> None:
+    """Finds out before the work whether the files can be written, and are of a known kind."""
+    kinds = [
+        ("out", path, (".csv",) if _WINDOW.value else (".csv", ".json")) for path in _OUT.value
+    ]
+    kinds += [("subtitles", path, (".srt", ".vtt")) for path in _SUBTITLES.value]
+    for name, holder, endings in (
+        ("report", _REPORT, (".html", ".htm")),
+        ("segments", _SEGMENTS, (".csv",)),
+        ("annotate", _ANNOTATE, (".mp4",)),
+        ("save", _SAVE, ()),
+    ):
+        if holder.value:
+            kinds.append((name, holder.value, endings))
+    for name, text, endings in kinds:
+        path = Path(text)
+        if endings and path.suffix.lower() not in endings:
+            raise UsageError(
+                f"--{name}={text}: expected a name that ends in {' or '.join(endings)}"
+            )
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise UsageError(f"--{name}={text}: expected a file in a folder that exists")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise UsageError(f"--{name}={text}: the folder cannot be written to")
+
+
+def _queries() -> list[Query]:
+    queries = [query for text in _VIDEOS.value for query in list_videos(text)]
+    one = [("annotate", _ANNOTATE), ("segments", _SEGMENTS), ("subtitles", _SUBTITLES)]
+    if _WINDOW.value:
+        one.append(("out", _OUT))
+    for name, holder in one:
+        if holder.value and len(queries) != 1:
+            raise UsageError(
+                f"--{name} is for one video with --window, and there are {len(queries)}"
+            )
+    videos = {os.path.realpath(query.path) for query in queries}
+    if _ANNOTATE.value and os.path.realpath(_ANNOTATE.value) in videos:
+        raise UsageError(f"--annotate={_ANNOTATE.value} is the video itself; choose another name")
+    return queries
+
+
+def seconds_of(flag: str, text: str) -> float:
+    """Reads a time such as `2s`, `0.5` or `500ms`, in seconds.
+
+    Raises:
+        UsageError: it is none, or not above 0.
+    """
+    number, unit = text.strip(), 1.0
+    for ending, factor in (("ms", 1e-3), ("s", 1.0), ("min", 60.0)):
+        if number.endswith(ending):
+            number, unit = number.removesuffix(ending), factor
+            break
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"--{flag}={text}: expected a time above 0, such as 2s or 500ms")
+    return value
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,116 @@
+"""The files that a prediction begins with: the clips of each class, and those to be predicted."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from molo_jax.data.lists.directory import Directory, printable
+from molo_jax.errors import MoloError
+
+_EXAMPLES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A clip that is to be predicted.
+
+    Attributes:
+        path: the file.
+        folder: the folder of a class that it lies in, below the folder that was named; empty for a
+            file that was named itself or lies directly there.
+    """
+
+    path: str
+    folder: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SupportFiles:
+    """The clips of each class.
+
+    Attributes:
+        classes: class -> its files, both sorted.
+        notes: what was left out, one sentence each.
+    """
+
+    classes: Mapping[str, list[str]]
+    notes: tuple[str, ...]
+
+
+def list_support(folder: str | os.PathLike[str]) -> SupportFiles:
+    """Lists the clips of the classes: `folder/<class>/*`, with any folders below that of a class.
+
+    Raises:
+        MoloError: there is no such folder, or no folder in it holds a video.
+    """
+    root = os.fspath(folder)
+    directory = _directory(root)
+    classes: dict[str, list[str]] = {}
+    loose = []
+    for path in directory.files():
+        name, slash, _ = path.partition("/")
+        if slash:
+            classes.setdefault(printable(name), []).append(os.path.join(root, path))
+        else:
+            loose.append(path)
+    if not classes:
+        hint = f"; the videos in {root} itself have no class" if loose else ""
+        raise MoloError(
+            f"{root} holds no clips of classes: expected a folder for each class with videos in it,"
+            f" such as {os.path.join(root, 'squat', 'a.mp4')}{hint}"
+        )
+    notes = _left_out(directory)
+    if loose:
+        notes.append(f"{_some(loose)} in {root} itself: not in the folder of a class")
+    tops = {name for name in directory.folders() if "/" not in name}
+    for name in sorted(printable(top) for top in tops):
+        if name not in classes:
+            notes.append(f"the class {name!r} has no videos; it is left out")
+    return SupportFiles(dict(sorted(classes.items())), tuple(notes))
+
+
+def list_videos(path: str | os.PathLike[str]) -> list[Query]:
+    """Lists the clips that a path stands for: the file itself, or all videos below a folder.
+
+    A file that is absent is listed, so that it is told like any other bad clip.
+
+    Raises:
+        MoloError: a folder cannot be listed, or holds no video.
+    """
+    root = os.fspath(path)
+    if not os.path.isdir(root):
+        return [Query(root)]
+    queries = [_query(root, name) for name in _directory(root).files()]
+    if not queries:
+        raise MoloError(f"{root} holds no videos (by the endings of their names)")
+    return queries
+
+
+def _query(root: str, name: str) -> Query:
+    folder, slash, _ = name.partition("/")
+    return Query(os.path.join(root, name), printable(folder) if slash else "")
+
+
+def _directory(root: str) -> Directory:
+    if not os.path.exists(root):
+        raise MoloError(f"the folder {root} does not exist")
+    if not os.path.isdir(root):
+        raise MoloError(f"{root} is no folder")
+    return Directory.index(root)
+
+
+def _left_out(directory: Directory) -> list[str]:
+    defects = [f"{name}: {reason}" for name, reason in directory.defects().items()]
+    notes = [f"left out: {each}" for each in defects]
+    others = [n for n in directory.others() if not Path(n).name.startswith(".")]
+    if others:
+        notes.append(f"{_some(others)}: no videos by their names, left out")
+    notes += [f"{folder} is not looked into: {why}" for folder, why in directory.unlistable.items()]
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(printable(name) for name in names[:_EXAMPLES])
+    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
+    return f"{shown}{more}"

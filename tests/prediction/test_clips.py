@@ -1,0 +1,130 @@
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import video_kinds
+import videos
+
+from molo_jax.data.video import frames
+from molo_jax.data.video.containers import BadVideoError
+from molo_jax.errors import MoloError
+from molo_jax.prediction import clips
+from molo_jax.prediction.clips import ClipRule, identify, read_clip, spelled_time
+
+RULE = ClipRule(num_frames=4, resize=64, crop=56)
+
+
+@pytest.fixture
+def video(tmp_path):
+    return videos.write_video(tmp_path / "видео 視頻.mp4", video=5, frames=17)
+
+
+def test_the_frames_in_the_middle_of_equal_segments_are_read(video):
+    clip = read_clip(video, RULE)
+    # 17 // 4 = 4 frames a segment, of which number 2.
+    assert clip.numbers.tolist() == [2, 6, 10, 14]
+    assert videos.read_codes(clip.pixels) == ([2, 6, 10, 14], [5] * 4)
+    assert clip.pixels.shape == (4, 64, 64, 3)
+    assert clip.seconds == pytest.approx(np.array([2, 6, 10, 14]) / 25)
+    assert clip.name == str(video)
+    assert clip.digest == hashlib.sha256(video.read_bytes()).hexdigest()
+
+
+def test_a_window_in_the_middle_is_read_where_the_network_learnt_from_windows(video):
+    rule = ClipRule(num_frames=4, sampling="window", resize=64, crop=64)
+    expected = frames.window_frames(17, 25.0, 4, None)
+    assert read_clip(video, rule).numbers.tolist() == expected.tolist()
+
+
+def test_thumbnails_keep_the_shape_of_the_video_and_small_frames_their_size(video, tmp_path):
+    assert read_clip(video, RULE).thumbnails.shape == (4, 48, 64, 3)
+    frame = np.zeros((400, 100, 3), np.uint8)
+    assert clips.thumbnail(frame).shape == (160, 40, 3)
+
+
+def test_a_video_that_is_stored_turned_is_read_upright(tmp_path):
+    codes = video_kinds.turned(1)(tmp_path / "turned.mp4")
+    clip = read_clip(tmp_path / "turned.mp4", RULE)
+    expected = [codes[number] for number in clip.numbers]
+    assert videos.read_codes(clip.pixels)[0] == expected
+    assert len(set(expected)) == 4
+    assert clip.thumbnails.shape == (4, 64, 48, 3)
+
+
+def test_an_array_of_the_right_number_of_frames_is_taken_as_it_is():
+    array = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    clip = read_clip(array, RULE)
+    np.testing.assert_array_equal(clip.pixels, array)
+    assert clip.numbers.tolist() == [0, 1, 2, 3]
+    assert clip.seconds is None
+    assert clip.digest == read_clip(array.copy(order="F"), RULE).digest
+    assert clip.digest != read_clip(array[::-1], RULE).digest
+
+
+def test_frames_of_a_longer_array_are_chosen_as_those_of_a_video():
+    array = np.stack([videos.coded_frame(9, number) for number in range(17)])
+    clip = read_clip(array, RULE)
+    assert videos.read_codes(clip.pixels) == ([2, 6, 10, 14], [9] * 4)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((4, 8, 8, 4), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    ],
+)
+def test_an_array_that_is_no_clip_is_refused_with_its_shape_and_type(array):
+    with pytest.raises(MoloError, match="is no clip; expected frames, height, width, 3") as caught:
+        read_clip(array, RULE)
+    assert str(array.shape) in str(caught.value)
+    assert str(array.dtype) in str(caught.value)
+
+
+def test_a_video_of_one_frame_shows_it_again_and_again(tmp_path):
+    one = videos.write_video(tmp_path / "one.mp4", video=2, frames=1)
+    assert read_clip(one, RULE).numbers.tolist() == [0, 0, 0, 0]
+
+
+def test_a_long_video_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    # 30 frames a tenth of a second apart in the file, 18 seconds each by its times.
+    path = videos.write_video(
+        tmp_path / "long.mp4", frames=30, times=[90 * 18 * n for n in range(30)]
+    )
+    monkeypatch.setattr(clips, "content_digest", lambda path: pytest.fail("it was read"))
+    with pytest.raises(
+        BadVideoError, match=r"lasts [89]:\d\d, and a clip at most 5:00; .*--window"
+    ):
+        read_clip(path, RULE)
+
+
+def test_what_is_no_video_has_a_reason(tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    sound = tmp_path / "sound.mp4"
+    videos.write_video(sound, frames=1, sound=True)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path, reason in (
+        (tmp_path / "absent.mp4", "No such file"),
+        (tmp_path, "it is a folder"),
+        (tmp_path / "pipe.mp4", "no regular file"),
+        (text, "not a video file"),
+    ):
+        with pytest.raises(BadVideoError, match=reason):
+            identify(path)
+
+
+def test_times_are_spelled_for_people():
+    assert [spelled_time(s) for s in (5, 65, 3600 * 2 + 5)] == ["0:05", "1:05", "2:00:05"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_frames": 0}, {"resize": 8, "crop": 9}, {"sampling": "all"}, {"crop": 2.0}],
+)
+def test_a_rule_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        ClipRule(**wrong)
