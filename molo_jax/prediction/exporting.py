@@ -177,7 +177,7 @@ def _metadata(network: Network, form: str, made: Sequence[tuple[Program, bytes]]
         "settings": settings.to_json(),
         "source": network.source,
         "origin": network.origin,
-        "weights_digest": network.digest,
+        "network_digest": network.digest,
         "clips": {
             "frames": rule.num_frames,
             "resize": rule.resize,
