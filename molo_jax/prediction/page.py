@@ -1,0 +1,362 @@
+"""The page to try it in a browser: classes on the left, a clip and its answer on the right."""
+
+import contextlib
+import functools
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from molo_jax.data.lists.directory import EXTENSIONS
+from molo_jax.errors import MoloError
+from molo_jax.prediction import page_html as html
+from molo_jax.prediction.classifier import AUTO
+from molo_jax.prediction.embedder import Embedder
+from molo_jax.prediction.page_session import Explainer, Limits, PageSession, write_explanation
+
+SAVED_NAME, REPORT_NAME = "gym.molo", "explanation.html"
+# Files that nobody used for so many seconds are removed; how often that is looked at.
+_FORGOTTEN, _LOOKED_AT = 1800, 60
+# Work on the network is done for one visitor after the other.
+_ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network", "api_visibility": "private"}
+_CLICK = "() => setTimeout(() => document.querySelector('#{}')?.click(), 300)"
+
+
+class Camera(gr.Video):
+    """Gradio's camera, whose recording is taken as it is.
+
+    Gradio would remove the sound of a recording by the program ffmpeg, and ours has none.
+    """
+
+    # Its part in the browser is that of gr.Video.
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload.path if payload else None
+
+
+def build_page(
+    embedder: Embedder,
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    unknown: str | float = AUTO,
+    explainer: Explainer = write_explanation,
+) -> gr.Blocks:
+    """Builds the page.
+
+    Args:
+        embedder: the network.
+        folder: where files for visitors are written; whoever starts the page removes it.
+        limits: what visitors may ask for.
+        unknown: when a clip is *none of these*, see `Classifier`.
+        explainer: writes the page that explains a prediction.
+    """
+    page = _Page(embedder, folder, limits or Limits(), unknown, explainer)
+    with gr.Blocks(
+        title="Which action is it?",
+        analytics_enabled=False,
+        delete_cache=(_LOOKED_AT, _FORGOTTEN),
+    ) as blocks:
+        page.lay_out(blocks)
+    return blocks
+
+
+def theme() -> gr.Theme:
+    """Returns the look of the page, with the fonts of the visitor's system."""
+    return gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+
+
+class _Page:
+    """The components of the page, and what happens when they are used."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        folder: Path,
+        limits: Limits,
+        unknown: str | float,
+        explainer: Explainer,
+    ):
+        self._embedder, self._folder, self._limits = embedder, folder, limits
+        self._unknown, self._explainer = unknown, explainer
+        self._lock = threading.Lock()
+
+    def lay_out(self, blocks: gr.Blocks) -> None:
+        """Makes the components and connects them."""
+        network = self._embedder.network
+        # The order is that of `_shown`.
+        self._session = gr.State(None, delete_callback=lambda session: None)
+        self._revision = gr.State(0)
+        gr.HTML(
+            '<div class="page-head"><h1>Which action is it?</h1><p>Give a few clips of each class,'
+            " then a new one. Everything stays on the machine that runs this page; videos are"
+            f" removed as soon as they are read. Network: {escape(network.origin)}.</p></div>"
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=420):
+                self._lay_out_classes()
+            with gr.Column(min_width=420):
+                self._lay_out_clip()
+        self._explanation = gr.HTML(elem_id="explanation")
+        self._connect(blocks)
+
+    def _lay_out_classes(self) -> None:
+        gr.Markdown("### 1 · Your classes")
+        self._cards = gr.Column()
+        with gr.Group():
+            self._name = gr.Textbox(
+                label="Name of a class", placeholder="squat", max_lines=1, elem_id="class-name"
+            )
+            self._files = gr.File(
+                label="Clips of it", file_count="multiple", file_types=list(EXTENSIONS), height=130
+            )
+        self._add = gr.Button("Add to the class", variant="primary", elem_id="add-class")
+        self._class_problems = gr.HTML(elem_id="class-problems")
+        with gr.Accordion("How good are these examples?", open=True):
+            self._advice = gr.HTML(elem_id="advice")
+        with gr.Row():
+            self._save = gr.Button(f"Save the classes as {SAVED_NAME}", size="sm")
+            self._open = gr.UploadButton(
+                f"Open a {SAVED_NAME}", file_types=[".molo"], size="sm", elem_id="open-molo"
+            )
+        self._saved = gr.DownloadButton(visible="hidden", elem_id="saved-file")
+
+    def _lay_out_clip(self) -> None:
+        gr.Markdown("### 2 · A new clip")
+        with gr.Tabs():
+            with gr.Tab("File"):
+                self._query = gr.File(
+                    label="Clip", file_types=list(EXTENSIONS), height=130, elem_id="query-file"
+                )
+            with gr.Tab("Camera"):
+                self._camera = Camera(
+                    label="Record it",
+                    sources=["webcam"],
+                    include_audio=False,
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    height=300,
+                    elem_id="camera",
+                )
+        self._clip_problems = gr.HTML(elem_id="clip-problems")
+        self._answer = gr.HTML(elem_id="answer")
+        with gr.Row(equal_height=True):
+            self._right = gr.Dropdown(
+                label="It is an example of",
+                choices=[],
+                allow_custom_value=True,
+                scale=2,
+                elem_id="right-class",
+            )
+            self._keep = gr.Button("Add it to this class", size="sm", scale=1)
+        with gr.Row():
+            self._explain = gr.Button("Why?", elem_id="why")
+            self._download = gr.Button("Save the explanation", size="sm")
+        self._report = gr.DownloadButton(visible="hidden", elem_id="report-file")
+
+    def _connect(self, blocks: gr.Blocks) -> None:
+        shown = [
+            *(self._session, self._revision, self._class_problems, self._advice),
+            *(self._clip_problems, self._answer, self._right, self._explanation),
+        ]
+
+        @gr.render(inputs=[self._session, self._revision])
+        def cards(session: PageSession | None, _: int) -> None:
+            with self._cards:
+                self._lay_out_cards(session, shown)
+
+        usual = {**_ONE_AT_A_TIME, "show_progress": "minimal"}
+        adding = {**_ONE_AT_A_TIME, "show_progress_on": [self._class_problems]}
+        inputs = [self._session, self._revision]
+        gr.on(
+            [self._add.click, self._name.submit],
+            self._add_files,
+            [*inputs, self._name, self._files],
+            [*shown, self._name, self._files],
+            **adding,
+        )
+        for component, event in ((self._query, "upload"), (self._camera, "stop_recording")):
+            getattr(component, event)(
+                self._ask,
+                [*inputs, component],
+                [*shown, component],
+                show_progress_on=[self._answer],
+                **_ONE_AT_A_TIME,
+            )
+        self._keep.click(self._keep_clip, [*inputs, self._right], shown, **usual)
+        self._open.upload(self._load, [*inputs, self._open], shown, **adding)
+        self._explain.click(
+            self._explain_clip,
+            [self._session],
+            [self._clip_problems, self._explanation],
+            show_progress_on=[self._explanation],
+            **_ONE_AT_A_TIME,
+        )
+        for button, file, write, problems in (
+            (self._save, self._saved, self._write_classes, self._class_problems),
+            (self._download, self._report, self._write_report, self._clip_problems),
+        ):
+            button.click(write, [self._session], [problems, file], **usual).then(
+                None, js=_CLICK.format(file.elem_id), api_visibility="private"
+            )
+        blocks.load(self._start, inputs, shown, **usual)
+
+    def _lay_out_cards(self, session: PageSession | None, shown: Sequence[Any]) -> None:
+        if session is None or not session.classes:
+            gr.HTML(html.no_classes())
+            return
+        inputs = [self._session, self._revision]
+        for name, clips in session.classes.items():
+            with gr.Group(elem_classes="class-card"):
+                gr.HTML(html.class_card(name, clips), padding=True)
+                with gr.Row():
+                    more = gr.UploadButton(
+                        "Add clips", file_count="multiple", file_types=list(EXTENSIONS), size="sm"
+                    )
+                    remove = gr.Button("Remove the class", size="sm")
+            more.upload(
+                functools.partial(self._add_more, name),
+                [*inputs, more],
+                shown,
+                show_progress_on=[self._class_problems],
+                **_ONE_AT_A_TIME,
+            )
+            remove.click(
+                functools.partial(self._remove, name),
+                inputs,
+                shown,
+                show_progress="hidden",
+                **_ONE_AT_A_TIME,
+            )
+
+    def _start(self, session: PageSession | None, revision: int) -> tuple:
+        return self._shown(self._mine(session), revision)
+
+    def _add_files(
+        self,
+        session: PageSession | None,
+        revision: int,
+        name: str,
+        files: list[str] | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple:
+        """Adds clips to a new or known class; the fields are emptied where that worked."""
+        session, files = self._mine(session), files or []
+        with removed_afterwards(files):
+            problems = self._told(
+                lambda: session.add(name, files, lambda n: progress((n, len(files)), unit="clips"))
+            )
+        worked = len(problems) < len(files)
+        kept = gr.skip() if not worked and not files else None
+        return (*self._shown(session, revision, classes=problems), "" if worked else name, kept)
+
+    def _add_more(
+        self, name: str, session: PageSession | None, revision: int, files: list[str] | None
+    ) -> tuple:
+        session, files = self._mine(session), files or []
+        with removed_afterwards(files):
+            problems = self._told(lambda: session.add(name, files))
+        return self._shown(session, revision, classes=problems)
+
+    def _remove(self, name: str, session: PageSession | None, revision: int) -> tuple:
+        session = self._mine(session)
+        return self._shown(session, revision, classes=self._told(lambda: session.remove(name)))
+
+    def _ask(self, session: PageSession | None, revision: int, file: str | None) -> tuple:
+        session = self._mine(session)
+        if not file:
+            return (*self._shown(session, revision), None)
+        with removed_afterwards([file]):
+            problems = self._told(lambda: session.ask(file))
+        return (*self._shown(session, revision, clip=problems), None)
+
+    def _keep_clip(self, session: PageSession | None, revision: int, name: str | None) -> tuple:
+        session = self._mine(session)
+        return self._shown(session, revision, clip=self._told(lambda: session.add_clip(name)))
+
+    def _load(self, session: PageSession | None, revision: int, file: str | None) -> tuple:
+        session = self._mine(session)
+        with removed_afterwards([file] if file else []):
+            problems = self._told(lambda: session.load(file)) if file else []
+        return self._shown(session, revision, classes=problems)
+
+    def _explain_clip(self, session: PageSession | None) -> tuple:
+        with self._written(REPORT_NAME) as path:
+            problems = self._told(lambda: self._mine(session).explain(self._explainer, path))
+            if problems:
+                return html.problems(problems), ""
+            return "", html.frame_of(path.read_text(encoding="utf-8"))
+
+    def _write_report(self, session: PageSession | None) -> tuple:
+        return self._offered(
+            REPORT_NAME, lambda path: self._mine(session).explain(self._explainer, path)
+        )
+
+    def _write_classes(self, session: PageSession | None) -> tuple:
+        return self._offered(SAVED_NAME, lambda path: self._mine(session).save(path))
+
+    def _offered(self, name: str, write: Callable[[Path], None]) -> tuple:
+        """Writes a file for the visitor to download."""
+        path = Path(tempfile.mkdtemp(dir=self._folder)) / name
+        problems = self._told(lambda: write(path))
+        return html.problems(problems), gr.skip() if problems else str(path)
+
+    @contextlib.contextmanager
+    def _written(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            yield Path(folder) / name
+
+    def _mine(self, session: PageSession | None) -> PageSession:
+        """Returns the visitor's own session; a new one where there is none yet."""
+        return session or PageSession(self._embedder, self._limits, self._unknown)
+
+    def _told(self, work: Callable[[], list[str] | None]) -> list[str]:
+        """Does something with the network; returns what a visitor should know of it."""
+        with self._lock:
+            try:
+                return work() or []
+            except MoloError as error:
+                return [str(error)]
+
+    def _shown(
+        self,
+        session: PageSession,
+        revision: int,
+        classes: Sequence[str] = (),
+        clip: Sequence[str] = (),
+    ) -> tuple:
+        """Returns the values of all components after something has changed."""
+        found: list[str] = []
+        failed = self._told(lambda: found.extend(session.advice()))
+        tested = session.classifier.calibration.tested if session.classes else 0
+        nearest = session.prediction.nearest if session.prediction else None
+        return (
+            session,
+            revision + 1,
+            html.problems([*classes, *failed]),
+            html.advice_list(found, tested),
+            html.problems(clip),
+            html.answer(session.clip, session.prediction),
+            gr.Dropdown(choices=list(session.classes), value=nearest),
+            "",
+        )
+
+
+@contextlib.contextmanager
+def removed_afterwards(files: Sequence[str]) -> Iterator[None]:
+    """Removes files at the end, with the folders that they leave empty."""
+    try:
+        yield
+    finally:
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(file))
