@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from browsers import browser_line
 from own_memory import peak_bytes
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
@@ -88,7 +89,8 @@ def pytest_testnodedown(node) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Prints the peak memory of every process that ran tests."""
+    """Prints the browser of the tests, and the peak memory of every process that ran tests."""
+    terminalreporter.write_line(browser_line())
     for worker, files in sorted(_PEAKS.items()):
         terminalreporter.write_line(memory_line(worker, files))
 

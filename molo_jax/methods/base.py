@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.backbones import backbone_info
 from molo_jax.methods.episode import Episode, Features, Sets, Training
+from molo_jax.methods.evidence import Evidence
 from molo_jax.methods.settings import Settings
 
 
@@ -63,6 +64,24 @@ class Method(nnx.Module, abc.ABC):
                 classes may have different numbers of shots.
             n_way: number of classes.
         """
+
+    def evidence(
+        self, support: Features, query: Features, support_labels: Int[Array, "s"], *, n_way: int
+    ) -> dict[str, Evidence]:
+        """Takes the scores of `match` apart into streams and, where it can, pairs of frames.
+
+        By default there is one stream, ``match``, and nothing is said about frames.
+
+        Args:
+            support: features of the support clips.
+            query: features of the queries.
+            support_labels: class of each support clip, as for `match`.
+            n_way: number of classes.
+
+        Returns:
+            Each stream by its name; the weighted distances of all add up to the negative scores.
+        """
+        return {"match": Evidence(-self.match(support, query, support_labels, n_way=n_way))}
 
     @abc.abstractmethod
     def __call__(

@@ -6,6 +6,7 @@ Reference: Wang et al., HyRSM, CVPR 2022, section 3.3; the baseline of MoLo's ab
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.evidence import BI_MHM, Evidence, Metric, of_prototypes
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.nn import matching
 
@@ -26,3 +27,15 @@ class BiMHM(FrameMethod):
         del train, rngs
         classes = matching.prototypes(support, labels, n_way)
         return {}, -matching.bi_mean_hausdorff(matching.cosine_distances(query, classes))
+
+    def evidence(
+        self,
+        support: Float[Array, "s t d"],
+        query: Float[Array, "q t d"],
+        support_labels: Int[Array, "s"],
+        *,
+        n_way: int,
+    ) -> dict[str, Evidence]:
+        classes = matching.prototypes(support, support_labels, n_way)
+        distances = matching.cosine_distances(query, classes)
+        return {"match": of_prototypes(distances, Metric(BI_MHM))}

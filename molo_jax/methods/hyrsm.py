@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from molo_jax.backbones import backbone_info
 from molo_jax.methods.base import accuracy, cross_entropy
 from molo_jax.methods.episode import Episode, Sets
+from molo_jax.methods.evidence import BI_MHM, Evidence, Metric, of_clips, of_prototypes
 from molo_jax.methods.frame_outputs import Encoded
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.settings import HyRSMSettings
@@ -119,6 +120,27 @@ class HyRSM(FrameMethod):
             ``tokens``, the new frame tokens, of the support (q, s, t, d), of the queries (q, t, d);
             and the logits.
         """
+        drop = {"train": train, "rngs": rngs}
+        stages, frames, labels = self._frame_distances(support, query, labels, n_way, **drop)
+        distances = matching.bi_mean_hausdorff(frames)
+        return stages, -matching.class_means(distances, labels, n_way)
+
+    def _frame_distances(
+        self,
+        support: Encoded,
+        query: Encoded,
+        labels: Int[Array, "s"],
+        n_way: int,
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Stages, Float[Array, "q m i j"], Int[Array, "m"]]:
+        """Computes the distances of the new frame tokens.
+
+        Returns:
+            The stages of `score`; the distances of every query frame to every frame of each support
+            clip, or of each prototype (``settings.prototypes_first``); and the class of each.
+        """
         if self.settings.prototypes_first:
             # Both are linear in the encoded frame tokens, so they are those of the prototypes.
             means = matching.prototypes(support.means[:, None], labels, n_way)[:, 0]
@@ -136,9 +158,7 @@ class HyRSM(FrameMethod):
             matching.unit(tokens.support),
             precision=_PRECISION,
         )
-        distances = matching.bi_mean_hausdorff(1.0 - products)
-        stages = {"relation": relation, "tokens": tokens}
-        return stages, -matching.class_means(distances, labels, n_way)
+        return {"relation": relation, "tokens": tokens}, 1.0 - products, labels
 
     def match(
         self, support: Encoded, query: Encoded, support_labels: Int[Array, "s"], *, n_way: int
@@ -149,6 +169,18 @@ class HyRSM(FrameMethod):
             return self.score(support, alone, support_labels, n_way=n_way)[1][0]
 
         return lax.map(one, query)
+
+    def evidence(
+        self, support: Encoded, query: Encoded, support_labels: Int[Array, "s"], *, n_way: int
+    ) -> dict[str, Evidence]:
+        def one(each: Encoded) -> Float[Array, "m i j"]:
+            alone = jax.tree.map(lambda x: x[None], each)
+            return self._frame_distances(support, alone, support_labels, n_way)[1][0]
+
+        frames, metric = lax.map(one, query), Metric(BI_MHM)
+        if self.settings.prototypes_first:
+            return {"match": of_prototypes(frames, metric)}
+        return {"match": of_clips(frames, metric, support_labels, n_way)}
 
     def loss_terms(self, stages: Stages, episode: Episode) -> dict[str, Float[Array, ""]]:
         return {"classification": cross_entropy(*_of_every_frame(stages, episode))}

@@ -22,6 +22,7 @@ from molo_jax.methods.base import (
     split_sets,
 )
 from molo_jax.methods.episode import Episode, Training
+from molo_jax.methods.evidence import BI_MHM, OTAM, Evidence, Metric, of_prototypes
 from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn import attention, matching, motion, ops
@@ -167,6 +168,31 @@ class MoLo(Method):
         self, support: Tokens, query: Tokens, support_labels: Int[Array, "s"], *, n_way: int
     ) -> Float[Array, "q n"]:
         return self.scores(support, query, support_labels, n_way=n_way).match
+
+    def evidence(
+        self, support: Tokens, query: Tokens, support_labels: Int[Array, "s"], *, n_way: int
+    ) -> dict[str, Evidence]:
+        """Takes the scores apart into ``appearance`` and ``motion``.
+
+        The distances are those of frames; the global token, which enters the long-short terms of
+        the loss alone, is not among them. Entry ``i`` of the motion stream is the change from frame
+        ``i`` to frame ``i + 1``.
+        """
+        settings, found = self.settings, {}
+        metric = Metric(BI_MHM, single_direction=settings.single_direction)
+        if settings.matching == "otam":
+            metric = Metric(OTAM, smoothing=settings.smoothing)
+        for name in ("appearance", "motion"):
+            if getattr(query, name) is None:
+                continue
+            classes = matching.prototypes(getattr(support, name), support_labels, n_way)
+            distances = matching.cosine_distances(getattr(query, name), classes)
+            frames, _, _ = matching.split_streams(distances)
+            # A stream alone is not weighed.
+            weighed = name == "motion" and settings.streams == "both"
+            weight = settings.motion_weight if weighed else 1.0
+            found[name] = of_prototypes(frames, metric, weight)
+        return found
 
     def scores(
         self, support: Tokens, query: Tokens, support_labels: Int[Array, "s"], *, n_way: int

@@ -6,6 +6,8 @@ Reference: Cao et al., Few-Shot Video Classification via Temporal Alignment, CVP
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.evidence import OTAM as ALIGNMENT
+from molo_jax.methods.evidence import Evidence, Metric, of_clips
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.nn import matching
 
@@ -27,3 +29,15 @@ class OTAM(FrameMethod):
         distances = matching.cosine_distances(query, support)
         costs = matching.otam(distances, smoothing=self.settings.smoothing)
         return {}, -matching.class_means(costs, labels, n_way)
+
+    def evidence(
+        self,
+        support: Float[Array, "s t d"],
+        query: Float[Array, "q t d"],
+        support_labels: Int[Array, "s"],
+        *,
+        n_way: int,
+    ) -> dict[str, Evidence]:
+        distances = matching.cosine_distances(query, support)
+        metric = Metric(ALIGNMENT, smoothing=self.settings.smoothing)
+        return {"match": of_clips(distances, metric, support_labels, n_way)}

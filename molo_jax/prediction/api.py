@@ -9,10 +9,10 @@ import jax
 from molo_jax.engine import runtime
 from molo_jax.errors import MoloError, shortened
 from molo_jax.methods.settings import settings_from_json
-from molo_jax.prediction.archive import ArchiveRecord, read_archive, restored
+from molo_jax.prediction.archive import ArchiveRecord, check_features, read_archive
 from molo_jax.prediction.classifier import AUTO, Classifier
 from molo_jax.prediction.clips import READING_SECONDS, ClipRule
-from molo_jax.prediction.embedder import EmbeddedClip, Embedder
+from molo_jax.prediction.embedder import Embedder
 from molo_jax.prediction.sources import (
     DEFAULT_PRECISION,
     Network,
@@ -87,10 +87,8 @@ def load_classifier(
     classifier = classifier_of(
         network, unknown=kept if unknown is None else unknown, cache=cache, seconds=seconds
     )
-    record = restored(path, record, classifier.embedder.structure)
-    classifier.support = {
-        name: [EmbeddedClip(**vars(clip)) for clip in clips] for name, clips in record.clips.items()
-    }
+    check_features(path, record, classifier.embedder.structure)
+    classifier.support = {name: list(clips) for name, clips in record.clips.items()}
     return classifier
 
 

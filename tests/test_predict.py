@@ -1,0 +1,206 @@
+import csv
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import programs
+import pytest
+from flax import nnx
+
+from molo_jax import build, predict
+from molo_jax.config import base_config
+from molo_jax.engine.evaluation import FeatureStore
+from molo_jax.errors import UsageError
+from molo_jax.evaluator import Evaluator
+from molo_jax.methods.settings import METHODS
+from molo_jax.prediction.api import classifier_of
+from molo_jax.prediction.clips import ClipRule
+from molo_jax.prediction.sources import make_network
+from molo_jax.weights.networks import abstract_network
+
+RULE = ClipRule(num_frames=4, resize=40, crop=32)
+
+
+def random_network(method="molo"):
+    settings = METHODS[method](num_classes=3, backbone="resnet18")
+    rng, values = np.random.default_rng(1), {}
+    for state in abstract_network(settings)[1:]:
+        for path, leaf in nnx.to_flat_state(state):
+            fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+            value = rng.standard_normal(leaf.shape) / np.sqrt(fan_in)
+            value = 0.75 + rng.random(leaf.shape) / 2 if path[-1] in ("scale", "var") else value
+            values[path] = value.astype(leaf.dtype)
+    return make_network("random weights", settings, values, rule=RULE)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_network()
+
+
+@pytest.fixture(scope="module")
+def clips(motion_data, tmp_path_factory):
+    """Three classes of three clips each, named by letters; the fourth clips are the queries."""
+    root = tmp_path_factory.mktemp("clips")
+    for letter, number in zip("abc", (3, 5, 8), strict=True):
+        for part, videos in (("support", (0, 1, 2)), ("queries", (3,))):
+            (root / part / letter).mkdir(parents=True)
+            for video in videos:
+                source = motion_data / f"videos/test_motion{number}/{video}.mp4"
+                shutil.copy(source, root / part / letter / f"{video}.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def saved(network, clips, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "gym.molo"
+    classifier = classifier_of(network, cache=False)
+    folders = sorted((clips / "support").iterdir())
+    classifier.fit({folder.name: sorted(folder.glob("*.mp4")) for folder in folders})
+    classifier.save(path, with_weights=True)
+    return path, classifier
+
+
+def test_a_program_predicts_exactly_what_an_evaluation_predicts(network, motion_data):
+    config = base_config()
+    config.data.update(
+        source="videos",
+        root=str(motion_data / "videos"),
+        split_dir=str(motion_data / "splits"),
+        num_frames=RULE.num_frames,
+        resize=RULE.resize,
+        crop=RULE.crop,
+    )
+    config.eval.update(n_way=3, shots=(2,), n_query=1)
+    data = build.evaluation(config).data
+    evaluator = Evaluator(data, network.graphdef)
+    weights = network.params, network.batch_stats
+    store = FeatureStore(lambda requests: evaluator.embed(*weights, requests), capacity=100)
+    sampler, classifier = data.samplers[2], classifier_of(network, cache=False)
+    how = {name: data.reading[name] for name in ("sampling", "resize")}
+    for index in range(4):
+        episode = sampler.resolve(sampler(index), data.dataset.is_bad)
+        assert store.ensure((*episode.support, *episode.query))
+        rows = [np.int32([store.rows(part)]) for part in (episode.support, episode.query)]
+        table, labels = store.table(), episode.support_labels[None]
+        expected = np.asarray(evaluator.match(*weights, table, *rows, labels))[0]
+        read = lambda request: data.dataset.read_clip(request, **how)  # noqa: E731
+        order = np.argsort(episode.support_labels, kind="stable")
+        support = [read(episode.support[i]) for i in order]
+        names = [str(episode.support_labels[i]) for i in order]
+        classifier.fit(support, names)
+        found = classifier.predict([read(request) for request in episode.query])
+        assert [int(each.nearest) for each in found] == expected.argmax(axis=1).tolist()
+        distances = np.array([list(each.distances.values()) for each in found])
+        np.testing.assert_allclose(distances, -expected, rtol=0, atol=3e-6)
+
+
+def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips, tmp_path):
+    path, classifier = saved
+    queries = tmp_path / "queries"
+    shutil.copytree(clips / "queries", queries)
+    (queries / "a/кадр.mp4").write_bytes(b"no video")
+    (queries / "unbekannt").mkdir()
+    shutil.copy(clips / "support/a/0.mp4", queries / "unbekannt/0.mp4")
+    outputs = [tmp_path / name for name in ("out.csv", "out.json", "page.html")]
+    result = programs.run(
+        *("-m", "molo_jax.predict", f"--classifier={path}", f"--videos={queries}", "--nocache"),
+        *(f"--videos={tmp_path}/absent.mp4", f"--report={outputs[2]}"),
+        *(f"--out={outputs[0]}", f"--out={outputs[1]}"),
+    )
+    assert result.returncode == 1, result.stderr
+    error = result.stderr[result.stderr.index("error: ") :].splitlines()
+    assert error[0] == "error: 2 of the clips could not be used:"
+    assert error[1].startswith(f"{queries}/a/кадр.mp4: not a video file")
+    assert error[2].startswith(f"{tmp_path}/absent.mp4: cannot be opened: No such file")
+    assert len(error) == 3
+    assert "Traceback" not in result.stderr
+
+    rows = {row["video"]: row for row in csv.DictReader(outputs[0].open(encoding="utf-8"))}
+    expected = [clips / f"queries/{letter}/3.mp4" for letter in "abc"]
+    for source in expected:
+        row = rows[str(queries / source.relative_to(clips / "queries"))]
+        prediction = classifier.predict(source)
+        assert row["predicted"] == prediction.label
+        assert row["runner_up"] == prediction.runner_up
+        assert row["truth"] == source.parent.name
+        assert float(row["probability"]) == pytest.approx(prediction.probability, rel=1e-3)
+        for name, distance in prediction.distances.items():
+            assert float(row[f"distance_{name}"]) == pytest.approx(distance, rel=1e-3)
+    assert rows[f"{queries}/unbekannt/0.mp4"]["truth"] == "unbekannt"
+    assert len(rows) == 4
+
+    content = json.loads(outputs[1].read_text(encoding="utf-8"))
+    assert [each["video"] for each in content["not_usable"]] == [
+        f"{queries}/a/кадр.mp4",
+        f"{tmp_path}/absent.mp4",
+    ]
+    right = sum(row["predicted"] == row["truth"] for row in rows.values())
+    assert f"accuracy: {right} of 3 clips of the classes" in result.stdout
+    assert "is itself one of the clips of 'a'" in result.stdout
+    assert re.search(r"^seconds: start .*, prediction \(6 clips\) ", result.stdout, re.M)
+    assert outputs[2].read_text(encoding="utf-8").count("кадр.mp4") >= 1
+
+
+def test_the_command_needs_no_tensorflow(saved, clips):
+    program = (
+        "import sys; from molo_jax.prediction.api import load_classifier;"
+        f"print(load_classifier({str(saved[0])!r}, cache=False).predict("
+        f"{str(clips / 'queries/b/3.mp4')!r}).nearest);"
+        "slow = {'tensorflow', 'tensorflow_datasets', 'torch', 'ml_collections'};"
+        "print(*slow & set(sys.modules))"
+    )
+    result = programs.run("-c", program)
+    assert result.stdout.split() == [saved[1].predict(clips / "queries/b/3.mp4").nearest]
+
+
+WEIGHTS, SUPPORT, VIDEOS = "--weights=resnet18", "--support=.", "--videos=a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([SUPPORT, VIDEOS], "--weights is missing; for example: python -m molo_jax.predict"),
+        ([WEIGHTS, VIDEOS], "--support is missing"),
+        ([WEIGHTS, SUPPORT], "--videos=FILE or --videos=DIR is missing"),
+        (["--classifier=a.molo", SUPPORT, VIDEOS], "--classifier has its classes already"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--unknown=-2"], "--unknown=-2: expected auto, off or a num"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--out=a.txt"], "--out=a.txt: expected a name that ends in"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--out=no/a.csv"], "expected a file in a folder that exists"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--stride=1s"], "--stride is for long videos; it needs --wind"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--window=x"], "--window=x: expected a time above 0, such as"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--with_weights"], "--with_weights belongs to --save=FILE"),
+        ([WEIGHTS, SUPPORT, VIDEOS, "--method=tsn"], "--method=tsn"),
+        (["--wieghts=a"], "unknown flag --wieghts; did you mean --weights?"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_said_before_anything_is_loaded(arguments, message, tmp_path):
+    result = programs.run("-m", "molo_jax.predict", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_times_have_units():
+    assert [predict.seconds_of("window", t) for t in ("2s", "0.5", "500ms", "1min")] == [
+        2,
+        0.5,
+        0.5,
+        60,
+    ]
+    for wrong in ("0s", "-1s", "two", "nan", "infs", ""):
+        with pytest.raises(UsageError, match=f"--window={wrong}: expected a time"):
+            predict.seconds_of("window", wrong)
+
+
+@pytest.mark.parametrize("method", ["otam", "trx"])
+def test_other_methods_predict_as_well(clips, method):
+    classifier = classifier_of(random_network(method), cache=False)
+    folders = sorted((clips / "support").iterdir())
+    classifier.fit({folder.name: sorted(folder.glob("*.mp4")) for folder in folders})
+    found = classifier.predict(sorted((clips / "support").glob("*/0.mp4")))
+    # A support clip is nearest to the class that it is in.
+    assert [each.nearest for each in found] == ["a", "b", "c"]
+    jax.clear_caches()
