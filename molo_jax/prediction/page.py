@@ -57,7 +57,7 @@ def build_page(
         unknown: when a clip is *none of these*, see `Classifier`.
         explainer: writes the page that explains a prediction.
     """
-    page = _Page(embedder, folder, limits or Limits(), unknown, explainer)
+    page = Page(embedder, folder, limits or Limits(), unknown, explainer)
     with gr.Blocks(
         title="Which action is it?",
         analytics_enabled=False,
@@ -74,7 +74,7 @@ def theme() -> gr.Theme:
     )
 
 
-class _Page:
+class Page:
     """The components of the page, and what happens when they are used."""
 
     def __init__(
@@ -93,7 +93,7 @@ class _Page:
         """Makes the components and connects them."""
         network = self._embedder.network
         # The order is that of `_shown`.
-        self._session = gr.State(None, delete_callback=lambda session: None)
+        self._session = gr.State(None)
         self._revision = gr.State(0)
         gr.HTML(
             '<div class="page-head"><h1>Which action is it?</h1><p>Give a few clips of each class,'
@@ -102,15 +102,19 @@ class _Page:
         )
         with gr.Row(equal_height=False):
             with gr.Column(min_width=420):
-                self._lay_out_classes()
+                self._lay_out_classes(blocks)
             with gr.Column(min_width=420):
                 self._lay_out_clip()
         self._explanation = gr.HTML(elem_id="explanation")
-        self._connect(blocks)
+        self._connect()
 
-    def _lay_out_classes(self) -> None:
+    def _lay_out_classes(self, blocks: gr.Blocks) -> None:
         gr.Markdown("### 1 · Your classes")
-        self._cards = gr.Column()
+        gr.render(
+            inputs=[self._session, self._revision],
+            triggers=[blocks.load, self._revision.change],
+            show_progress="hidden",
+        )(self._lay_out_cards)
         with gr.Group():
             self._name = gr.Textbox(
                 label="Name of a class", placeholder="squat", max_lines=1, elem_id="class-name"
@@ -121,7 +125,7 @@ class _Page:
         self._add = gr.Button("Add to the class", variant="primary", elem_id="add-class")
         self._class_problems = gr.HTML(elem_id="class-problems")
         with gr.Accordion("How good are these examples?", open=True):
-            self._advice = gr.HTML(elem_id="advice")
+            self._advice = gr.HTML(html.advice_list([], 0), elem_id="advice")
         with gr.Row():
             self._save = gr.Button(f"Save the classes as {SAVED_NAME}", size="sm")
             self._open = gr.UploadButton(
@@ -146,7 +150,7 @@ class _Page:
                     elem_id="camera",
                 )
         self._clip_problems = gr.HTML(elem_id="clip-problems")
-        self._answer = gr.HTML(elem_id="answer")
+        self._answer = gr.HTML(html.answer(None, None), elem_id="answer")
         with gr.Row(equal_height=True):
             self._right = gr.Dropdown(
                 label="It is an example of",
@@ -161,16 +165,11 @@ class _Page:
             self._download = gr.Button("Save the explanation", size="sm")
         self._report = gr.DownloadButton(visible="hidden", elem_id="report-file")
 
-    def _connect(self, blocks: gr.Blocks) -> None:
-        shown = [
+    def _connect(self) -> None:
+        shown = self._all = [
             *(self._session, self._revision, self._class_problems, self._advice),
             *(self._clip_problems, self._answer, self._right, self._explanation),
         ]
-
-        @gr.render(inputs=[self._session, self._revision])
-        def cards(session: PageSession | None, _: int) -> None:
-            with self._cards:
-                self._lay_out_cards(session, shown)
 
         usual = {**_ONE_AT_A_TIME, "show_progress": "minimal"}
         adding = {**_ONE_AT_A_TIME, "show_progress_on": [self._class_problems]}
@@ -206,9 +205,9 @@ class _Page:
             button.click(write, [self._session], [problems, file], **usual).then(
                 None, js=_CLICK.format(file.elem_id), api_visibility="private"
             )
-        blocks.load(self._start, inputs, shown, **usual)
 
-    def _lay_out_cards(self, session: PageSession | None, shown: Sequence[Any]) -> None:
+    def _lay_out_cards(self, session: PageSession | None, _: int) -> None:
+        """Makes the card of each class anew, whenever the classes have changed."""
         if session is None or not session.classes:
             gr.HTML(html.no_classes())
             return
@@ -224,20 +223,17 @@ class _Page:
             more.upload(
                 functools.partial(self._add_more, name),
                 [*inputs, more],
-                shown,
+                self._all,
                 show_progress_on=[self._class_problems],
                 **_ONE_AT_A_TIME,
             )
             remove.click(
                 functools.partial(self._remove, name),
                 inputs,
-                shown,
+                self._all,
                 show_progress="hidden",
                 **_ONE_AT_A_TIME,
             )
-
-    def _start(self, session: PageSession | None, revision: int) -> tuple:
-        return self._shown(self._mine(session), revision)
 
     def _add_files(
         self,
@@ -344,7 +340,7 @@ class _Page:
             html.advice_list(found, tested),
             html.problems(clip),
             html.answer(session.clip, session.prediction),
-            gr.Dropdown(choices=list(session.classes), value=nearest),
+            gr.update(choices=list(session.classes), value=nearest),
             "",
         )
 

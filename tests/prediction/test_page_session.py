@@ -18,7 +18,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colors")
     for color in ("red", "green", "blue", "gray"):
         for number in range(4):
-            write_color(folder / f"{color}{number}.mp4", color, shade=6 * number)
+            write_color(folder / f"{color}{number}.mp4", color, shade=(0, 6, 12, 7)[number])
     return folder
 
 
