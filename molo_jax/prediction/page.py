@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,13 @@ from molo_jax.errors import MoloError
 from molo_jax.prediction import page_html as html
 from molo_jax.prediction.classifier import AUTO
 from molo_jax.prediction.embedder import Embedder
-from molo_jax.prediction.page_session import Explainer, Limits, PageSession, write_explanation
+from molo_jax.prediction.page_session import (
+    Explainer,
+    Limits,
+    PageSession,
+    checked_name,
+    write_explanation,
+)
 
 SAVED_NAME, REPORT_NAME = "gym.molo", "explanation.html"
 # Files that nobody used for so many seconds are removed; how often that is looked at.
@@ -93,7 +100,7 @@ class Page:
         """Makes the components and connects them."""
         network = self._embedder.network
         # The order is that of `_shown`.
-        self._session = gr.State(None)
+        self._session = gr.State(None, delete_callback=forget)
         self._revision = gr.State(0)
         gr.HTML(
             '<div class="page-head"><h1>Which action is it?</h1><p>Give a few clips of each class,'
@@ -245,13 +252,15 @@ class Page:
     ) -> tuple:
         """Adds clips to a new or known class; the fields are emptied where that worked."""
         session, files = self._mine(session), files or []
+        if nameless := self._told(lambda: checked_name(name) and None):
+            # The files stay in their field: only the name has to be written.
+            return (*self._shown(session, revision, classes=nameless), name, gr.skip())
         with removed_afterwards(files):
             problems = self._told(
                 lambda: session.add(name, files, lambda n: progress((n, len(files)), unit="clips"))
             )
-        worked = len(problems) < len(files)
-        kept = gr.skip() if not worked and not files else None
-        return (*self._shown(session, revision, classes=problems), "" if worked else name, kept)
+        kept = "" if len(problems) < len(files) else name
+        return (*self._shown(session, revision, classes=problems), kept, None)
 
     def _add_more(
         self, name: str, session: PageSession | None, revision: int, files: list[str] | None
@@ -291,18 +300,24 @@ class Page:
             return "", html.frame_of(path.read_text(encoding="utf-8"))
 
     def _write_report(self, session: PageSession | None) -> tuple:
+        session = self._mine(session)
         return self._offered(
-            REPORT_NAME, lambda path: self._mine(session).explain(self._explainer, path)
+            session, REPORT_NAME, lambda path: session.explain(self._explainer, path)
         )
 
     def _write_classes(self, session: PageSession | None) -> tuple:
-        return self._offered(SAVED_NAME, lambda path: self._mine(session).save(path))
+        session = self._mine(session)
+        return self._offered(session, SAVED_NAME, session.save)
 
-    def _offered(self, name: str, write: Callable[[Path], None]) -> tuple:
-        """Writes a file for the visitor to download."""
-        path = Path(tempfile.mkdtemp(dir=self._folder)) / name
-        problems = self._told(lambda: write(path))
-        return html.problems(problems), gr.skip() if problems else str(path)
+    def _offered(self, session: PageSession, name: str, write: Callable[[Path], None]) -> tuple:
+        """Writes a file for the visitor to download, in place of that of before."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        problems = self._told(lambda: write(folder / name))
+        if problems:
+            shutil.rmtree(folder)
+            return html.problems(problems), gr.skip()
+        session.offer(folder / name)
+        return "", str(folder / name)
 
     @contextlib.contextmanager
     def _written(self, name: str) -> Iterator[Path]:
@@ -343,6 +358,12 @@ class Page:
             gr.update(choices=list(session.classes), value=nearest),
             "",
         )
+
+
+def forget(session: PageSession | None) -> None:
+    """Removes what was written for a visitor; Gradio calls it some time after the visit."""
+    if session is not None:
+        session.forget()
 
 
 @contextlib.contextmanager

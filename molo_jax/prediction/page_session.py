@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class PageSession:
         self.clip: EmbeddedClip | None = None
         self.prediction: Prediction | None = None
         self._limits = limits
+        # Files that the user was given to download, each in a folder of its own, by their names.
+        self._offered: dict[str, Path] = {}
 
     @property
     def classes(self) -> dict[str, list[EmbeddedClip]]:
@@ -180,6 +183,17 @@ class PageSession:
         if self.prediction is None:
             raise MoloError("There is nothing to explain yet: ask about a clip first.")
         explainer(self.classifier, self.prediction, path)
+
+    def offer(self, path: Path) -> None:
+        """Remembers a file for the user to download; an older one of the name is removed."""
+        self.forget(path.name)
+        self._offered[path.name] = path
+
+    def forget(self, name: str | None = None) -> None:
+        """Removes the files for the user to download: that of a name, or all."""
+        for key in [name] if name else list(self._offered):
+            if key in self._offered:
+                shutil.rmtree(self._offered.pop(key).parent, ignore_errors=True)
 
     def _read(self, file: str | os.PathLike[str]) -> EmbeddedClip:
         path, embedder = os.fspath(file), self.classifier.embedder

@@ -18,6 +18,7 @@ from molo_jax.prediction.page import (  # noqa: E402
     SAVED_NAME,
     Page,
     build_page,
+    forget,
     removed_afterwards,
 )
 from molo_jax.prediction.page_session import Limits  # noqa: E402
@@ -87,9 +88,14 @@ def test_a_bad_clip_is_said_and_removed_too(page, tmp_path):
 
 
 def test_a_name_that_is_missing_keeps_what_was_written(page, uploaded, tmp_path):
-    shown = page._add_files(None, 0, " ", uploaded("red0.mp4"))
+    files = uploaded("red0.mp4")
+    shown = page._add_files(None, 0, " ", files)
     assert "needs a name" in shown[CLASSES]
-    assert shown[-2] == " "
+    # The file is still there for the next try.
+    assert (shown[-2], shown[-1]) == (" ", gradio.skip())
+    assert [str(path) for path in left(tmp_path)] == files
+    shown = page._add_files(shown[SESSION], 1, "red", files)
+    assert list(shown[SESSION].classes) == ["red"]
     assert left(tmp_path) == []
 
 
@@ -130,7 +136,12 @@ def test_the_explanation_is_shown_inside_the_page_and_can_be_saved(page, uploade
     assert left(tmp_path) == []
     problems, file = page._write_report(session)
     assert file.rpartition("/")[2] == REPORT_NAME
-    assert [path.name for path in left(tmp_path)] == [REPORT_NAME]
+    page._write_report(session)
+    page._write_classes(session)
+    assert sorted(path.name for path in left(tmp_path)) == [REPORT_NAME, SAVED_NAME]
+    forget(session)
+    forget(None)
+    assert left(tmp_path) == []
 
 
 def test_a_defect_is_no_message(page, uploaded, monkeypatch):
