@@ -153,8 +153,8 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
     except OSError as error:
         where = f"{host}:{port}" if port else host
         raise MoloError(
-            f"the page cannot listen at {where} ({error.strerror or error}); choose another --port,"
-            " or an address of this machine for --host"
+            f"the page cannot listen at {where}: the port is in use, or the address is none of this"
+            " machine; choose another --port or --host"
         ) from error
     try:
         yield url
@@ -164,8 +164,10 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
 
 def prepare_environment(folder: Path) -> None:
     """Sets what Gradio reads from the environment when it is imported."""
+    # Nothing is told or opened to anybody, whatever the user's environment says.
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
-    # Nothing is told to anybody, whatever the user's environment says.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_SHARE"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -109,12 +109,13 @@ def test_folders_of_pages_that_were_killed_are_removed_and_those_of_others_are_n
 
 
 def test_gradio_is_told_to_tell_nobody(tmp_path, monkeypatch):
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE", "GRADIO_ALLOWED_PATHS"):
         monkeypatch.setenv(name, "True")
     for name in ("GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("no_proxy", "example.org")
     app.prepare_environment(tmp_path)
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == os.environ["GRADIO_SHARE"] == "False"
+    assert "GRADIO_ALLOWED_PATHS" not in os.environ
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "uploads")
     assert os.environ["no_proxy"] == "example.org,127.0.0.1,localhost,::1"

@@ -216,7 +216,7 @@ def test_an_upload_that_is_too_large_is_refused(address):
 def test_a_port_that_is_in_use_is_one_message(address, tmp_path):
     port = int(address.rstrip("/").rpartition(":")[2])
     blocks = build_page(ColorEmbedder(), tmp_path)
-    message = rf"cannot listen at 127\.0\.0\.1:{port} .*choose another"
+    message = rf"cannot listen at 127\.0\.0\.1:{port}: the port is in use"
     served = app.serving(blocks, host="127.0.0.1", port=port, megabytes=1)
     with pytest.raises(MoloError, match=message), served:
         pass
