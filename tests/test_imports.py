@@ -26,12 +26,14 @@ NO_TENSORFLOW = (
     "molo_jax.data.lists.splits",
     "molo_jax.data.synthetic",
     "molo_jax.weights.torch_files",
+    "molo_jax.prediction.run",
 )
 # What is had before anything slow is imported: mistakes in the flags and in the files are said at
 # once.
 QUICK = (
     "molo_jax.main",
     "molo_jax.summary",
+    "molo_jax.predict",
     "molo_jax.config",
     "molo_jax.config_checks",
     "molo_jax.presets",
@@ -63,6 +65,16 @@ ROOMS = {
         "molo_jax.backbones",
         "molo_jax.engine.checkpoint",
         "molo_jax.downloads",
+    ),
+    # Networks on one's own videos: without configuration, flags and TensorFlow.
+    "prediction": (
+        "molo_jax.data.augment",
+        "molo_jax.data.lists.directory",
+        "molo_jax.data.video",
+        "molo_jax.engine.runtime",
+        "molo_jax.engine.step",
+        *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
+        *("molo_jax.provenance", "molo_jax.downloads"),
     ),
     # The only room that reads the configuration.
     "build": (
@@ -143,7 +155,7 @@ def test_a_room_imports_what_is_below_it_only(room):
     assert found == []
 
 
-@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine"])
+@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine", "prediction"])
 def test_what_computes_knows_no_configuration_and_no_command_line(room):
     assert offenders(room, (*NO_COMMAND, "tensorflow", "tensorflow_datasets")) == []
 
