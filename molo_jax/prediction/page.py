@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -32,19 +31,6 @@ _FORGOTTEN, _LOOKED_AT = 1800, 60
 # Work on the network is done for one visitor after the other.
 _ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network", "api_visibility": "private"}
 _CLICK = "() => setTimeout(() => document.querySelector('#{}')?.click(), 300)"
-
-
-class Camera(gr.Video):
-    """Gradio's camera, whose recording is taken as it is.
-
-    Gradio would remove the sound of a recording by the program ffmpeg, and ours has none.
-    """
-
-    # Its part in the browser is that of gr.Video.
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        return payload.path if payload else None
 
 
 def build_page(
@@ -127,7 +113,11 @@ class Page:
                 label="Name of a class", placeholder="squat", max_lines=1, elem_id="class-name"
             )
             self._files = gr.File(
-                label="Clips of it", file_count="multiple", file_types=list(EXTENSIONS), height=130
+                label="Clips of it",
+                file_count="multiple",
+                file_types=list(EXTENSIONS),
+                height=130,
+                elem_id="class-files",
             )
         self._add = gr.Button("Add to the class", variant="primary", elem_id="add-class")
         self._class_problems = gr.HTML(elem_id="class-problems")
@@ -148,7 +138,7 @@ class Page:
                     label="Clip", file_types=list(EXTENSIONS), height=130, elem_id="query-file"
                 )
             with gr.Tab("Camera"):
-                self._camera = Camera(
+                self._camera = gr.Video(
                     label="Record it",
                     sources=["webcam"],
                     include_audio=False,
@@ -156,9 +146,12 @@ class Page:
                     height=300,
                     elem_id="camera",
                 )
+                # Gradio would remove the sound of a recording, which has none, by the program
+                # ffmpeg. A class of one's own would make it write a file beside this one.
+                self._camera.preprocess = lambda payload: payload.path if payload else None
         self._clip_problems = gr.HTML(elem_id="clip-problems")
         self._answer = gr.HTML(html.answer(None, None), elem_id="answer")
-        with gr.Row(equal_height=True):
+        with gr.Row(equal_height=False, elem_classes="example-row"):
             self._right = gr.Dropdown(
                 label="It is an example of",
                 choices=[],
@@ -166,10 +159,10 @@ class Page:
                 scale=2,
                 elem_id="right-class",
             )
-            self._keep = gr.Button("Add it to this class", size="sm", scale=1)
+            self._keep = gr.Button("Add it to this class", size="md", scale=1)
         with gr.Row():
-            self._explain = gr.Button("Why?", elem_id="why")
-            self._download = gr.Button("Save the explanation", size="sm")
+            self._explain = gr.Button("Why?", size="md", elem_id="why")
+            self._download = gr.Button("Save the explanation", size="md")
         self._report = gr.DownloadButton(visible="hidden", elem_id="report-file")
 
     def _connect(self) -> None:
@@ -179,14 +172,15 @@ class Page:
         ]
 
         usual = {**_ONE_AT_A_TIME, "show_progress": "minimal"}
-        adding = {**_ONE_AT_A_TIME, "show_progress_on": [self._class_problems]}
+        adding = {**_ONE_AT_A_TIME, "show_progress_on": [self._advice]}
         inputs = [self._session, self._revision]
         gr.on(
             [self._add.click, self._name.submit],
             self._add_files,
             [*inputs, self._name, self._files],
             [*shown, self._name, self._files],
-            **adding,
+            show_progress_on=[self._files],
+            **_ONE_AT_A_TIME,
         )
         for component, event in ((self._query, "upload"), (self._camera, "stop_recording")):
             getattr(component, event)(
@@ -231,7 +225,7 @@ class Page:
                 functools.partial(self._add_more, name),
                 [*inputs, more],
                 self._all,
-                show_progress_on=[self._class_problems],
+                show_progress_on=[self._advice],
                 **_ONE_AT_A_TIME,
             )
             remove.click(

@@ -166,19 +166,25 @@ def _encoded(pixels: bytes, shape: tuple[int, ...]) -> str:
 
 # Colors have enough contrast on light and on dark ground.
 STYLE = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1180px !important;
+  margin: 0 auto !important; --quiet: #52525b; --good: #15803d; }
+.dark .gradio-container, .gradio-container.dark, .dark { --quiet: #a1a1aa; --good: #4ade80; }
 .page-head h1 { font-size: 1.6rem; font-weight: 650; margin: .2rem 0; }
-.page-head p { color: var(--body-text-color-subdued); margin: 0; max-width: 75ch; }
+.page-head p { color: var(--quiet); margin: 0; max-width: 75ch; }
 .strip { display: flex; flex-wrap: wrap; gap: 4px; margin: 6px 0; }
 .strip img { height: 62px; width: auto; border-radius: 4px; margin: 0; }
-.strip .more { align-self: center; color: var(--body-text-color-subdued); }
-.class-head span, .file, .distance { color: var(--body-text-color-subdued); font-size: .85rem; }
-.hint { color: var(--body-text-color-subdued); padding: .6rem 0; max-width: 60ch; }
-.fine { color: #15803d; padding: .4rem 0; }
-.dark .fine { color: #4ade80; }
+.strip .more { align-self: center; color: var(--quiet); }
+.class-card, .class-card > .styler { background: var(--background-fill-primary) !important; }
+.class-card { border: 1px solid var(--border-color-primary) !important; border-radius: 8px; }
+.class-card button { margin: 0 10px 10px; border-radius: 6px; }
+.class-head strong { font-size: 1.05rem; overflow-wrap: anywhere; }
+.class-head span, .file, .distance { color: var(--quiet); font-size: .85rem; }
+.hint { color: var(--quiet); padding: .6rem 0; max-width: 60ch; }
+.fine { color: var(--good); padding: .2rem 0; }
 .advice { margin: .3rem 0 .3rem 1.1rem; list-style: disc; }
 .problems { border-left: 4px solid #dc2626; padding: .4rem .8rem; margin: .4rem 0;
   background: rgba(220, 38, 38, .08); list-style: none; overflow-wrap: anywhere; }
+#class-problems:not(:has(.problems)), #clip-problems:not(:has(.problems)) { display: none; }
 .answer { border-radius: 10px; padding: .7rem 1rem; margin-bottom: .5rem;
   background: rgba(21, 128, 61, .12); border-left: 6px solid #15803d; }
 .answer.unknown { background: rgba(180, 83, 9, .12); border-left-color: #b45309; }
@@ -194,8 +200,9 @@ STYLE = """
 .scale .too-far { position: absolute; top: 0; bottom: 0; right: 0;
   background: rgba(180, 83, 9, .45); }
 .scale .usual, .scale .here { position: absolute; top: 0; bottom: 0; width: 2px;
-  background: var(--body-text-color-subdued); }
+  background: var(--quiet); }
 .scale .here { width: 6px; margin-left: -3px; background: var(--body-text-color); }
+.example-row { align-items: end !important; }
 iframe.explanation { width: 100%; height: 900px; border: 1px solid var(--border-color-primary);
   border-radius: 8px; background: white; }
 """

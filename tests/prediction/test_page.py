@@ -21,7 +21,7 @@ from molo_jax.prediction.page import (  # noqa: E402
     forget,
     removed_afterwards,
 )
-from molo_jax.prediction.page_session import Limits  # noqa: E402
+from molo_jax.prediction.page_session import Limits, PageSession  # noqa: E402
 
 # Places in what `_shown` returns.
 SESSION, REVISION, CLASSES, ADVICE, CLIP, ANSWER, NAMES = range(7)
@@ -50,7 +50,7 @@ def uploaded(videos, tmp_path):
         for name in names:
             folder = tmp_path / "uploads" / f"{name}-{len(list(tmp_path.rglob('*')))}"
             folder.mkdir(parents=True)
-            found.append(shutil.copy(videos / name, folder / name))
+            found.append(str(shutil.copy(videos / name, folder / name)))
         return found
 
     return upload
@@ -146,7 +146,7 @@ def test_the_explanation_is_shown_inside_the_page_and_can_be_saved(page, uploade
 
 def test_a_defect_is_no_message(page, uploaded, monkeypatch):
     """What is not the visitor's mistake is an error of the server, and files are removed."""
-    monkeypatch.setattr("molo_jax.prediction.page_session.probe", lambda path: 1 / 0)
+    monkeypatch.setattr(PageSession, "ask", lambda session, file: 1 / 0)
     [file] = uploaded("red0.mp4")
     with pytest.raises(ZeroDivisionError):
         page._ask(None, 0, file)

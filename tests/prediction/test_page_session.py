@@ -10,7 +10,14 @@ from page_stand_in import ColorEmbedder, write_color, write_page
 from molo_jax.errors import MoloError
 from molo_jax.prediction.archive import write_archive
 from molo_jax.prediction.classifier import UNKNOWN
-from molo_jax.prediction.page_session import LONGEST_NAME, Limits, PageSession, checked_name
+from molo_jax.prediction.embedder import Embedder
+from molo_jax.prediction.page_session import (
+    LONGEST_NAME,
+    Limits,
+    PageSession,
+    checked_name,
+    write_explanation,
+)
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +220,18 @@ def test_sessions_share_the_network_and_nothing_else(videos):
     one.ask(videos / "red1.mp4")
     assert (other.classes, other.clip, other.prediction) == ({}, None, None)
     assert np.array_equal(one.classifier.classes_, ["red"])
+
+
+def test_with_a_real_network_a_clip_is_classified_and_explained(small_networks, videos, tmp_path):
+    session = PageSession(Embedder(small_networks("bi_mhm")), Limits())
+    for color in ("red", "green"):
+        assert session.add(color, [videos / f"{color}{n}.mp4" for n in range(2)]) == []
+    session.ask(videos / "green3.mp4")
+    assert session.prediction.nearest == "green"
+    session.explain(write_explanation, tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "green3.mp4" in page
+    assert str(videos) not in page
+    session.save(tmp_path / "gym.molo")
+    session.load(tmp_path / "gym.molo")
+    assert session.prediction.nearest == "green"
