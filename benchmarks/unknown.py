@@ -10,12 +10,10 @@ under the ROC curve says how well the distance tells both apart, whatever the th
 """
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
-from scipy import stats
 
 from molo_jax import cli
 from molo_jax.errors import UsageError
@@ -44,51 +42,13 @@ def main(argv: Sequence[str]) -> None:
             f"--videos={_VIDEOS.value} has {len(files)} classes of {needed} or more clips; expected"
             f" more than --known={_KNOWN.value}"
         )
+    # This imports JAX, for which a mistake in the flags should not have to wait.
+    from _unknown import Draw, table
+
     from molo_jax.prediction.api import load
 
-    classifier = load(_WEIGHTS.value)
-    clips = {
-        name: list(classifier.fit({name: paths}).support[name]) for name, paths in files.items()
-    }
-    network = classifier.embedder.network
-    print(f"{network.origin}; {_KNOWN.value} of {len(clips)} classes known, {_DRAWS.value} draws\n")
-    print("| clips of a class | accuracy | mean probability | false alarms | misses | area |")
-    print("|---|---|---|---|---|---|")
-    for shots in _SHOTS.value:
-        rates = np.mean(
-            [rates_of(classifier, clips, shots, seed) for seed in range(_DRAWS.value)], 0
-        )
-        *percent, area = rates
-        shown = " | ".join(f"{100 * value:.1f} %" for value in percent)
-        print(f"| {shots} | {shown} | {area:.3f} |")
-
-
-def rates_of(classifier, clips: Mapping[str, Sequence], shots: int, seed: int) -> list[float]:
-    """Draws one classifier; returns accuracy, mean probability, false alarms, misses and area."""
-    rng = np.random.default_rng(seed)
-    names = rng.permutation(list(clips)).tolist()
-    orders = {name: rng.permutation(len(clips[name])) for name in names}
-    known, strange = names[: _KNOWN.value], names[_KNOWN.value :]
-    classifier.fit({name: [clips[name][i] for i in orders[name][:shots]] for name in known})
-
-    def predicted(members: Sequence[str]) -> list[tuple[str, object]]:
-        asked = [
-            (name, clips[name][i])
-            for name in members
-            for i in orders[name][shots : shots + _QUERIES.value]
-        ]
-        found = classifier.predict([clip for _, clip in asked])
-        return [(name, each) for (name, _), each in zip(asked, found, strict=True)]
-
-    ours, others = predicted(known), predicted(strange)
-    near, far = ([each.strangeness for _, each in part] for part in (ours, others))
-    return [
-        np.mean([each.nearest == name for name, each in ours]),
-        np.mean([each.probability for _, each in ours]),
-        np.mean([not each.known for _, each in ours]),
-        np.mean([each.known for _, each in others]),
-        stats.mannwhitneyu(far, near).statistic / (len(far) * len(near)),
-    ]
+    draw = Draw(known=_KNOWN.value, queries=_QUERIES.value, draws=_DRAWS.value)
+    print("\n".join(table(load(_WEIGHTS.value), files, _SHOTS.value, draw)))
 
 
 if __name__ == "__main__":

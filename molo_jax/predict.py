@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     if _SUPPORT.value is not None:
         support = list_support(_SUPPORT.value)
     # This imports JAX, for which a mistake in the flags should not have to wait.
-    from molo_jax.prediction import run
+    from molo_jax import predict_run as run
 
     options = run.Options(
         weights=_WEIGHTS.value,
@@ -108,16 +108,17 @@ def main(argv: Sequence[str]) -> None:
         classifier.save(_SAVE.value, with_weights=_WITH_WEIGHTS.value)
         print(f"{_SAVE.value}: the classifier; --classifier={_SAVE.value} uses it")
     if _WINDOW.value:
-        failures += run.label_videos(
-            classifier,
-            queries,
-            window=seconds_of("window", _WINDOW.value),
-            stride=seconds_of("stride", _STRIDE.value) if _STRIDE.value else None,
-            outputs=[Path(path) for path in _OUT.value],
-            segments=_SEGMENTS.value and Path(_SEGMENTS.value),
+        window = seconds_of("window", _WINDOW.value)
+        timeline = run.Timeline(
+            window=window,
+            stride=seconds_of("stride", _STRIDE.value) if _STRIDE.value else window / 4,
+            windows=[Path(path) for path in _OUT.value],
+            segments=Path(_SEGMENTS.value) if _SEGMENTS.value else None,
             subtitles=[Path(path) for path in _SUBTITLES.value],
-            annotated=_ANNOTATE.value and Path(_ANNOTATE.value),
+            annotated=Path(_ANNOTATE.value) if _ANNOTATE.value else None,
         )
+        failures += run.label_videos(classifier, queries, timeline)
+        timing.note("labels", len(queries))
     elif queries:
         with Progress("clips", "clips", len(queries)) as bar:
             results = run.predict_queries(classifier, queries, bar.update)
@@ -198,9 +199,16 @@ def _check_outputs() -> None:
 def _queries() -> list[Query]:
     queries = [query for text in _VIDEOS.value for query in list_videos(text)]
     one = [("annotate", _ANNOTATE), ("segments", _SEGMENTS), ("subtitles", _SUBTITLES)]
+    if _WINDOW.value:
+        one.append(("out", _OUT))
     for name, holder in one:
         if holder.value and len(queries) != 1:
-            raise UsageError(f"--{name} is for one video, and there are {len(queries)}")
+            raise UsageError(
+                f"--{name} is for one video with --window, and there are {len(queries)}"
+            )
+    videos = {os.path.realpath(query.path) for query in queries}
+    if _ANNOTATE.value and os.path.realpath(_ANNOTATE.value) in videos:
+        raise UsageError(f"--annotate={_ANNOTATE.value} is the video itself; choose another name")
     return queries
 
 

@@ -203,6 +203,26 @@ TABLE = (
         {"config": "*", "method": "?*"},
     ),
     Row(
+        "molo_jax.predict",
+        (
+            "tests/test_predict.py::test_the_command_predicts_tells_bad_clips_and_writes_its_files",
+            "tests/test_predict.py::test_weights_and_a_support_set_make_a_classifier_that_is_saved",
+            "tests/test_predict.py::test_a_long_video_is_labeled_along_its_time",
+        ),
+        "weights support videos out report save classifier window stride segments subtitles"
+        " annotate",
+    ),
+    Row(
+        "benchmarks/unknown.py",
+        ("tests/test_unknown_benchmark.py::test_the_rates_are_those_of_the_drawn_classifiers",),
+        "weights videos names",
+    ),
+    Row(
+        "benchmarks/prediction.py",
+        ("tests/test_prediction_benchmark.py::test_every_run_is_timed_and_compared",),
+        "backbone",
+    ),
+    Row(
         "molo_jax.summary",
         (
             "tests/test_summary.py::test_the_command_needs_no_data_and_writes_what_it_prints",

@@ -4,81 +4,21 @@ What it keeps of a clip are gray levels of its small pictures, and their changes
 frame; clips are compared by the metrics of the package.
 """
 
-import dataclasses
 import hashlib
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import jax.numpy as jnp
 import numpy as np
 
 from molo_jax.methods.evidence import BI_MHM, OTAM, Evidence, Metric, of_clips, of_prototypes
+from molo_jax.methods.settings import METHODS
 from molo_jax.nn import matching
+from molo_jax.prediction.classifier import Classifier
+from molo_jax.prediction.embedder import EmbeddedClip
 
-UNKNOWN = "none of these"
 MOTION_WEIGHT = 0.3
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedClip:
-    name: str
-    digest: str
-    features: Any
-    thumbnails: np.ndarray
-    numbers: np.ndarray
-    seconds: np.ndarray | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    label: str
-    nearest: str
-    runner_up: str
-    probability: float
-    margin: float
-    distances: dict[str, float]
-    probabilities: dict[str, float]
-    strangeness: float
-    threshold: float | None
-    clip: EmbeddedClip
-
-    @property
-    def name(self):
-        return self.clip.name
-
-    @property
-    def known(self):
-        return self.label != UNKNOWN
-
-
-@dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
-    clips: list
-    labels: np.ndarray
-    classes: tuple
-    logits: np.ndarray
-
-    @property
-    def predicted(self):
-        untested = np.isnan(self.logits).any(axis=1)
-        return np.where(untested, -1, np.nan_to_num(self.logits, nan=-np.inf).argmax(axis=1))
-
-    @property
-    def confusion(self):
-        counts = np.zeros((len(self.classes),) * 2, int)
-        for label, predicted in zip(self.labels, self.predicted, strict=True):
-            if predicted >= 0:
-                counts[label, predicted] += 1
-        return counts
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    name: str
-    reason: str
-    label: str = ""
 
 
 def _off(x, y):
@@ -164,12 +104,11 @@ class Embedder:
         method: `molo`, `otam`, `bi_mhm` or `protonet`.
     """
 
-    def __init__(self, method="molo"):
-        title = {"molo": "MoLo", "otam": "OTAM", "bi_mhm": "Bi-MHM", "protonet": "ProtoNet"}[method]
-        self.method = method
+    def __init__(self, method):
+        self.method, self.clips_at_once, self.embedded = method, 1, 0
         self.network = SimpleNamespace(
             source="runs/figures",
-            settings=SimpleNamespace(title=title, backbone="resnet18", method=method),
+            settings=METHODS[method](num_classes=1, backbone="resnet18"),
             origin="trained on drawings",
         )
 
@@ -193,76 +132,37 @@ class Embedder:
                 found[key] = of_prototypes(distances, Metric(BI_MHM), weight)
         return found
 
-    def distances(self, support, labels, query, n_way):
-        parts = self.evidence(support, labels, query, n_way).values()
-        return np.float64(sum(each.weight * each.distances for each in parts)[0])
+    def embed(self, clips):
+        assert clips == [], "clips are made with their features here"
+        return []
+
+    def logits(self, support, labels, query, n_way):
+        rows = []
+        for one in query:
+            parts = self.evidence(support, labels, one, n_way).values()
+            rows.append(-sum(each.weight * each.distances for each in parts)[0])
+        return np.float32(rows)
+
+    def leave_one_out(self, support, labels, n_way):
+        scores = np.full((len(support), n_way), np.nan, np.float32)
+        for i, label in enumerate(labels):
+            others = [j for j in range(len(support)) if j != i]
+            if label in labels[others]:
+                rest = [support[j] for j in others]
+                scores[i] = self.logits(rest, labels[others], [support[i]], n_way)[0]
+        return scores
 
 
-class Classifier:
-    """Classifies clips by a support set.
-
-    Args:
-        support: class -> its clips.
-        method: how clips are compared.
-        limit: largest distance of a known clip, relative to the mean of the support set's own.
-    """
-
-    def __init__(self, support, method="molo", limit=None):
-        self.support, self.embedder, self.threshold = support, Embedder(method), limit
-
-    @property
-    def classes_(self):
-        return np.array(list(self.support), dtype=object)
-
-    def _flat(self):
-        clips = [each for clips in self.support.values() for each in clips]
-        labels = [k for k, clips in enumerate(self.support.values()) for _ in clips]
-        return clips, np.array(labels)
-
-    def leave_one_out(self):
-        clips, labels = self._flat()
-        names = tuple(self.support)
-        logits = np.full((len(clips), len(names)), np.nan)
-        for i, (one, label) in enumerate(zip(clips, labels, strict=True)):
-            others = [j for j in range(len(clips)) if j != i]
-            if (labels == label).sum() > 1:
-                support = [clips[j].features for j in others]
-                logits[i] = -self.embedder.distances(
-                    support, labels[others], one.features, len(names)
-                )
-        return LeaveOneOut(clips, labels, names, logits)
-
-    def predict(self, one):
-        clips, labels = self._flat()
-        names = list(self.support)
-        support = [each.features for each in clips]
-        distances = self.embedder.distances(support, labels, one.features, len(names))
-        order = np.argsort(distances, kind="stable")
-        shares = np.exp(-2 * (distances - distances.min()))
-        shares = dict(zip(names, (shares / shares.sum()).tolist(), strict=True))
-        nearest, several = names[order[0]], len(names) > 1
-        smallest = float(distances[order[0]])
-        known = -np.nanmax(self.leave_one_out().logits, axis=1)
-        strangeness = smallest / float(np.nanmean(known)) if self.threshold else math.nan
-        return Prediction(
-            label=UNKNOWN if self.threshold and strangeness > self.threshold else nearest,
-            nearest=nearest,
-            runner_up=names[order[1]] if several else "",
-            probability=shares[nearest],
-            margin=float(distances[order[1]]) - smallest if several else math.inf,
-            distances=dict(zip(names, distances.tolist(), strict=True)),
-            probabilities=shares,
-            strangeness=strangeness,
-            threshold=self.threshold,
-            clip=one,
-        )
+def classifier_of(support, method="molo", limit="off"):
+    """Returns a classifier of classes and their clips."""
+    return Classifier(Embedder(method), unknown=limit).fit(support)
 
 
-def gym(method="molo", limit=None, shots=3):
+def gym(method="molo", limit="off", shots=3):
     """Returns a classifier of three exercises with some clips each."""
     actions = ("squat", "lunge", "wave")
     support = {
         action: [clip(f"gym/{action}/{i}.mp4", action, seed=10 * k + i) for i in range(shots)]
         for k, action in enumerate(actions)
     }
-    return Classifier(support, method, limit)
+    return classifier_of(support, method, limit)

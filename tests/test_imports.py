@@ -26,7 +26,7 @@ NO_TENSORFLOW = (
     "molo_jax.data.lists.splits",
     "molo_jax.data.synthetic",
     "molo_jax.weights.torch_files",
-    "molo_jax.prediction.run",
+    "molo_jax.predict_run",
 )
 # What is had before anything slow is imported: mistakes in the flags and in the files are said at
 # once.

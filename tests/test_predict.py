@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -9,14 +10,16 @@ import programs
 import pytest
 from flax import nnx
 
-from molo_jax import build, predict
+from molo_jax import build, predict, predict_run
 from molo_jax.config import base_config
+from molo_jax.data.video.decode import read_whole
 from molo_jax.engine.evaluation import FeatureStore
 from molo_jax.errors import UsageError
 from molo_jax.evaluator import Evaluator
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.api import classifier_of
 from molo_jax.prediction.clips import ClipRule
+from molo_jax.prediction.inputs import Query, list_support
 from molo_jax.prediction.sources import make_network
 from molo_jax.weights.networks import abstract_network
 
@@ -154,6 +157,105 @@ def test_the_command_needs_no_tensorflow(saved, clips):
     )
     result = programs.run("-c", program)
     assert result.stdout.split() == [saved[1].predict(clips / "queries/b/3.mp4").nearest]
+
+
+OPTIONS = predict_run.Options(
+    weights="x",
+    classifier=None,
+    method="",
+    precision="tf32",
+    unknown="auto",
+    cache=True,
+    seconds=60.0,
+)
+
+
+@pytest.fixture
+def weights(network, monkeypatch, tmp_path):
+    """Stands for a source of weights, and for a user who never predicted before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(predict_run, "open_network", lambda source, **_: network)
+
+
+def test_weights_and_a_support_set_make_a_classifier_that_is_saved(weights, clips, tmp_path):
+    root = tmp_path / "support"
+    shutil.copytree(clips / "support", root)
+    (root / "a/broken.mp4").write_bytes(b"no video")
+    shutil.copy(root / "a/0.mp4", root / "a/again.mp4")
+    shutil.copy(root / "a/1.mp4", root / "b/from a.mp4")
+    (root / "c/1.mp4").unlink()
+    (root / "c/2.mp4").unlink()
+    (root / "loose.mp4").touch()
+    classifier = predict_run.make_classifier(OPTIONS, list_support(root))
+    assert {name: len(each) for name, each in classifier.support.items()} == {
+        "a": 3,
+        "b": 4,
+        "c": 1,
+    }
+    told = "\n".join(predict_run.notes(classifier))
+    assert f"{root}/a/broken.mp4 (an example of 'a'): not a video file" in told
+    assert f"{root}/a/again.mp4 is the same clip as {root}/a/0.mp4; it counts once" in told
+    assert "is in 2 classes, “a” and “b”" in told
+    assert "class “c” has one clip, so it cannot be tested: add a second" in told
+    classifier.save(tmp_path / "gym.molo", with_weights=True)
+    options = dataclasses.replace(OPTIONS, weights=None, classifier=str(tmp_path / "gym.molo"))
+    again = predict_run.make_classifier(options, None)
+    query = clips / "queries/b/3.mp4"
+    assert again.predict(query).distances == classifier.predict(query).distances
+
+
+def test_a_second_run_on_the_same_clips_embeds_none_of_them(weights, clips, tmp_path):
+    first = predict_run.make_classifier(OPTIONS, list_support(clips / "support"))
+    assert first.embedder.embedded == 9
+    # The content of a clip counts, not its place.
+    moved = shutil.copytree(clips / "support", tmp_path / "moved")
+    second = predict_run.make_classifier(OPTIONS, list_support(moved))
+    assert second.embedder.embedded == 0
+    assert second.support["a"][0].name == f"{moved}/a/0.mp4"
+    query = clips / "queries/a/3.mp4"
+    assert second.predict(query).distances == first.predict(query).distances
+    third = predict_run.make_classifier(
+        dataclasses.replace(OPTIONS, cache=False), list_support(clips / "support")
+    )
+    assert third.embedder.embedded == 9
+
+
+def test_a_long_video_is_labeled_along_its_time(saved, write_motion, tmp_path, capsys):
+    _, classifier = saved
+    video = tmp_path / "long.mp4"
+    write_motion(video, direction=0, start=0, frames=36)  # three seconds
+    timeline = predict_run.Timeline(
+        window=1.0,
+        stride=0.5,
+        windows=[tmp_path / "windows.csv"],
+        segments=tmp_path / "segments.csv",
+        subtitles=[tmp_path / "a.srt", tmp_path / "a.vtt"],
+        annotated=tmp_path / "drawn.mp4",
+    )
+    queries = [Query(str(video)), Query(str(tmp_path / "absent.mp4"))]
+    (failure,) = predict_run.label_videos(classifier, queries, timeline)
+    assert failure.name == str(tmp_path / "absent.mp4")
+    windows = list(csv.DictReader((tmp_path / "windows.csv").open()))
+    assert [float(row["start"]) for row in windows] == [0, 0.5, 1, 1.5, 2]
+    # The frames at the centers of four equal parts of a window of twelve frames.
+    numbers = [1, 4, 7, 10]
+    frames = [frame for _, frame in sorted(read_frames(video, numbers).items())]
+    prediction = classifier.predict(np.stack(frames))
+    assert windows[0]["predicted"] == prediction.label
+    assert float(windows[0]["distance_a"]) == pytest.approx(prediction.distances["a"], rel=1e-3)
+    segments = list(csv.DictReader((tmp_path / "segments.csv").open()))
+    assert (float(segments[0]["start"]), float(segments[-1]["end"])) == (0, 3)
+    printed = capsys.readouterr().out
+    assert str(video) in printed
+    assert segments[0]["predicted"] in printed
+    assert (tmp_path / "a.vtt").read_text().startswith("WEBVTT\n")
+    assert (tmp_path / "a.srt").exists()
+    assert len(read_frames(tmp_path / "drawn.mp4", range(36))) == 36
+
+
+def read_frames(path, numbers):
+    wanted = np.array(list(numbers))
+    return read_whole(str(path), lambda length, fps: wanted, lambda frame: frame)[2]
 
 
 WEIGHTS, SUPPORT, VIDEOS = "--weights=resnet18", "--support=.", "--videos=a.mp4"

@@ -34,11 +34,15 @@ class Metric:
 
     def distance(self, frames: Float[Array, "q n i j"]) -> Float[Array, "q n"]:
         """Computes the distances of clips from those of their frames, as the methods do."""
-        if self.name == OTAM:
-            return matching.otam(jnp.asarray(frames), smoothing=self.smoothing)
-        return matching.bi_mean_hausdorff(
-            jnp.asarray(frames), single_direction=self.single_direction
-        )
+        return _distance(jnp.asarray(frames), self)
+
+
+@functools.partial(jax.jit, static_argnames="metric")
+def _distance(frames: Array, metric: Metric) -> Array:
+    """Computes distances; compiled, because the loop of an alignment is slow to trace each time."""
+    if metric.name == OTAM:
+        return matching.otam(frames, smoothing=metric.smoothing)
+    return matching.bi_mean_hausdorff(frames, single_direction=metric.single_direction)
 
 
 @functools.partial(
@@ -115,14 +119,28 @@ def matched(frames: Float[np.ndarray, "i j"], metric: Metric) -> list[tuple[int,
     Returns:
         Pairs ``(i, j)`` in ascending order. A pair that both directions use is there twice.
     """
+    pairs = matched_from_query(frames, metric)
+    if not metric.single_direction:
+        turned = np.asarray(frames).T
+        pairs = pairs + [(i, j) for j, i in matched_from_query(turned, metric)]
+    return sorted(pairs)
+
+
+def matched_from_query(frames: Float[np.ndarray, "i j"], metric: Metric) -> list[tuple[int, int]]:
+    """Returns the pairs of the direction that finds a class frame for every query frame.
+
+    Args:
+        frames: distances of every query frame and every frame of a prototype or of a clip.
+        metric: the metric.
+
+    Returns:
+        Pairs ``(i, j)``: one of every query frame; in the alignment of `otam`, the first one may
+        have several.
+    """
     frames = np.asarray(frames)
     if metric.name == OTAM:
-        pairs = best_path(frames) + [(i, j) for j, i in best_path(frames.T)]
-    else:
-        pairs = [(i, int(j)) for i, j in enumerate(frames.argmin(axis=1))]
-        if not metric.single_direction:
-            pairs += [(int(i), j) for j, i in enumerate(frames.argmin(axis=0))]
-    return sorted(pairs)
+        return [(i, j) for j, i in best_path(frames.T)]
+    return [(i, int(j)) for i, j in enumerate(frames.argmin(axis=1))]
 
 
 def best_path(distances: Float[np.ndarray, "i j"]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from molo_jax.methods.evidence import Evidence, matched
+from molo_jax.methods.evidence import Evidence, matched, matched_from_query
 from molo_jax.prediction.counterfactual import what_would_change
 
 
@@ -90,11 +90,11 @@ class Explanation:
             in the order of their distances.
         margin: stream -> its part of the margin, which is the distance of the second class minus
             that of the best. A part below 0 speaks for the second class.
-        frames: stream -> the part of each of its entries in the margin; a stream without frames is
-            absent. In the Hausdorff metric, what a frame of a class adds counts for the frame of
-            the query that is nearest to it.
-        rest: what the margin has beside the parts of the frames: the softening of OTAM, and
-            streams without frames.
+        frames: stream -> what each of its entries adds to the margin: the weighted distance of the
+            entry to the second class minus that to the best class. A stream without frames is
+            absent.
+        rest: stream -> its part of the margin beside those of the entries, which is the other
+            direction, from the frames of the classes to the clip, and the softening of OTAM.
         change: what would have to change for the second class to win, a sentence; empty with one
             class.
     """
@@ -105,7 +105,7 @@ class Explanation:
     shares: dict[str, dict[str, float]]
     margin: dict[str, float]
     frames: dict[str, np.ndarray]
-    rest: float
+    rest: dict[str, float]
     change: str
 
 
@@ -120,9 +120,8 @@ def explain(classifier: Any, prediction: Any) -> Explanation:
     Returns:
         What was matched with the nearest and the second nearest class, and what that counted.
     """
-    names = [str(name) for name in classifier.classes_]
-    clips = [clip for name in names for clip in classifier.support[name]]
-    labels = np.repeat(np.arange(len(names)), [len(classifier.support[name]) for name in names])
+    names = list(classifier.support)
+    clips, labels = classifier.flat_support()
     features, query = [clip.features for clip in clips], prediction.clip.features
     embedder = classifier.embedder
     evidence = _of_one(embedder.evidence(features, labels, query, n_way=len(names)))
@@ -138,7 +137,7 @@ def explain(classifier: Any, prediction: Any) -> Explanation:
     }
     best = against(prediction.nearest)
     if not prediction.runner_up:
-        return Explanation(prediction.name, best, None, shares, {}, {}, 0.0, "")
+        return Explanation(prediction.name, best, None, shares, {}, {}, {}, "")
     second = against(prediction.runner_up)
     margin = {key: second.streams[key].share - best.streams[key].share for key in evidence}
     places = names.index(best.name), names.index(second.name)
@@ -147,7 +146,7 @@ def explain(classifier: Any, prediction: Any) -> Explanation:
         for key, each in evidence.items()
         if each.frames is not None
     }
-    rest = sum(margin.values()) - sum(float(each.sum()) for each in frames.values())
+    rest = {key: margin[key] - float(each.sum()) for key, each in frames.items()}
     change = what_would_change(evidence, labels, places, (best, second), margin, clips)
     return Explanation(prediction.name, best, second, shares, margin, frames, rest, change)
 
@@ -237,11 +236,11 @@ def _pairs(frames: np.ndarray, evidence: Evidence) -> tuple[MatchedPair, ...]:
 
 
 def _by_frame(evidence: Evidence, labels: np.ndarray, label: int) -> np.ndarray:
-    """Computes what each entry of the query adds to the weighted distance to a class."""
+    """Computes the weighted distance of each entry of the query to its match in a class."""
     parts = []
     for member in members_of(evidence, labels, label):
         frames = evidence.frames[member].astype(np.float64)
-        pairs = np.array(matched(frames, evidence.metric))
+        pairs = np.array(matched_from_query(frames, evidence.metric))
         added = frames[pairs[:, 0], pairs[:, 1]]
         parts.append(np.bincount(pairs[:, 0], weights=added, minlength=len(frames)))
     return evidence.weight * np.mean(parts, axis=0)

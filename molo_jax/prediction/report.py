@@ -13,7 +13,6 @@ import markupsafe
 import numpy as np
 
 from molo_jax.files import replacing, written
-from molo_jax.prediction.advice import advice
 from molo_jax.prediction.explanation import ClassMatch, Explanation
 from molo_jax.prediction.pictures import Pictures
 
@@ -162,7 +161,7 @@ def _visual(pictures: Pictures, prediction: Any, explanation: Explanation | None
         shares = {name: {"match": value} for name, value in prediction.distances.items()}
         ordered = sorted(shares.items(), key=lambda pair: pair[1]["match"])
         return (
-            found | _shares(dict(ordered)) | {"matches": [], "margin": {}, "parts": {}, "rest": 0}
+            found | _shares(dict(ordered)) | {"matches": [], "margin": {}, "parts": {}, "rest": {}}
         )
     matches = [explanation.best, explanation.second]
     return found | {
@@ -170,7 +169,7 @@ def _visual(pictures: Pictures, prediction: Any, explanation: Explanation | None
         "matches": [_match(pictures, match) for match in matches if match],
         "margin": {key: _rounded(value) for key, value in explanation.margin.items()},
         "parts": {key: _rounded(value) for key, value in explanation.frames.items()},
-        "rest": _rounded(explanation.rest),
+        "rest": {key: _rounded(value) for key, value in explanation.rest.items()},
     }
 
 
@@ -293,5 +292,5 @@ def _support(pictures: Pictures, classifier: Any) -> dict[str, Any]:
         "tested": len(tested),
         "right": sum(tested),
         "confusion": _confusion(names, np.asarray(found.confusion)),
-        "advice": advice(found),
+        "advice": classifier.advice(),
     }

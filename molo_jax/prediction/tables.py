@@ -14,8 +14,10 @@ import numpy as np
 from molo_jax.errors import MoloError
 from molo_jax.files import write_text, written
 from molo_jax.prediction.classifier import Classifier
+from molo_jax.prediction.clips import spelled_time
 from molo_jax.prediction.inputs import Query
 from molo_jax.prediction.results import UNKNOWN, Failure, Prediction, failure_of
+from molo_jax.prediction.timeline import Segment
 
 # What became of a clip.
 Result = tuple[Query, Prediction | MoloError]
@@ -106,6 +108,21 @@ def _confusion(pairs: Sequence[tuple[str, Prediction]], classes: Sequence[str]) 
         for name, row in zip(rows, counts, strict=True)
     ]
     return _table(["", *columns], cells, numbers=range(1, len(columns) + 1))
+
+
+def segments_table(name: str, segments: Sequence[Segment]) -> str:
+    """Lays out the labels of a long video for a terminal."""
+    rows = [
+        [
+            spelled_time(segment.start),
+            spelled_time(segment.end),
+            segment.label,
+            f"{segment.probability:.2f}" if segment.known else "",
+        ]
+        for segment in segments
+    ]
+    table = _table(["from", "to", "label", "probability"], rows, numbers=(0, 1, 3))
+    return f"{name}\n{table}\n"
 
 
 def write_csv(path: Path, results: Sequence[Result], classes: Sequence[str]) -> None:

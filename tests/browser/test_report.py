@@ -1,10 +1,11 @@
 """The page of predictions in a browser."""
 
 import pytest
-from stick_figures import Classifier, Failure, clip, gym
+from stick_figures import classifier_of, clip, gym
 
 from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.report import write_report
+from molo_jax.prediction.results import Failure
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_text_has_contrast_in_light_and_dark(written, open_page, scheme):
 
 
 def test_whole_clip_methods_and_single_classes_have_pages(tmp_path, queries, open_page):
-    single = Classifier({"squat": [clip("a.mp4", "squat", timed=False)]})
+    single = classifier_of({"squat": [clip("a.mp4", "squat", timed=False)]})
     for name, classifier in (("protonet", gym("protonet")), ("single", single)):
         prediction = classifier.predict(queries[0])
         path = tmp_path / f"{name}.html"

@@ -1,17 +1,14 @@
 """The parts of the scores add up to the scores; matched frames are those that the metric adds."""
 
-import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from molo_jax.methods.evidence import Metric, best_path, matched
-from molo_jax.methods.molo_outputs import Tokens
-from molo_jax.methods.settings import METHODS, MoLoSettings
+from molo_jax.methods.settings import METHODS
 from molo_jax.nn import matching
 
 # Shots of the three classes: one, five, and uneven ones in no order.
@@ -93,31 +90,6 @@ def test_the_streams_add_up_to_the_scores(build, episode, variant, shots):
     assert evidence["match"].each_clip is each_clip
 
 
-@functools.cache
-def molo(**settings):
-    """Returns MoLo without a network before its tokens: the scores have no parameters."""
-    network = nnx.eval_shape(lambda: MoLoSettings(num_classes=7, **settings).build(nnx.Rngs(0)))
-    one = jnp.ones((1,))
-    for name in ("contrast_scale", "motion_contrast_scale"):
-        if hasattr(network, name):
-            getattr(network, name).set_value(one)
-    return network
-
-
-def tokens(seed, count, streams="both"):
-    """Returns random tokens of clips: of each stream, that of the clip and those of its frames."""
-    rng = np.random.default_rng(seed)
-    lengths = {"appearance": FRAMES + 1, "motion": FRAMES}
-    return Tokens(
-        **{
-            name: jnp.asarray(rng.standard_normal((count, length, 16)), jnp.float32)
-            if streams in (name, "both")
-            else None
-            for name, length in lengths.items()
-        }
-    )
-
-
 BOTH = {"appearance": 1.0, "motion": 0.3}
 MOLO = {
     "as published": ({}, BOTH),
@@ -131,14 +103,11 @@ MOLO = {
 
 @pytest.mark.parametrize("shots", SHOTS)
 @pytest.mark.parametrize("variant", MOLO)
-def test_appearance_and_motion_add_up_to_the_scores_of_molo(variant, shots):
+def test_appearance_and_motion_add_up_to_the_scores_of_molo(build, episode, variant, shots):
     settings, weights = MOLO[variant]
-    labels, network = jnp.asarray(SHOTS[shots]), molo(**settings)
-    streams = settings.get("streams", "both")
-    support, query = tokens(1, len(labels), streams), tokens(2, 2, streams)
-    evidence = network.evidence(support, query, labels, n_way=3)
-    scores = network.match(support, query, labels, n_way=3)
-    found = jax.tree.map(np.asarray, (evidence, scores))
+    labels = SHOTS[shots]
+    network, task = build("molo", **settings), episode(labels, (0, 2), frames=FRAMES)
+    found = evidence_and_scores(network, task, n_way=3)
     # A change lies between two frames.
     check(*found, labels, weights, {"appearance": FRAMES, "motion": FRAMES - 1})
 

@@ -4,9 +4,9 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
-from stick_figures import LeaveOneOut
 
 from molo_jax.prediction.advice import advice
+from molo_jax.prediction.results import LeaveOneOut
 
 
 def clips_of(*names):

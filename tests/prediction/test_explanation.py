@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from stick_figures import Classifier, clip, gym
+from stick_figures import classifier_of, clip, gym
 
 from molo_jax.prediction.explanation import explain
 
@@ -33,13 +33,19 @@ def test_distances_and_margin_are_those_of_the_prediction(query, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_parts_of_the_frames_and_the_rest_add_up_to_the_margin(query, method):
-    prediction, found = explained(gym(method), query)
+    _, found = explained(gym(method), query)
     frames = {"molo": {"appearance": 8, "motion": 7}, "protonet": {}}.get(method, {"match": 8})
     assert {key: len(each) for key, each in found.frames.items()} == frames
-    total = sum(each.sum() for each in found.frames.values()) + found.rest
-    assert total == pytest.approx(prediction.margin, abs=1e-5)
-    # Only the softened alignment has something that is no frame's.
-    assert (abs(found.rest) > 1e-3) == (method in ("otam", "protonet"))
+    assert found.rest.keys() == frames.keys()
+    for key, parts in found.frames.items():
+        assert parts.sum() + found.rest[key] == pytest.approx(found.margin[key], abs=1e-5)
+        if method in ("molo", "bi_mhm"):
+            # The other direction: every class frame and its nearest frame of the query.
+            best, second = (match.streams[key] for match in (found.best, found.second))
+            other = second.frames.min(axis=0).sum() - best.frames.min(axis=0).sum()
+            assert found.rest[key] == pytest.approx(best.weight * other, abs=1e-5)
+            nearest = second.frames.min(axis=1) - best.frames.min(axis=1)
+            np.testing.assert_allclose(parts, best.weight * nearest, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["molo", "bi_mhm"])
@@ -76,7 +82,7 @@ def test_one_clip_a_class_is_shown_as_it_is(query):
 
 
 def test_one_class_has_no_runner_up_and_no_margin(query):
-    classifier = Classifier({"squat": [clip("a.mp4", "squat"), clip("b.mp4", "squat", seed=3)]})
+    classifier = classifier_of({"squat": [clip("a.mp4", "squat"), clip("b.mp4", "squat", seed=3)]})
     _, found = explained(classifier, query)
     assert (found.best.name, found.second, found.change) == ("squat", None, "")
     assert found.margin == found.frames == {}
@@ -84,7 +90,7 @@ def test_one_class_has_no_runner_up_and_no_margin(query):
 
 def test_uneven_classes_keep_their_own_clips(query):
     classifier = gym()
-    del classifier.support["squat"][1:]
+    classifier.fit(classifier.support | {"squat": classifier.support["squat"][:1]})
     prediction, found = explained(classifier, query)
     for match in (found.best, found.second):
         assert any(match.clip is each for each in classifier.support[match.name])
@@ -94,7 +100,7 @@ def test_uneven_classes_keep_their_own_clips(query):
 
 def test_a_frame_that_looks_like_the_second_class_speaks_for_it():
     squat, lunge = clip("s.mp4", "squat", seed=1), clip("l.mp4", "lunge", seed=1)
-    classifier = Classifier({"squat": [squat], "lunge": [lunge]}, "bi_mhm")
+    classifier = classifier_of({"squat": [squat], "lunge": [lunge]}, "bi_mhm")
     mixed = {name: values.copy() for name, values in squat.features.items()}
     # Frame 4 of the query is taken from the other class.
     mixed["appearance"][3] = lunge.features["appearance"][3]

@@ -7,12 +7,13 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
-from stick_figures import UNKNOWN, Classifier, Failure, clip, gym
+from stick_figures import classifier_of, clip, gym
 
 from molo_jax.errors import MoloError
 from molo_jax.prediction import report
 from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.report import write_report
+from molo_jax.prediction.results import UNKNOWN, Failure
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 LONG = "深蹲 " + "a very long name " * 12
@@ -80,7 +81,7 @@ def test_the_summary_has_a_row_for_each_clip_with_its_numbers(tmp_path, queries)
         assert row == [
             each.name,
             each.nearest,
-            f"{100 * each.probability:.0f} %",
+            report.percent(each.probability),
             f"{each.margin:.2f}",
             each.runner_up,
             truth,
@@ -158,7 +159,7 @@ def test_names_are_text_whatever_is_in_them(tmp_path):
     failure = Failure(f"{HOSTILE}.avi", "a <b>broken</b> file", HOSTILE)
     path = tmp_path / "page.html"
     query = clip(f"folder/{HOSTILE}", "squat", seed=9)
-    _, _, page = write(path, Classifier(support), [query], failures=[failure], truth=[HOSTILE])
+    _, _, page = write(path, classifier_of(support), [query], failures=[failure], truth=[HOSTILE])
     kinds = [tag for tag, _ in page.tags]
     assert kinds.count("script") == 2
     assert not any("onerror" in attributes for _, attributes in page.tags)
@@ -191,7 +192,7 @@ def test_a_clip_of_no_class_says_how_far_it_is(tmp_path):
 
 def test_the_support_set_is_shown_with_its_confusion_and_advice(tmp_path, queries):
     classifier = gym()
-    classifier.support["wave"] = classifier.support["wave"][:1]
+    classifier.fit(classifier.support | {"wave": classifier.support["wave"][:1]})
     _, _, page = write(tmp_path / "page.html", classifier, queries)
     found = classifier.leave_one_out()
     right = int((found.predicted == found.labels).sum())
@@ -204,7 +205,7 @@ def test_the_support_set_is_shown_with_its_confusion_and_advice(tmp_path, querie
 
 
 def test_one_class_alone_makes_a_page(tmp_path, queries):
-    classifier = Classifier({"squat": [clip("a.mp4", "squat", timed=False)]})
+    classifier = classifier_of({"squat": [clip("a.mp4", "squat", timed=False)]})
     _, _, page = write(tmp_path / "page.html", classifier, queries[:1])
     assert "There is no other class to compare with." in page.text("clip-1")
     assert page.rows()[1][3:] == ["–", "–"]

@@ -188,7 +188,7 @@ def probe(path: str) -> Probe:
     """
     check_file(path)
     with open_video(path) as (container, stream):
-        if next(_decoded(path, container, stream, UNLIMITED), None) is None:
+        if next(whole_frames(path, container, stream, UNLIMITED), None) is None:
             raise BadVideoError(path, "none of its frames can be decoded")
         rate = stream.average_rate or fractions.Fraction(0)
         seconds = (container.duration or 0) / fractions.Fraction(av.time_base)
@@ -238,7 +238,7 @@ class _Reading:
         self.count = 0
         self.plain = True
         self._path, self._deadline = path, deadline
-        self._to_rgb = av.video.reformatter.VideoReformatter()
+        self._pixels = UprightPixels(path)
 
     def frames(
         self, wanted: Collection[int], last: int | None = None
@@ -246,7 +246,7 @@ class _Reading:
         """Yields the wanted frames, and ends after number `last` if given."""
         size = None
         with open_video(self._path, self._deadline) as (container, stream):
-            for frame in _decoded(self._path, container, stream, self._deadline):
+            for frame in whole_frames(self._path, container, stream, self._deadline):
                 number = self.count
                 self.count += 1
                 size = size or (frame.width, frame.height)
@@ -260,7 +260,24 @@ class _Reading:
         if not self.count:
             raise BadVideoError(self._path, "none of its frames can be decoded")
 
-    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+
+class UprightPixels:
+    """Converts decoded frames of one file to RGB, turned the way in which they are to be shown.
+
+    Args:
+        path: the file, for the message of an error.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._to_rgb = av.video.reformatter.VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """Returns the pixels, (h, w, 3) uint8.
+
+        Raises:
+            BadVideoError: the colors of the frame cannot be converted.
+        """
         try:
             # With more threads, converting a small frame takes longer.
             rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -271,15 +288,27 @@ class _Reading:
         return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
-def _decoded(
+def whole_frames(
     path: str,
     container: av.container.InputContainer,
     stream: av.VideoStream,
     deadline: Deadline,
 ) -> Iterator[av.VideoFrame]:
-    """The frames of a stream, all of them whole.
+    """Decodes the frames of a stream, in the order in which they are shown, all of them whole.
 
     A recording without a stated length may end within a picture, which is left out.
+
+    Args:
+        path: the file, for the message of an error.
+        container: the file as `metadata.open_video` gives it.
+        stream: its video stream, likewise.
+        deadline: when the reading has to be over.
+
+    Yields:
+        The frames as the decoder gives them, not converted to RGB and not turned upright.
+
+    Raises:
+        BadVideoError: the next frame cannot be decoded, or the time is up.
     """
     missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
     may_end_anywhere, torn = container_name(container) in STREAMS, []

@@ -107,7 +107,7 @@
       parts.push(draw("text", { class: "axis", x: left - 8, y: top + cell * (i + 0.5) + 4, "text-anchor": "end" }, entry(i, rows, frames)));
       values.forEach((distance, j) => {
         const near = scale.nearness(distance), place = { x: left + cell * j, y: top + cell * i, width: cell, height: cell };
-        parts.push(draw("rect", { ...place, style: `fill:color-mix(in oklab, var(--near) ${(100 * near).toFixed(0)}%, var(--far))` },
+        parts.push(draw("rect", { ...place, fill: "none", style: `fill:color-mix(in oklab, var(--near) ${(100 * near).toFixed(0)}%, var(--far))` },
           draw("title", {}, `${entry(i, rows, frames)} and ${entry(j, columns, frames)}: ${number(distance)}`)));
         if (columns <= 10)
           parts.push(draw("text", { x: place.x + cell / 2, y: place.y + cell / 2 + 4, "text-anchor": "middle", "pointer-events": "none", class: near > 0.5 ? "on" : "" },
@@ -137,7 +137,8 @@
     const total = width * values.length;
     const list = values.map((value, i) => `${entry(i, values.length, frames)}: ${signed(value)}`).join(", ");
     const sum = values.reduce((a, b) => a + b, 0);
-    const rest = Math.abs(clip.rest) > 5e-4 ? ` Beside the frames, the softening of the alignment adds ${signed(clip.rest)}.` : "";
+    const rest = Math.abs(clip.rest[stream]) > 5e-4
+      ? ` The other direction, from the frames of the two classes to this clip, adds ${signed(clip.rest[stream])}.` : "";
     return make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, `What each ${kind(values.length, frames)} of this clip adds to the margin`),
         make("div", { class: "row" }, "up: speaks for ", bdi(best.name), "; down: for ", bdi(second.name), `. Together ${signed(sum)}.${rest}`)),
@@ -272,7 +273,7 @@
         const order = new Intl.Collator(undefined, { numeric: true });
         const numeric = name === "probability" || name === "margin";
         const compare = (a, b) => numeric ? a.dataset[name] - b.dataset[name] : order.compare(a.dataset[name], b.dataset[name]);
-        listed.tBodies[0].append(...rows.toSorted((a, b) => (up ? 1 : -1) * compare(a, b)));
+        listed.tBodies[0].append(...[...rows].sort((a, b) => (up ? 1 : -1) * compare(a, b)));
       });
     }
     const filter = document.getElementById("filter");

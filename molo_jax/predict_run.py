@@ -1,22 +1,36 @@
 """One run of the command `predict`: its classifier, its predictions, and what it writes."""
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.monitoring
 
+from molo_jax.console import Progress
+from molo_jax.data.video.containers import BadVideoError
+from molo_jax.data.video.timed import video_seconds
 from molo_jax.engine.runtime import unused_gpu
 from molo_jax.errors import MoloError
 from molo_jax.prediction import tables
+from molo_jax.prediction.annotate import annotate
 from molo_jax.prediction.api import classifier_of, keep_compiled_programs, load_classifier
 from molo_jax.prediction.classifier import Classifier
+from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.inputs import Query, SupportFiles
-from molo_jax.prediction.results import Failure
+from molo_jax.prediction.long_video import LabeledVideo, label_video
+from molo_jax.prediction.report import write_report
+from molo_jax.prediction.results import Failure, failure_of
 from molo_jax.prediction.sources import open_network
+from molo_jax.prediction.timeline import (
+    write_segments_csv,
+    write_srt,
+    write_vtt,
+    write_windows_csv,
+)
 
 _LOGGER = logging.getLogger(__name__)
 _COMPILING = "/jax/core/compile/backend_compile_duration"
@@ -168,3 +182,133 @@ def write_predictions(path: Path, classifier: Classifier, results: Sequence[tabl
         tables.write_json(path, results, classifier)
     else:
         tables.write_csv(path, results, list(classifier.support))
+
+
+def write_page(
+    path: Path,
+    classifier: Classifier,
+    results: Sequence[tables.Result],
+    unusable: Sequence[Failure],
+) -> None:
+    """Writes the explanation of all predictions as one page.
+
+    Args:
+        path: the page.
+        classifier: with its classes.
+        results: what became of the clips.
+        unusable: all clips that could not be used, of the support set too.
+
+    Raises:
+        MoloError: the file cannot be written.
+    """
+    known = tables.truths([query for query, _ in results], list(classifier.support))
+    pairs = [
+        (result, truth)
+        for (_, result), truth in zip(results, known, strict=True)
+        if not isinstance(result, MoloError)
+    ]
+    with Progress("explaining", "clips", len(pairs)) as bar:
+        explanations = []
+        for result, _ in pairs:
+            explanations.append(explain(classifier, result))
+            bar.update(1)
+    truth = [truth for _, truth in pairs]
+    write_report(
+        path,
+        classifier,
+        [result for result, _ in pairs],
+        explanations,
+        unusable,
+        truth=truth if any(truth) else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """How videos are labeled along their time, and what is written of one of them.
+
+    Attributes:
+        window: length of a window, in seconds.
+        stride: time from one window to the next, in seconds.
+        windows: files for the scores of all windows, `.csv`.
+        segments: file for the segments, `.csv`.
+        subtitles: files `.srt` or `.vtt`.
+        annotated: file for the video with its labels.
+    """
+
+    window: float
+    stride: float
+    windows: Sequence[Path] = ()
+    segments: Path | None = None
+    subtitles: Sequence[Path] = ()
+    annotated: Path | None = None
+
+
+def label_videos(
+    classifier: Classifier, queries: Sequence[Query], timeline: Timeline
+) -> list[Failure]:
+    """Labels videos along their time, prints the segments, and writes the files.
+
+    Returns:
+        The videos that could not be read, or not to their end.
+
+    Raises:
+        MoloError: a file cannot be written.
+    """
+    found = []
+    for query in queries:
+        try:
+            labeled = _labeled(classifier, query.path, timeline)
+        except BadVideoError as error:
+            found.append(failure_of(error))
+            continue
+        print(tables.segments_table(query.path, labeled.segments))
+        if labeled.error is not None:
+            reason = f"labeled for {labeled.seconds:.1f} s only: {labeled.error.reason}"
+            found.append(Failure(query.path, reason))
+        for path in timeline.windows:
+            write_windows_csv(path, labeled.windows)
+        if timeline.segments is not None:
+            write_segments_csv(timeline.segments, labeled.segments)
+        for path in timeline.subtitles:
+            write = write_vtt if path.suffix.lower() == ".vtt" else write_srt
+            write(path, labeled.segments)
+        if timeline.annotated is not None:
+            _annotate(query.path, labeled, timeline.annotated)
+    return found
+
+
+def _labeled(classifier: Classifier, path: str, timeline: Timeline) -> LabeledVideo:
+    rule = classifier.embedder.network.rule
+    with _seconds_bar("labeling", path) as bar:
+        return label_video(
+            classifier.predict_pixels,
+            path,
+            num_frames=rule.num_frames,
+            resize=rule.resize,
+            window=timeline.window,
+            stride=timeline.stride,
+            batch=classifier.embedder.clips_at_once,
+            progress=bar,
+        )
+
+
+def _annotate(path: str, labeled: LabeledVideo, destination: Path) -> None:
+    with _seconds_bar("drawing", path) as bar:
+        annotate(path, labeled.segments, destination, progress=bar)
+    print(f"{destination}: the video with its labels")
+
+
+@contextlib.contextmanager
+def _seconds_bar(title: str, path: str) -> Iterator[Callable[[float], None]]:
+    """Shows the seconds of a video that are done; gives the function that is told them."""
+    length = video_seconds(path)
+    done = 0.0
+    with Progress(title, "s of video", None if length is None else round(length)) as bar:
+
+        def tell(seconds: float) -> None:
+            nonlocal done
+            bar.update(int(seconds) - int(done))
+            done = seconds
+
+        yield tell

@@ -1,0 +1,235 @@
+"""The frames of a video with the moments at which they are shown, one after the other.
+
+For videos that are too long to be kept as a whole. What a damaged file shows until the damage is
+given out, and the error comes at that place.
+"""
+
+import contextlib
+import dataclasses
+import fractions
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+import av
+import numpy as np
+
+from molo_jax.data.video.containers import UNLIMITED, BadVideoError, Deadline, check_file
+from molo_jax.data.video.decode import UprightPixels, one_video, whole_frames
+from molo_jax.data.video.metadata import container_name, open_video, packets_of
+
+_Item = TypeVar("_Item")
+
+# A time stamp that lies further back than this many seconds begins a new counting.
+_NEW_COUNTING = 1
+_ZERO = fractions.Fraction(0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimedFrame:
+    """A decoded frame, which is converted to RGB only if its pixels are asked for.
+
+    Attributes:
+        number: counted from 0 in the order in which the frames are shown.
+        seconds: when it is shown; the first frame is shown at 0.
+        duration: for how many seconds it is shown, as far as the file tells; 0 where it does not.
+            For all frames but the last, the time of the next frame is more reliable.
+    """
+
+    number: int
+    seconds: float
+    duration: float
+    _decoded: av.VideoFrame
+    _convert: Callable[[av.VideoFrame], np.ndarray]
+
+    def pixels(self) -> np.ndarray:
+        """Converts the frame.
+
+        Returns:
+            (h, w, 3) uint8 RGB, upright.
+
+        Raises:
+            BadVideoError: its colors cannot be converted.
+        """
+        return self._convert(self._decoded)
+
+
+def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFrame]:
+    """Decodes a video from its start to its end, one frame at a time.
+
+    The time of a frame is its time stamp, counted from that of the first frame. A frame without a
+    time stamp follows the one before it at the frame rate of the file, and so do frames in AVI,
+    unless others are left out between them. Times never go back: a frame
+    whose time stamp is earlier than the one before it is shown together with that one. A time stamp
+    more than a second earlier begins a new counting, as in recordings that were joined.
+
+    A file of which bytes are missing, as its container tells, is read as far as it goes. Only then
+    this is said.
+
+    Args:
+        path: the video file.
+        deadline: when the reading has to be over.
+
+    Yields:
+        The frames in the order in which they are shown; their times never decrease.
+
+    Raises:
+        BadVideoError: there are no frames, or no further ones although the file is not at its end,
+            or the time is up. What was given out before is right.
+    """
+    with _as_far_as_it_goes(path):
+        yield from _frames(path, deadline)
+        # A hole between two frames is found by following all parts of the file.
+        check_file(path, walk=True)
+
+
+class UntilDamage(Generic[_Item]):
+    """What comes out of a video until its end or until damage, which then is remembered.
+
+    Args:
+        items: an iterator that raises BadVideoError at the damage, as `timed_frames` gives it.
+
+    Attributes:
+        error: what ended the iteration too early; None if nothing did.
+    """
+
+    def __init__(self, items: Iterable[_Item]):
+        self.error: BadVideoError | None = None
+        self._items = items
+
+    def __iter__(self) -> Iterator[_Item]:
+        try:
+            yield from self._items
+        except BadVideoError as error:
+            self.error = error
+
+
+@contextlib.contextmanager
+def _as_far_as_it_goes(path: str) -> Iterator[None]:
+    """Lets a file be read of which bytes are missing; an error then says that they are."""
+    defect = _defect(path)
+    try:
+        with one_video(path):
+            yield
+    except BadVideoError as error:
+        if defect is None or error.transient:
+            raise
+        raise defect from None
+
+
+def _defect(path: str) -> BadVideoError | None:
+    """What the container tells to be missing in a file that may be opened all the same."""
+    try:
+        check_file(path)
+    except BadVideoError as error:
+        # To open a pipe would wait for somebody to write to it.
+        if error.transient or not os.path.isfile(path):
+            raise
+        return error
+    return None
+
+
+def _frames(path: str, deadline: Deadline) -> Iterator[TimedFrame]:
+    convert, number = UprightPixels(path), -1
+    with open_video(path, deadline) as (container, stream):
+        clock = _Clock(path, stream)
+        for number, frame in enumerate(whole_frames(path, container, stream, deadline)):
+            seconds, duration = clock.read(frame)
+            yield TimedFrame(number, float(seconds), float(duration), frame, convert)
+    if number < 0:
+        raise BadVideoError(path, "none of its frames can be decoded")
+
+
+class _Clock:
+    """Tells when the frames of a stream are shown, which are handed to it in order."""
+
+    def __init__(self, path: str, stream: av.VideoStream):
+        self._path, self._base, self._step = path, stream.time_base, _step_of(stream)
+        # AVI has a place for each frame in the order of decoding, and no time at which it is shown:
+        # the n-th frame that is shown has the n-th place, not its own.
+        self._by_place = container_name(stream.container) == "avi"
+        self._origin: fractions.Fraction | None = None  # time stamp of the moment 0, if known
+        self._last: fractions.Fraction | None = None
+
+    def read(self, frame: av.VideoFrame) -> tuple[fractions.Fraction, fractions.Fraction]:
+        """Returns when the next frame is shown, and for how long, in seconds."""
+        base = frame.time_base or self._base
+        stamp = frame.dts if self._by_place else frame.pts
+        stamp = None if stamp is None else stamp * base
+        if self._last is None:
+            seconds = _ZERO
+        elif stamp is None or self._origin is None:
+            seconds = self._next_step()
+        else:
+            seconds = stamp - self._origin
+            if seconds < self._last - _NEW_COUNTING:
+                self._origin, seconds = None, self._next_step()
+            seconds = max(seconds, self._last)
+        if self._origin is None and stamp is not None:
+            self._origin = stamp - seconds
+        self._last = seconds
+        return seconds, frame.duration * base if frame.duration else self._step
+
+    def _next_step(self) -> fractions.Fraction:
+        if not self._step:
+            raise BadVideoError(
+                self._path,
+                "it says neither when its frames are shown nor how many there are a second",
+            )
+        return self._last + self._step
+
+
+def _step_of(stream: av.VideoStream) -> fractions.Fraction:
+    """Seconds from one frame to the next, by the frame rate of the file; 0 if it states none."""
+    rate = stream.average_rate or stream.guessed_rate
+    return 1 / rate if rate else _ZERO
+
+
+def video_seconds(path: str) -> float | None:
+    """Estimates from its header how long a video is, for a progress bar.
+
+    Returns:
+        Seconds, or None where the header does not tell. A file that was cut off states the length
+        that it had.
+
+    Raises:
+        BadVideoError: the file cannot be opened, or is no video.
+    """
+    with _as_far_as_it_goes(path), open_video(path) as (container, stream):
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        if container.duration:
+            return float(fractions.Fraction(container.duration, av.time_base))
+        return float(stream.frames * _step_of(stream)) or None
+
+
+def last_moment(path: str, deadline: Deadline = UNLIMITED) -> float:
+    """Finds out when the last frame of a video ends, from its packets, without decoding them.
+
+    The file is read once, which takes a hundredth of the time of its decoding. The end of the
+    frames that are decoded later may be another one, if frames at the beginning cannot be decoded
+    or time stamps begin anew.
+
+    Returns:
+        Seconds from the first frame on; of a damaged file, up to the damage.
+
+    Raises:
+        BadVideoError: the file cannot be opened or is no video, or the time is up.
+    """
+    first, end, count, all_known = None, _ZERO, 0, True
+    with _as_far_as_it_goes(path), open_video(path, deadline) as (container, stream):
+        step = _step_of(stream)
+        try:
+            for packet in packets_of(path, container, stream, deadline):
+                if not packet.size or packet.is_discard:
+                    continue
+                count += 1
+                all_known = all_known and packet.pts is not None
+                if packet.pts is not None:
+                    begin = packet.pts * packet.time_base
+                    length = packet.duration * packet.time_base if packet.duration else step
+                    first = begin if first is None else min(first, begin)
+                    end = max(end, begin + length)
+        except av.error.FFmpegError:
+            deadline.check(path)
+    return float(end - first if all_known and count else count * step)
