@@ -7,6 +7,7 @@ this machine alone; videos are removed as soon as they are read. It needs the ex
 """
 
 import contextlib
+import importlib.util
 import os
 import signal
 import tempfile
@@ -84,25 +85,24 @@ def main(argv: Sequence[str]) -> None:
 
 def _serve(folder: Path) -> None:
     prepare_environment(folder)
-    try:
-        import gradio
-    except ImportError as error:
+    if importlib.util.find_spec("gradio") is None:
         raise MoloError(
-            f"the page needs Gradio, which is not installed ({error}); install it with"
+            "the page needs Gradio, which is not installed; install it with"
             " pip install 'molo-jax[app]'"
-        ) from error
-    del gradio
+        )
     # These import JAX, for which a mistake in the flags should not have to wait.
     from molo_jax.prediction.api import keep_compiled_programs
+    from molo_jax.prediction.classifier import checked_unknown
     from molo_jax.prediction.embedder import Embedder
-    from molo_jax.prediction.page import build_page
     from molo_jax.prediction.page_session import Limits
-    from molo_jax.prediction.results import checked_unknown
     from molo_jax.prediction.sources import open_network
 
     unknown = checked_unknown(_UNKNOWN.value)
     keep_compiled_programs()
     network = open_network(_WEIGHTS.value, method=_METHOD.value, precision=_PRECISION.value)
+    # And this imports Gradio, for which mistakes in the files should not have to wait.
+    from molo_jax.prediction.page import build_page
+
     limits = Limits(megabytes=_MEGABYTES.value, seconds=_SECONDS.value)
     blocks = build_page(Embedder(network), folder, limits=limits, unknown=unknown)
     with serving(blocks, host=_HOST.value, port=_PORT.value, megabytes=limits.megabytes) as url:

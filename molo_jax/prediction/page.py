@@ -182,9 +182,12 @@ class Page:
             show_progress_on=[self._files],
             **_ONE_AT_A_TIME,
         )
-        for component, event in ((self._query, "upload"), (self._camera, "stop_recording")):
-            getattr(component, event)(
-                self._ask,
+        for component, event, recorded in (
+            (self._query, self._query.upload, False),
+            (self._camera, self._camera.stop_recording, True),
+        ):
+            event(
+                functools.partial(self._ask, recorded),
                 [*inputs, component],
                 [*shown, component],
                 show_progress_on=[self._answer],
@@ -268,12 +271,14 @@ class Page:
         session = self._mine(session)
         return self._shown(session, revision, classes=self._told(lambda: session.remove(name)))
 
-    def _ask(self, session: PageSession | None, revision: int, file: str | None) -> tuple:
+    def _ask(
+        self, recorded: bool, session: PageSession | None, revision: int, file: str | None
+    ) -> tuple:
         session = self._mine(session)
         if not file:
             return (*self._shown(session, revision), None)
         with removed_afterwards([file]):
-            problems = self._told(lambda: session.ask(file))
+            problems = self._told(lambda: session.ask(file, recorded=recorded))
         return (*self._shown(session, revision, clip=problems), None)
 
     def _keep_clip(self, session: PageSession | None, revision: int, name: str | None) -> tuple:

@@ -60,6 +60,7 @@ class PageSession:
         self.clip: EmbeddedClip | None = None
         self.prediction: Prediction | None = None
         self._limits = limits
+        self._recordings = 0
         # Files that the user was given to download, each in a folder of its own, by their names.
         self._offered: dict[str, Path] = {}
 
@@ -121,8 +122,12 @@ class PageSession:
             self.classifier.remove_class(name)
         self._predict()
 
-    def ask(self, file: str | os.PathLike[str]) -> None:
+    def ask(self, file: str | os.PathLike[str], *, recorded: bool = False) -> None:
         """Reads a clip and predicts its class.
+
+        Args:
+            file: the video.
+            recorded: whether it is a recording, which gets a number for its name.
 
         Raises:
             MoloError: it cannot be used, in a sentence for the user; the clip of before stays.
@@ -131,6 +136,9 @@ class PageSession:
             self.clip = self._read(file)
         except MoloError as error:
             raise MoloError(said(error, file)) from error
+        if recorded:
+            self._recordings += 1
+            self.clip = dataclasses.replace(self.clip, name=f"recording {self._recordings}")
         self._predict()
 
     def advice(self) -> list[str]:

@@ -208,6 +208,7 @@ def test_a_clip_is_recorded_and_becomes_an_example(visit, videos):
     record.click()
     expect(page.locator("#answer .strip img")).to_have_count(4)
     expect(page.locator("#answer .label")).to_be_visible()
+    expect(page.locator("#answer .file").first).to_contain_text("recording 1: the frames")
     page.get_by_label("It is an example of").fill("nobody")
     page.get_by_label("It is an example of").press("Enter")
     page.get_by_role("button", name="Add it to this class").click()
