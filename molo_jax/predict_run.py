@@ -33,6 +33,8 @@ from molo_jax.prediction.timeline import (
 )
 
 _LOGGER = logging.getLogger(__name__)
+# More sentences about a support set are left to the report.
+_MOST_NOTES = 8
 _COMPILING = "/jax/core/compile/backend_compile_duration"
 
 
@@ -127,7 +129,11 @@ def make_classifier(
 
 def notes(classifier: Classifier) -> list[str]:
     """Says what is to be known of the support set before one trusts a prediction."""
-    return [*map(failure_line, classifier.failures_), *classifier.advice()]
+    found = [*map(failure_line, classifier.failures_), *classifier.advice()]
+    if len(found) > _MOST_NOTES:
+        left = len(found) - _MOST_NOTES
+        found[_MOST_NOTES:] = [f"and {left} more of these; --report=page.html shows all of them"]
+    return found
 
 
 def failure_line(failure: Failure) -> str:
