@@ -200,6 +200,7 @@ class Page:
             [self._session],
             [self._clip_problems, self._explanation],
             show_progress_on=[self._explanation],
+            scroll_to_output=True,
             **_ONE_AT_A_TIME,
         )
         for button, file, write, problems in (
@@ -351,7 +352,7 @@ class Page:
             session,
             revision + 1,
             html.problems([*classes, *failed]),
-            html.advice_list(found, tested),
+            html.advice_list(found, tested if len(session.classes) > 1 else 0),
             html.problems(clip),
             html.answer(session.clip, session.prediction),
             gr.update(choices=list(session.classes), value=nearest),

@@ -51,7 +51,7 @@ def advice_list(sentences: Sequence[str], tested: int) -> str:
 
     Args:
         sentences: the advice.
-        tested: how many clips could be tested by the others.
+        tested: how many clips could be tested by those of their own and of other classes.
     """
     if sentences:
         lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)

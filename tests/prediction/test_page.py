@@ -64,6 +64,8 @@ def test_from_clips_to_the_answer_and_no_video_stays(page, uploaded, tmp_path):
     names = [f"red{n}.mp4" for n in range(2)]
     shown = page._add_files(None, 0, "red", uploaded(*names))
     assert (shown[REVISION], shown[CLASSES], shown[-2:]) == (1, "", ("", None))
+    # One class tells nothing yet.
+    assert "Add two classes" in shown[ADVICE]
     names = [f"green{n}.mp4" for n in range(2)]
     shown = page._add_files(shown[SESSION], 1, "green", uploaded(*names))
     assert shown[REVISION] == 2
