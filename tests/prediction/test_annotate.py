@@ -1,5 +1,6 @@
 import itertools
 import logging
+import resource
 import weakref
 from fractions import Fraction
 
@@ -325,6 +326,19 @@ def test_a_file_that_cannot_be_written_is_said_and_nothing_stays(tmp_path, monke
         annotate(str(path), ALL, tmp_path / "out.mp4")
     assert files_in(tmp_path) == ["a.mp4", "out.mp4"]
     assert (tmp_path / "out.mp4").read_text() == "old"
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_disk_that_becomes_full_is_said_and_nothing_stays(ending, tmp_path):
+    path = write_large(tmp_path / "a.mp4")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(MoloError, match=r"out.* cannot be written: File too large; allow"):
+            annotate(str(path), ALL, tmp_path / f"out{ending}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files_in(tmp_path) == ["a.mp4"]
 
 
 def test_an_interruption_leaves_nothing(tmp_path):
