@@ -209,8 +209,8 @@ TABLE = (
             "tests/test_predict.py::test_weights_and_a_support_set_make_a_classifier_that_is_saved",
             "tests/test_predict.py::test_a_long_video_is_labeled_along_its_time",
         ),
-        "weights support videos out report save classifier window stride shortest segments subtitles"
-        " annotate",
+        "weights support videos out report save classifier window stride shortest segments"
+        " subtitles annotate",
     ),
     Row(
         "benchmarks/unknown.py",
