@@ -69,7 +69,7 @@ def test_the_nearest_clip_of_a_class_is_shown(method):
     assert found.best.name == "lunge"
     assert found.best.clip is twin
     assert found.best.clips == 3
-    assert "gym/lunge/1.mp4" in found.best.note
+    assert "nearest to this clip: 1.mp4." in found.best.note
     assert {"otam": "mean of the distances to its 3 clips", "protonet": "3 clips together"}.get(
         method, "mean of its 3 clips, frame by frame"
     ) in found.best.note
@@ -77,7 +77,7 @@ def test_the_nearest_clip_of_a_class_is_shown(method):
 
 def test_one_clip_a_class_is_shown_as_it_is(query):
     _, found = explained(gym(shots=1), query)
-    assert found.best.note == f"“{found.best.name}” has one clip: gym/{found.best.name}/0.mp4."
+    assert found.best.note == f"“{found.best.name}” has one clip: 0.mp4."
     assert found.best.clips == 1
 
 
