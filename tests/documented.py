@@ -232,6 +232,14 @@ TABLE = (
         {"config": "*"},
     ),
     Row(
+        "molo_jax.export",
+        (
+            "tests/test_export.py::test_the_commands_of_the_page_write_both_formats",
+            "tests/test_export.py::test_what_exists_is_replaced_only_on_demand_and_only_an_export",
+        ),
+        "weights out format overwrite",
+    ),
+    Row(
         "molo_jax.convert",
         (
             "tests/test_convert.py::test_the_command_prints_the_summary_and_ends_with_0",
