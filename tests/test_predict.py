@@ -144,7 +144,7 @@ def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips,
     assert f"accuracy: {right} of 3 clips of the classes" in result.stdout
     assert "is itself one of the clips of 'a'" in result.stdout
     assert re.search(r"^seconds: start .*, prediction \(6 clips\) ", result.stdout, re.M)
-    assert outputs[2].read_text(encoding="utf-8").count("кадр.mp4") >= 1
+    assert "кадр" in outputs[2].read_text(encoding="utf-8")
 
 
 def test_the_command_needs_no_tensorflow(saved, clips):
