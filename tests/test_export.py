@@ -302,6 +302,18 @@ def test_what_exists_is_replaced_only_on_demand_and_only_an_export(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "out"]
 
 
+def test_what_a_killed_export_left_is_put_right_and_what_is_no_export_stays(tmp_path):
+    network, folder, old = drawn("bi_mhm"), tmp_path / "out", tmp_path / ".out.old"
+    write_export(network, folder, "stablehlo")
+    folder.rename(old)
+    fails(network, folder, "exists; choose another --out")
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    old.mkdir()
+    (old / "notes.txt").write_text("mine")
+    fails(network, folder, "holds other things than an export", overwrite=True)
+    assert (old / "notes.txt").read_text() == "mine"
+
+
 def test_an_operation_that_the_format_lacks_is_one_line_and_nothing_stays(tmp_path, monkeypatch):
     network = drawn("bi_mhm")
 
