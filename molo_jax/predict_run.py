@@ -23,7 +23,7 @@ from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.inputs import Query, SupportFiles
 from molo_jax.prediction.long_video import LabeledVideo, label_video
 from molo_jax.prediction.report import write_report
-from molo_jax.prediction.results import Failure, failure_of
+from molo_jax.prediction.results import UNKNOWN, Failure, failure_of
 from molo_jax.prediction.sources import open_network
 from molo_jax.prediction.timeline import (
     write_segments_csv,
@@ -218,7 +218,9 @@ def write_page(
         for result, _ in pairs:
             explanations.append(explain(classifier, result))
             bar.update(1)
-    truth = [truth for _, truth in pairs]
+    # For a clip of another class, "none of these" is right.
+    classes = {*classifier.support, ""}
+    truth = [truth if truth in classes else UNKNOWN for _, truth in pairs]
     write_report(
         path,
         classifier,
@@ -236,6 +238,7 @@ class Timeline:
     Attributes:
         window: length of a window, in seconds.
         stride: time from one window to the next, in seconds.
+        shortest: shorter segments get the label of their longer neighbor, in seconds.
         windows: files for the scores of all windows, `.csv`.
         segments: file for the segments, `.csv`.
         subtitles: files `.srt` or `.vtt`.
@@ -244,6 +247,7 @@ class Timeline:
 
     window: float
     stride: float
+    shortest: float = 0.0
     windows: Sequence[Path] = ()
     segments: Path | None = None
     subtitles: Sequence[Path] = ()
@@ -294,6 +298,7 @@ def _labeled(classifier: Classifier, path: str, timeline: Timeline) -> LabeledVi
             resize=rule.resize,
             window=timeline.window,
             stride=timeline.stride,
+            shortest=timeline.shortest,
             batch=classifier.embedder.clips_at_once,
             progress=bar,
         )

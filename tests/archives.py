@@ -11,6 +11,7 @@ import pytest
 
 from molo_jax.errors import MoloError
 from molo_jax.methods.molo_outputs import Tokens
+from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.archive import ArchiveRecord, read_archive
 from molo_jax.prediction.embedder import EmbeddedClip
 
@@ -38,7 +39,7 @@ def clip(name, seed, *, frames=3, seconds=True, size=(24, 40)):
 def record(**changes):
     return ArchiveRecord(
         **{
-            "settings": {"method": "molo", "num_classes": 64, "stages": [1, 2]},
+            "settings": METHODS["molo"](num_classes=64, backbone="resnet18").to_json(),
             "rule": {"num_frames": 3, "sampling": "segments", "resize": 36, "crop": 32},
             "digest": "ab" * 32,
             "source": "runs/demo",

@@ -241,8 +241,8 @@ def _record(header: dict[str, Any], members: _Members) -> ArchiveRecord:
     checks.fields(header, names, "the description")
     network = header["network"]
     checks.fields(network, {"settings", "rule", "digest", "source", "origin"}, "network")
-    for name in ("settings", "rule"):
-        checks.is_a(network[name], dict, f"the {name} of the network")
+    checks.network_settings(network["settings"])
+    checks.clip_rule(network["rule"])
     checks.plain(header["calibration"], "calibration")
     clips: dict[str, list[EmbeddedClip]] = {}
     leaves_of(header["features"])

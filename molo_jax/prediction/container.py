@@ -46,6 +46,8 @@ _OF_NUMPY = (
     *(MemoryError, RecursionError, OverflowError),
 )
 _MOST_AXES = 8
+# The record at the end of a zip archive.
+_END_BYTES = 22
 _FORMAT, _VERSION, _MEMBERS = "format", "version", "members"
 
 
@@ -133,6 +135,10 @@ def _opened(file: _Bounded) -> zipfile.ZipFile:
     begins = file.read(4)
     if begins != b"PK\x03\x04":
         raise DamagedError(f"it begins with {begins!r}, expected a zip archive")
+    # The end of an archive is found behind anything else; here nothing may follow it.
+    file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+    if file.read(4) != b"PK\x05\x06":
+        raise DamagedError("it is cut off, or something stands behind the end of its zip archive")
     try:
         archive = zipfile.ZipFile(file)
     except DamagedError:
@@ -140,8 +146,6 @@ def _opened(file: _Bounded) -> zipfile.ZipFile:
     # What zipfile raises for a damaged file is not documented.
     except _OF_ZIPFILE as error:
         raise DamagedError(_no_zip(error)) from error
-    if archive.comment:
-        raise DamagedError("something stands behind the end of its zip archive")
     file.limit = None
     return archive
 

@@ -41,7 +41,7 @@ def test_the_first_clip_is_open_with_its_pictures_and_lines(written, open_page):
     loaded = "images => images.every(image => image.complete && image.naturalWidth === 120)"
     page.wait_for_function(f"({loaded})([...document.querySelectorAll('#clip-1 .pairing img')])")
     alt = pictures.nth(2).get_attribute("alt")
-    assert alt == "new/0 squat.mp4, frame 3 of 8, 0.6 s"
+    assert alt == "0 squat.mp4, frame 3 of 8, 0.6 s"
     best = explanations[0].best.streams["appearance"]
     drawn = first.locator(".pairing").first.locator("line")
     assert [drawn.nth(i).get_attribute("data-pair") for i in range(drawn.count())] == [
@@ -62,7 +62,12 @@ def test_the_choice_of_the_stream_changes_lines_heat_maps_and_parts(written, ope
     first.get_by_label("motion", exact=True).check()
     assert first.locator(".map rect:not(.matched)").count() == 2 * 7 * 7
     best = explanations[0].best.streams["motion"]
-    assert first.locator(".pairing").first.locator("line").count() == len(best.pairs)
+    drawn = first.locator(".pairing").first.locator("line")
+    assert drawn.count() == len(best.pairs)
+    for i, pair in enumerate(best.pairs):
+        # Change k lies between the frames k and k + 1 of eight.
+        ends = [float(drawn.nth(i).get_attribute(name)) for name in ("x1", "x2")]
+        assert ends == [12.5 * (pair.query + 1), 12.5 * (pair.other + 1)]
     axis = first.locator(".map").first.locator("text.axis")
     assert "change of frames of " in axis.first.text_content()
     assert axis.nth(2).text_content() == "1→2"
@@ -122,15 +127,18 @@ def test_the_summary_is_sorted_and_filtered(written, open_page):
         rows = page.locator("#table tbody tr:visible a")
         return [rows.nth(i).text_content() for i in range(rows.count())]
 
-    assert names() == [each.name for each in predictions]
+    def name(prediction):
+        return prediction.name.removeprefix("new/")
+
+    assert names() == [name(each) for each in predictions]
     page.get_by_role("button", name="Margin").click()
     ordered = sorted(predictions, key=lambda each: each.margin)
-    assert names() == [each.name for each in ordered]
+    assert names() == [name(each) for each in ordered]
     assert page.locator("th[aria-sort='ascending']").text_content() == "Margin"
     page.get_by_role("button", name="Margin").click()
-    assert names() == [each.name for each in ordered[::-1]]
+    assert names() == [name(each) for each in ordered[::-1]]
     page.get_by_role("searchbox").fill("WAVE")
-    assert names() == ["new/2 wave.mp4"]
+    assert names() == ["2 wave.mp4"]
     assert page.locator("#shown").text_content() == "1 of 10"
     assert page.locator("details.clip:visible").count() == 1
 
@@ -142,6 +150,21 @@ def test_the_examples_of_a_class_show_their_frames(written, open_page):
     details.locator("summary").click()
     page.wait_for_function("document.querySelector('details.class img').naturalWidth === 120")
     assert details.locator("img").count() == 3 * 8
+
+
+def test_of_many_open_clips_those_near_the_screen_are_drawn_and_all_before_a_print(
+    written, open_page
+):
+    path, _, _ = written
+    page = open_page(path)
+    page.get_by_role("button", name="Open all").click()
+    drawn = page.locator(".visual[data-done]")
+    page.wait_for_timeout(200)
+    assert 1 <= drawn.count() < 10
+    page.locator("#clip-10").scroll_into_view_if_needed()
+    page.locator("#clip-10 .pairing img").first.wait_for()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert drawn.count() == 10
 
 
 @pytest.mark.parametrize("width", [360, 1280])

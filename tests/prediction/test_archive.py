@@ -85,7 +85,8 @@ def test_names_of_numpy_are_texts(tmp_path):
         ({"calibration": {"threshold": [1]}}, r"calibration 'threshold' is '\[1\]', expected"),
         ({"weights": {("a",): np.array([np.inf])}}, "weights/0.npy has numbers that are not fin"),
         ({"weights": {("a",): np.array(["x"])}}, "weights/0 is of the type <U1, which"),
-        ({"settings": {"x": object()}}, "Object of type object is not JSON serializable"),
+        ({"settings": {"method": "otam", "x": object()}}, "'x' is no setting of otam"),
+        ({"calibration": {"x": object()}}, "calibration 'x' is '<object"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(tmp_path, changes, message):

@@ -1,5 +1,6 @@
 """The file of a classifier: no damage goes unnoticed, and no malicious file does any."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -36,7 +37,10 @@ def test_an_absent_file_and_a_folder_are_named(tmp_path):
     [
         (b"", "it begins with b'', expected a zip archive"),
         (b"version https://git-lfs", "it begins with b'vers', expected a zip archive"),
-        (b"PK\x03\x04" + b"x" * 200, "its zip archive cannot be read (File is not a zip file)"),
+        (
+            b"PK\x03\x04" + b"x" * 200,
+            "it is cut off, or something stands behind the end of its zip archive",
+        ),
     ],
 )
 def test_another_file_is_refused(tmp_path, content, message):
@@ -134,6 +138,48 @@ def test_members_that_share_their_bytes_are_refused(path, monkeypatch):
     assert re.search(r"its members have 1,0[\d,]+ bytes, and the file only", refusal(path))
 
 
+def test_what_stands_behind_the_archive_and_what_is_encrypted_is_refused(path):
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"more"
+    assert "something stands behind the end of its zip archive" in refusal(path)
+    for more in (b"x", b"x" * 70_000):
+        path.write_bytes(whole + more)
+        assert "something stands behind the end of its zip archive" in refusal(path)
+    encrypted = bytearray(whole)
+    # The flags of the first member in the table of contents.
+    encrypted[whole.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(encrypted)
+    assert "the member 'classifier.json' is encrypted" in refusal(path)
+
+
+def test_too_many_members_are_refused(path, monkeypatch):
+    monkeypatch.setattr(container, "MAX_MEMBERS", 10)
+    assert re.search(r"it has \d+ members, expected at most 10", refusal(path))
+
+
+def nodes(value, place=()):
+    yield place
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from nodes(child, (*place, key))
+
+
+def test_no_value_of_the_description_can_raise_anything_else(path):
+    """Every value, one after the other, becomes one of another type; weights have any place."""
+    members = contents(path)
+    header = json.loads(members[NAME])
+    places = [place for place in nodes(header) if place and place[0] != "members"]
+    random = np.random.default_rng(0)
+    for place in places:
+        for value in (None, -1, [[]], {"a": {}}, "\ud800", True, 10**40)[random.integers(3) :: 3]:
+            changed = json.loads(members[NAME])
+            deep(changed, *place[:-1])[place[-1]] = value
+            rewrite(path, members | {NAME: json.dumps(changed).encode()}, sums=False)
+            with contextlib.suppress(MoloError):
+                read_archive(path)
+
+
 def test_a_table_of_contents_that_is_too_large_is_not_read(path, monkeypatch):
     monkeypatch.setattr(container._Bounded, "limit", 1000)
     message = refusal(path)
@@ -226,6 +272,27 @@ FIRST_CLIP = ("classes", 0, "clips", 0)
         (("members", "weights/0.npy"), 7, "has no list of members"),
         (("network",), None, "network is 'None', expected an object"),
         (("network", "settings"), "x", "the settings of the network is 'x', expected an object"),
+        (
+            ("network", "settings", "method"),
+            ["molo"],
+            "the method is \"['molo']\", expected one of",
+        ),
+        (("network", "settings", "num_classes"), "x", "the setting num_classes of molo is 'x'"),
+        (("network", "settings", "num_classes"), 10**9, "'1000000000', expected int from 1 to 1,"),
+        (("network", "settings", "backbone"), True, "the setting backbone of molo is 'True'"),
+        (("network", "settings", "backbone"), "vgg", "'vgg', expected one of resnet18, resnet34"),
+        (
+            ("network", "settings", "positional_a"),
+            None,
+            "the setting positional_a of molo is 'None'",
+        ),
+        (("network", "settings", "smoothing"), 0, "of molo is '0', expected float above 0"),
+        (("network", "settings", "streams"), "three", "'three', expected one of both, appear"),
+        (("network", "settings", "other"), 1, "'other' is no setting of molo"),
+        (("network", "rule"), {}, "the rule lacks 'crop'"),
+        (("network", "rule", "crop"), 10**9, "the rule of the network cannot be used: the crop of"),
+        (("network", "rule", "num_frames"), 10**9, "num_frames of the rule is '1000000000', expec"),
+        (("network", "rule", "sampling"), [1], "the rule of the network cannot be used: "),
         (("network", "digest"), "Z" * 64, "the digest of the network is 'ZZZ"),
         (("network", "source"), "a\x1b[2J", r"the source of the network is 'a\x1b[2J', expected 1"),
         (("network", "extra"), 1, "network has the unknown entry 'extra'"),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -179,6 +180,19 @@ def test_a_folder_that_cannot_be_written_gives_one_warning(tmp_path, caplog, mon
     [message] = caplog.messages
     assert message.startswith(f"features of clips are not kept: {folder / NETWORK} cannot be writ")
     assert [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")] == []
+
+
+def test_several_threads_write_the_same_clip(cache, tmp_path, caplog):
+    given = clip("a", 1)
+
+    def write(_):
+        for _ in range(40):
+            cache.put(given)
+
+    with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
+        list(pool.map(write, range(4)))
+    assert caplog.messages == []
+    assert len(kept(tmp_path)) == 1
 
 
 _WRITER = """
