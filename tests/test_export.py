@@ -1,6 +1,5 @@
 """Networks are written as programs that compute what the network itself computes."""
 
-import dataclasses
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from documented import ROOT
-from exported import NARROW, RULE, drawn, embedded, matched, pixels, prepare
+from exported import SHORT, drawn, embedded, matched, pixels, prepare
 from made_weights import official_tensors
 from test_documentation import arguments_of, error_line, run_all
 
@@ -23,6 +22,7 @@ from molo_jax.data.video.images import resize_frames
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction import export_folder
+from molo_jax.prediction.clips import ClipRule
 from molo_jax.prediction.export_folder import check_installed
 from molo_jax.prediction.exporting import summary, write_export
 from molo_jax.prediction.programs import named
@@ -82,7 +82,8 @@ class Loaded:
 
 
 CASES = [
-    *(pytest.param(name, {}, id=name) for name in METHODS),
+    # MoLo itself is compared below.
+    *(pytest.param(name, {}, id=name) for name in METHODS if name != "molo"),
     pytest.param("molo", {"matching": "otam", "streams": "motion"}, id="molo-otam-motion"),
     pytest.param("hyrsm", {"prototypes_first": False}, id="hyrsm-every-shot"),
     pytest.param("protonet", {"euclidean": True}, id="protonet-euclidean"),
@@ -94,6 +95,18 @@ def test_every_method_is_exported_in_both_formats_and_both_equal_the_network(
     tmp_path, method, settings
 ):
     network = drawn(method, **settings)
+    for form in FORMATS:
+        write_export(network, tmp_path / form, form)
+    # JAX compiles a program anew for other numbers, which takes its time.
+    check_equal(network, tmp_path, stablehlo_twice=method == "protonet")
+
+
+def test_molo_is_exported_in_both_formats_and_both_equal_the_network(exported):
+    folder, network, _ = exported
+    check_equal(network, folder / "exported", stablehlo_twice=True)
+
+
+def check_equal(network, folder, *, stablehlo_twice):
     clips = pixels(network, 7)
     features = embedded(network, clips)
     support, query = part(features, slice(5)), part(features, slice(5, 7))
@@ -102,23 +115,21 @@ def test_every_method_is_exported_in_both_formats_and_both_equal_the_network(
     few, single = part(features, slice(1, 3)), part(features, slice(5, 6))
     few_logits = matched(network, few, np.array([1, 0]), single, 2)
     for form in FORMATS:
-        write_export(network, tmp_path / form, form)
-        loaded = Loaded(tmp_path / form)
+        loaded = Loaded(folder / form)
         assert_equal(loaded.embed(clips[:3]), named(part(features, slice(3))))
         assert_equal(loaded.match(named(support), LABELS, named(query), 3), logits)
-        # JAX compiles a program anew for other numbers, which takes its time.
-        if form == "onnx" or method == "protonet":
+        if form == "onnx" or stablehlo_twice:
             assert_equal(loaded.embed(clips[3:4]), named(part(features, slice(3, 4))))
             assert_equal(loaded.match(named(few), [1, 0], named(single), 2), few_logits)
 
 
 @pytest.mark.usefixtures("memory_of_a_test")
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_real_backbones_are_exported_too(tmp_path, backbone):
-    network = drawn("protonet", backbone, dataclasses.replace(RULE, num_frames=1))
+@pytest.mark.parametrize(("backbone", "forms"), [("resnet18", FORMATS), ("resnet50", FORMATS[1:])])
+def test_real_backbones_are_exported_too(tmp_path, backbone, forms):
+    network = drawn("protonet", backbone, ClipRule(num_frames=1, resize=36, crop=32))
     clips = pixels(network, 3)
     expected = named(embedded(network, clips))
-    for form in FORMATS:
+    for form in forms:
         write_export(network, tmp_path / form, form)
         assert_equal(Loaded(tmp_path / form).embed(clips), expected)
 
@@ -203,11 +214,11 @@ def test_the_metadata_describe_the_files(exported, form):
     metadata = json.loads((folder / "metadata.json").read_text())
     assert (metadata["format_version"], metadata["format"]) == (1, form)
     assert metadata["settings"] == network.settings.to_json()
-    assert (metadata["method"], metadata["backbone"]) == ("molo", NARROW)
+    assert (metadata["method"], metadata["backbone"]) == ("molo", SHORT)
     assert (metadata["source"], metadata["origin"]) == (network.source, network.origin)
     assert metadata["network_digest"] == network.digest
     clips = metadata["clips"]
-    assert [clips[key] for key in ("frames", "resize", "crop")] == [4, 36, 32]
+    assert [clips[key] for key in ("frames", "resize", "crop")] == [4, 20, 16]
     assert clips["choice"].startswith("segments: n = length // T; frame k is k n + n // 2")
     assert "without antialiasing" in clips["resizing"]
     assert metadata["versions"]["molo-jax"]
@@ -224,7 +235,7 @@ def test_the_metadata_describe_the_files(exported, form):
     embedder, matcher = metadata["programs"]["embedder"], metadata["programs"]["matcher"]
     (clips,) = embedder["inputs"]
     assert (clips["name"], clips["dtype"]) == ("clips", "uint8")
-    assert clips["shape"] == ["v", 4, 36, 36, 3]
+    assert clips["shape"] == ["v", 4, 20, 20, 3]
     assert embedder["outputs"][0] == {
         "name": "appearance",
         "shape": ["v", 5, 64],
@@ -261,9 +272,9 @@ def test_the_summary_names_the_arrays_and_the_files(exported):
     metadata = json.loads((folder / "exported/onnx/metadata.json").read_text())
     lines = summary(metadata, Path("out")).splitlines()
     assert "source    runs/drawn, drawn weights" in lines
-    assert "clips     4 frames of 36×36 pixels, the middle 32 of them; segments" in lines
+    assert "clips     4 frames of 20×20 pixels, the middle 16 of them; segments" in lines
     assert (
-        "embedder  clips uint8 (v, 4, 36, 36, 3) → appearance float32 (v, 5, 64), motion float32"
+        "embedder  clips uint8 (v, 4, 20, 20, 3) → appearance float32 (v, 5, 64), motion float32"
         " (v, 4, 64)"
     ) in lines
     assert re.search(r"^written   out: embedder\.onnx \(\d+\.\d MB\), matcher", lines[-1])
@@ -289,6 +300,18 @@ def test_what_exists_is_replaced_only_on_demand_and_only_an_export(tmp_path):
     fails(network, tmp_path / "file", "is no folder of an export", overwrite=True)
     fails(network, tmp_path / "file/out", f"cannot be made: {tmp_path}/file is a file, no folder")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_what_a_killed_export_left_is_put_right_and_what_is_no_export_stays(tmp_path):
+    network, folder, old = drawn("bi_mhm"), tmp_path / "out", tmp_path / ".out.old"
+    write_export(network, folder, "stablehlo")
+    folder.rename(old)
+    fails(network, folder, "exists; choose another --out")
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    old.mkdir()
+    (old / "notes.txt").write_text("mine")
+    fails(network, folder, "holds other things than an export", overwrite=True)
+    assert (old / "notes.txt").read_text() == "mine"
 
 
 def test_an_operation_that_the_format_lacks_is_one_line_and_nothing_stays(tmp_path, monkeypatch):

@@ -51,14 +51,30 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
         raise MoloError(
             f"{destination} exists; choose another --out, or replace it with --overwrite"
         )
-    if destination.is_symlink() or not destination.is_dir():
-        raise MoloError(f"{destination} is no folder of an export; remove it first")
-    names = {entry.name for entry in destination.iterdir()}
-    # Files of other formats too: the whole folder is replaced.
+    _check_ours(destination)
+
+
+def recover(destination: Path) -> None:
+    """Puts right what a killed export has left beside the destination.
+
+    Raises:
+        MoloError: what is there is no export.
+    """
+    old = files.old_name(destination)
+    if old.is_dir():
+        _check_ours(old)
+        files.recover_folder(destination)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuses to remove anything but an export."""
+    if folder.is_symlink() or not folder.is_dir():
+        raise MoloError(f"{folder} is no folder of an export; remove it first")
+    # Of both formats: the whole folder is replaced.
     ours = {file_of(program, form) for program in (EMBEDDER, MATCHER) for form in FORMATS}
-    other = sorted(names - ours - {METADATA})
+    other = sorted({entry.name for entry in folder.iterdir()} - ours - {METADATA})
     if other:
         raise MoloError(
-            f"{destination} holds other things than an export ({other[0]}); remove it first, or"
-            " choose another --out"
+            f"{folder} holds other things than an export ({other[0]}); remove it first, or choose"
+            " another --out"
         )

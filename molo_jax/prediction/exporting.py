@@ -24,6 +24,7 @@ from molo_jax.prediction.export_folder import (
     check_destination,
     check_installed,
     file_of,
+    recover,
 )
 from molo_jax.prediction.plain import plain
 from molo_jax.prediction.programs import CLIPS, MEMBERS, Program, programs
@@ -91,7 +92,7 @@ def write_export(
             operation that the format lacks.
     """
     check_installed(form)
-    files.recover_folder(destination)
+    recover(destination)
     check_destination(destination, overwrite=overwrite)
     made = []
     for program in programs(network):
