@@ -69,9 +69,8 @@ ROOMS = {
     ),
     # Networks on one's own videos: without configuration, flags and TensorFlow.
     "prediction": (
-        "molo_jax.data.augment",
-        "molo_jax.data.lists.directory",
-        "molo_jax.data.video",
+        # Not what uses TensorFlow, which NO_TENSORFLOW shows.
+        "molo_jax.data",
         "molo_jax.engine.runtime",
         "molo_jax.engine.step",
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
