@@ -70,7 +70,7 @@ def test_from_clips_to_the_answer_and_no_video_stays(page, uploaded, tmp_path):
     shown = page._add_files(shown[SESSION], 1, "green", uploaded(*names))
     assert shown[REVISION] == 2
     assert "Each of the 4 clips was compared" in shown[ADVICE]
-    shown = page._ask(False, shown[SESSION], 2, *uploaded("green2.mp4"))
+    shown = page._ask(shown[SESSION], 2, *uploaded("green2.mp4"))
     assert '<div class="label">' in shown[ANSWER]
     assert shown[SESSION].prediction.nearest == "green"
     assert (shown[NAMES]["value"], shown[NAMES]["choices"]) == ("green", ["red", "green"])
@@ -78,20 +78,25 @@ def test_from_clips_to_the_answer_and_no_video_stays(page, uploaded, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["uploads"]
 
 
-def test_recordings_are_told_apart_by_their_numbers(page, uploaded):
-    shown = page._ask(True, None, 0, *uploaded("red0.mp4"))
+def test_recordings_are_told_apart_by_their_numbers(page, uploaded, tmp_path):
+    shown = page._ask_recorded(None, 0, *uploaded("red0.mp4"))
     shown = page._keep_clip(shown[SESSION], 1, "red")
-    shown = page._ask(True, shown[SESSION], 2, *uploaded("red1.mp4"))
+    shown = page._ask_recorded(shown[SESSION], 2, *uploaded("red1.mp4"))
     shown = page._keep_clip(shown[SESSION], 3, "red")
     names = [clip.name for clip in shown[SESSION].classes["red"]]
     assert names == ["recording 1", "recording 2"]
+    # The browser may play them until the answer is there.
+    assert [path.name for path in left(tmp_path)] == ["red0.mp4", "red1.mp4"]
+    page._remove_recordings(shown[SESSION])
+    page._remove_recordings(None)
+    assert (left(tmp_path), shown[SESSION].recorded) == ([], [])
 
 
 def test_a_bad_clip_is_said_and_removed_too(page, tmp_path):
     bad = tmp_path / "uploads" / "x" / "bad.mp4"
     bad.parent.mkdir(parents=True)
     bad.write_text("hello")
-    shown = page._ask(False, None, 0, str(bad))
+    shown = page._ask(None, 0, str(bad))
     assert 'role="alert"' in shown[CLIP]
     assert "bad.mp4: " in shown[CLIP]
     assert str(tmp_path) not in shown[CLIP]
@@ -112,7 +117,7 @@ def test_a_name_that_is_missing_keeps_what_was_written(page, uploaded, tmp_path)
 
 def test_classes_are_changed_by_their_cards_and_by_the_clip(page, uploaded):
     shown = page._add_more("red", None, 0, uploaded("red0.mp4"))
-    shown = page._ask(False, shown[SESSION], 1, *uploaded("green0.mp4"))
+    shown = page._ask(shown[SESSION], 1, *uploaded("green0.mp4"))
     shown = page._keep_clip(shown[SESSION], 2, "green")
     assert list(shown[SESSION].classes) == ["red", "green"]
     shown = page._keep_clip(shown[SESSION], 3, "red")
@@ -140,7 +145,7 @@ def test_the_explanation_is_shown_inside_the_page_and_can_be_saved(page, uploade
     problems, shown = page._explain_clip(None)
     assert ("nothing to explain yet" in problems, shown) == (True, "")
     session = page._add_files(None, 0, "red", uploaded("red0.mp4"))[SESSION]
-    session = page._ask(False, session, 1, *uploaded("red1.mp4"))[SESSION]
+    session = page._ask(session, 1, *uploaded("red1.mp4"))[SESSION]
     problems, shown = page._explain_clip(session)
     assert problems == ""
     assert "nearest is red" in shown
@@ -160,7 +165,7 @@ def test_a_defect_is_no_message(page, uploaded, monkeypatch):
     monkeypatch.setattr(PageSession, "ask", lambda session, file, recorded: 1 / 0)
     [file] = uploaded("red0.mp4")
     with pytest.raises(ZeroDivisionError):
-        page._ask(False, None, 0, file)
+        page._ask(None, 0, file)
     with pytest.raises(FileNotFoundError), open(file):
         pass
 
