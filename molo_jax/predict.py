@@ -62,6 +62,9 @@ _STRIDE = flags.DEFINE_string(
     None,
     "Time from one window to the next, such as 0.5s; default: a quarter of --window.",
 )
+_SHORTEST = flags.DEFINE_string(
+    "shortest", None, "Shorter segments get the label of their longer neighbor, such as 1s."
+)
 _SEGMENTS = flags.DEFINE_string("segments", None, "File for the segments of a long video, .csv.")
 _SUBTITLES = flags.DEFINE_multi_string(
     "subtitles", [], "File for the labels of a long video as subtitles, .srt or .vtt."
@@ -112,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
         timeline = run.Timeline(
             window=window,
             stride=seconds_of("stride", _STRIDE.value) if _STRIDE.value else window / 4,
+            shortest=seconds_of("shortest", _SHORTEST.value) if _SHORTEST.value else 0.0,
             windows=[Path(path) for path in _OUT.value],
             segments=Path(_SEGMENTS.value) if _SEGMENTS.value else None,
             subtitles=[Path(path) for path in _SUBTITLES.value],
@@ -149,14 +153,19 @@ def _check_flags() -> None:
     if not _VIDEOS.value and not _SAVE.value:
         raise UsageError("--videos=FILE or --videos=DIR is missing: what is to be predicted?")
     if not _WINDOW.value:
-        only = (("stride", _STRIDE), ("segments", _SEGMENTS), ("annotate", _ANNOTATE))
+        only = (
+            ("stride", _STRIDE),
+            ("shortest", _SHORTEST),
+            ("segments", _SEGMENTS),
+            ("annotate", _ANNOTATE),
+        )
         for name, holder in (*only, ("subtitles", _SUBTITLES)):
             if holder.value:
                 raise UsageError(f"--{name} is for long videos; it needs --window, such as 2s")
     else:
-        seconds_of("window", _WINDOW.value)
-        if _STRIDE.value:
-            seconds_of("stride", _STRIDE.value)
+        for name, holder in (("window", _WINDOW), ("stride", _STRIDE), ("shortest", _SHORTEST)):
+            if holder.value:
+                seconds_of(name, holder.value)
         if _REPORT.value:
             raise UsageError("--report explains clips; it cannot be combined with --window")
     if _WITH_WEIGHTS.value and not _SAVE.value:

@@ -236,6 +236,7 @@ class Timeline:
     Attributes:
         window: length of a window, in seconds.
         stride: time from one window to the next, in seconds.
+        shortest: shorter segments get the label of their longer neighbor, in seconds.
         windows: files for the scores of all windows, `.csv`.
         segments: file for the segments, `.csv`.
         subtitles: files `.srt` or `.vtt`.
@@ -244,6 +245,7 @@ class Timeline:
 
     window: float
     stride: float
+    shortest: float = 0.0
     windows: Sequence[Path] = ()
     segments: Path | None = None
     subtitles: Sequence[Path] = ()
@@ -294,6 +296,7 @@ def _labeled(classifier: Classifier, path: str, timeline: Timeline) -> LabeledVi
             resize=rule.resize,
             window=timeline.window,
             stride=timeline.stride,
+            shortest=timeline.shortest,
             batch=classifier.embedder.clips_at_once,
             progress=bar,
         )

@@ -209,12 +209,15 @@ TABLE = (
             "tests/test_predict.py::test_weights_and_a_support_set_make_a_classifier_that_is_saved",
             "tests/test_predict.py::test_a_long_video_is_labeled_along_its_time",
         ),
-        "weights support videos out report save classifier window stride segments subtitles"
-        " annotate",
+        "weights support videos out report save classifier window stride shortest segments"
+        " subtitles annotate",
     ),
     Row(
         "benchmarks/unknown.py",
-        ("tests/test_unknown_benchmark.py::test_the_rates_are_those_of_the_drawn_classifiers",),
+        (
+            "tests/test_unknown_benchmark.py::test_the_rates_are_those_of_the_drawn_classifiers",
+            "tests/test_unknown_benchmark.py::test_too_few_classes_are_refused_with_both_numbers",
+        ),
         "weights videos names",
     ),
     Row(
@@ -230,6 +233,14 @@ TABLE = (
         ),
         "config memory peak utilization",
         {"config": "*"},
+    ),
+    Row(
+        "molo_jax.export",
+        (
+            "tests/test_export.py::test_the_commands_of_the_page_write_both_formats",
+            "tests/test_export.py::test_what_exists_is_replaced_only_on_demand_and_only_an_export",
+        ),
+        "weights out format overwrite",
     ),
     Row(
         "molo_jax.convert",

@@ -35,6 +35,7 @@ QUICK = (
     "molo_jax.main",
     "molo_jax.summary",
     "molo_jax.predict",
+    "molo_jax.export",
     "molo_jax.config",
     "molo_jax.config_checks",
     "molo_jax.presets",

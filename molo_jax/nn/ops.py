@@ -23,15 +23,18 @@ from molo_jax.nn.precision import current
 _DENSE_PAIRS = 16
 # Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
 _PATCH_PIXELS = 16
+# Programs that are written as ONNX, which are for inference alone.
+ONNX = "onnx"
 # The platform whose formulations are traced alone; None: all, and the device decides.
 _PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
 
 @contextlib.contextmanager
 def traced_for(platform: str) -> Iterator[None]:
-    """Traces the formulations of one platform alone (`cpu`, `cuda`), for programs that are counted.
+    """Traces the formulations of one platform alone (`cpu`, `cuda`, `onnx`).
 
-    Otherwise a program holds those of all platforms until it is compiled.
+    For programs that are counted or written to a file. Otherwise a program holds those of all
+    platforms until it is compiled.
     """
     before = _PLATFORM.set(platform)
     try:
@@ -222,7 +225,23 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
     order, as in PyTorch, and a NaN anywhere in a window is its maximum. For the gradient it keeps
     one byte for each output, the place of its maximum.
     """
+    if _PLATFORM.get() == ONNX:
+        return _max_pool_by_axes(x, window, stride, padding)
     return _max_pool(x, window, stride, padding)
+
+
+def _max_pool_by_axes(x: Array, window: int, stride: int, padding: int) -> Array:
+    """Takes the maximum over rows, then over columns: few operations, and nothing kept."""
+    out = _out_size(x.shape[1:3], (window, window), stride, padding)
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pad, constant_values=-jnp.inf)
+    for axis, size in zip((1, 2), out, strict=True):
+        views = (
+            lax.slice_in_dim(x, tap, tap + (size - 1) * stride + 1, stride, axis)
+            for tap in range(window)
+        )
+        x = functools.reduce(jnp.maximum, views)
+    return x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -211,7 +211,8 @@ class _Sound:
                     continue
                 packet.pts = (packet.dts if packet.pts is None else packet.pts) - self._shift
                 packet.dts -= self._shift
-                if packet.pts >= 0 and packet.dts > self._last:
+                # A container takes no times that go back, and none before the first frame.
+                if packet.dts > self._last:
                     self._last = packet.dts
                     return packet
         return None

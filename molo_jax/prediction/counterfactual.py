@@ -53,12 +53,13 @@ def what_would_change(
         key, chosen = frames
         ways.append(_exchanged(key, chosen, evidence[key], best, second))
     ways = [way for way in ways if way]
-    if not ways:
-        return (
-            f"“{second.name}” would not win by a change of one stream alone, nor by that of"
-            f" {_MOST_FRAMES} frames."
-        )
-    return f"“{second.name}” would win if {', or if '.join(ways)}."
+    if ways:
+        return f"“{second.name}” would win if {', or if '.join(ways)}."
+    percent = _above(100 * total / second.distance, 0)
+    return (
+        f"“{second.name}” would win only if the whole distance to it were {percent} % smaller; no"
+        f" change of one stream alone, or of {_MOST_FRAMES} frames, would be enough."
+    )
 
 
 def _smaller(second: Any, margin: float) -> str:

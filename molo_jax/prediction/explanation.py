@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from molo_jax.methods.evidence import Evidence, matched, matched_from_query
+from molo_jax.methods.evidence import Evidence, Metric, matched, matched_from_query
 from molo_jax.prediction.counterfactual import what_would_change
 
 
@@ -42,12 +42,14 @@ class StreamMatch:
         frames: distances of every entry of the query and every entry of what the class is shown by:
             its prototype, or the clip :attr:`ClassMatch.clip` where every clip is compared by
             itself. None where the method compares no frames.
+        metric: how `frames` become a distance; None where `frames` is None.
         pairs: the entries that were matched, in ascending order.
     """
 
     distance: float
     weight: float
     frames: np.ndarray | None
+    metric: Metric | None
     pairs: tuple[MatchedPair, ...]
 
     @property
@@ -205,7 +207,9 @@ def _class_match(
         if each.frames is not None:
             frames = each.frames[nearest if each.each_clip else label]
         pairs = () if frames is None else _pairs(frames, each)
-        streams[key] = StreamMatch(float(each.distances[label]), each.weight, frames, pairs)
+        streams[key] = StreamMatch(
+            float(each.distances[label]), each.weight, frames, each.metric, pairs
+        )
     return ClassMatch(
         name=name,
         distance=sum(each.share for each in streams.values()),

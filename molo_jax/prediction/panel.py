@@ -16,7 +16,12 @@ _LOG = logging.getLogger(__name__)
 # Height of the letters as a part of the shorter side of the frame, and in pixels at least.
 _LETTER_SHARE, _SMALLEST_LETTER = 1 / 20, 8
 # Red, green, blue and opacity. White on this dark ground is readable whatever is behind it.
-_GROUND, _TEXT, _RAIL, _BAR = (0, 0, 0, 180), (255, 255, 255, 255), (90, 90, 90, 255), (64, 196, 99)
+_GROUND, _TEXT, _RAIL, _BAR = (
+    (0, 0, 0, 180),
+    (255, 255, 255, 255),
+    (140, 140, 140, 255),
+    (64, 196, 99),
+)
 # A panel is at least as wide as so many letters are high, so that bars can be compared.
 _NARROWEST = 8
 
@@ -77,7 +82,7 @@ def draw_panel(
     if right > left and bottom > top > 0:
         image.paste(_RAIL, (left, top, right, bottom))
         filled = left + round((right - left) * min(max(probability, 0.0), 1.0))
-        image.paste((*_BAR, 255), (left, top, filled, bottom))
+        image.paste(_BAR, (left, top, filled, bottom))
     pixels = np.asarray(image, np.float32)
     opacity = pixels[..., 3:] / 255
     return Panel(pixels[..., :3] * opacity, 1 - opacity, margin)

@@ -119,7 +119,8 @@ def number(value: float) -> str:
     """Writes a distance with two digits behind the point, and more where it is small."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+    text = f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+    return text.replace("-", "−", 1) if value < 0 else text
 
 
 def signed(value: float) -> str:
@@ -192,7 +193,7 @@ def _match(pictures: Pictures, match: ClassMatch) -> dict[str, Any]:
         "streams": {
             key: {
                 "distance": _rounded(each.distance),
-                "weight": each.weight,
+                "metric": each.metric.name if each.metric else None,
                 "frames": None if each.frames is None else _rounded(each.frames),
                 "pairs": [[p.query, p.other, _rounded(p.distance), p.count] for p in each.pairs],
             }

@@ -62,7 +62,12 @@ def test_the_choice_of_the_stream_changes_lines_heat_maps_and_parts(written, ope
     first.get_by_label("motion", exact=True).check()
     assert first.locator(".map rect:not(.matched)").count() == 2 * 7 * 7
     best = explanations[0].best.streams["motion"]
-    assert first.locator(".pairing").first.locator("line").count() == len(best.pairs)
+    drawn = first.locator(".pairing").first.locator("line")
+    assert drawn.count() == len(best.pairs)
+    for i, pair in enumerate(best.pairs):
+        # Change k lies between the frames k and k + 1 of eight.
+        ends = [float(drawn.nth(i).get_attribute(name)) for name in ("x1", "x2")]
+        assert ends == [12.5 * (pair.query + 1), 12.5 * (pair.other + 1)]
     axis = first.locator(".map").first.locator("text.axis")
     assert "change of frames of " in axis.first.text_content()
     assert axis.nth(2).text_content() == "1→2"
@@ -142,6 +147,21 @@ def test_the_examples_of_a_class_show_their_frames(written, open_page):
     details.locator("summary").click()
     page.wait_for_function("document.querySelector('details.class img').naturalWidth === 120")
     assert details.locator("img").count() == 3 * 8
+
+
+def test_of_many_open_clips_those_near_the_screen_are_drawn_and_all_before_a_print(
+    written, open_page
+):
+    path, _, _ = written
+    page = open_page(path)
+    page.get_by_role("button", name="Open all").click()
+    drawn = page.locator(".visual[data-done]")
+    page.wait_for_timeout(200)
+    assert 1 <= drawn.count() < 10
+    page.locator("#clip-10").scroll_into_view_if_needed()
+    page.locator("#clip-10 .pairing img").first.wait_for()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert drawn.count() == 10
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -9,7 +9,6 @@ from flax import nnx
 
 from molo_jax.methods.evidence import Metric, best_path, matched
 from molo_jax.methods.settings import METHODS
-from molo_jax.nn import matching
 
 # Shots of the three classes: one, five, and uneven ones in no order.
 SHOTS = {
@@ -144,7 +143,7 @@ def test_the_best_path_costs_as_little_as_the_best_of_all(shape):
 def test_the_pairs_of_an_alignment_are_what_its_distance_becomes_without_softening(shape):
     cost = np.random.default_rng(3).uniform(0.2, 1, shape).astype(np.float32)
     pairs = matched(cost, Metric("otam", smoothing=0.1))
-    hard = float(matching.otam(cost[None, None], smoothing=1e-3)[0, 0])
+    hard = float(Metric("otam", smoothing=1e-3).distance(cost[None, None])[0, 0])
     assert sum(cost[pair] for pair in pairs) == pytest.approx(hard, abs=0.01)
 
 

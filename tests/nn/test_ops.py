@@ -87,6 +87,15 @@ def test_max_pool_takes_the_maximum_of_each_padded_window():
     np.testing.assert_array_equal(y[0, :, :, 0], [[-1, -2], [-5, -6]])
 
 
+def test_max_pool_of_a_program_that_is_written_as_onnx_takes_the_same_maxima():
+    x = _normal(3, 2, 9, 8, 3)
+    pool = lambda x: ops.max_pool(x, window=3, stride=2, padding=1)  # noqa: E731
+    with ops.traced_for(ops.ONNX):
+        by_axes, operations = pool(jnp.asarray(x)), str(jax.make_jaxpr(pool)(x))
+    assert "select_n" not in operations
+    np.testing.assert_array_equal(by_axes, pool(jnp.asarray(x)))
+
+
 def test_max_pool_sends_the_gradient_of_equal_maxima_to_the_first():
     pooled = lambda x: jnp.sum(ops.max_pool(x, window=3, stride=2, padding=1))  # noqa: E731
     grad = jax.grad(pooled)(jnp.ones((1, 3, 3, 1)))[0, :, :, 0]

@@ -1,5 +1,6 @@
 import itertools
 import logging
+import resource
 import weakref
 from fractions import Fraction
 
@@ -144,6 +145,30 @@ def test_sound_and_frames_begin_together_where_the_stamps_of_a_file_do_not_begin
     np.testing.assert_allclose([time for time, _ in after], expected, atol=1e-3)
 
 
+def test_sound_before_the_first_frame_is_left_out(tmp_path):
+    path = write_large(tmp_path / "a.mkv", frames=10, times=[45 + 9 * n for n in range(10)])
+    annotate(str(path), ALL, tmp_path / "out.mkv")
+    assert [time for time, _ in frames_of(tmp_path / "out.mkv")][:2] == [0, 0.1]
+    # The last frame comes 0.9 s after the first one, and stays for 1/25 s.
+    expected = [(time - 0.5, data) for time, data in sound_of(path) if 0.5 <= time <= 1.44]
+    found = sound_of(tmp_path / "out.mkv")
+    assert len(found) > 10
+    assert [data for _, data in found] == [data for _, data in expected]
+    np.testing.assert_allclose(
+        [time for time, _ in found], [time for time, _ in expected], atol=1.1e-3
+    )
+
+
+def test_the_sound_of_an_avi_begins_with_its_first_frame_in_spite_of_frames_out_of_order(tmp_path):
+    path = write_large(tmp_path / "a.avi", audio="libmp3lame")
+    annotate(str(path), ALL, tmp_path / "out.mkv")
+    before, after = sound_of(path), sound_of(tmp_path / "out.mkv")
+    assert [data for _, data in after[:20]] == [data for _, data in before[:20]]
+    np.testing.assert_allclose(
+        [time for time, _ in after[:20]], [time for time, _ in before[:20]], atol=1.1e-3
+    )
+
+
 def test_uneven_times_are_kept(tmp_path):
     times = [0, 1, 2, 3, 45, 46, 90, 91, 92, 180, 181, 182, 183, 260]
     path = write_large(tmp_path / "a.mp4", frames=len(times), times=times, audio=None)
@@ -196,6 +221,22 @@ def test_odd_sizes_grow_by_one_pixel_and_pixels_that_are_not_square_stay_so(tmp_
     assert [p.shape for _, p in frames_of(tmp_path / "out.mp4")] == [(48, 64, 3)] * 5
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_pixels_that_are_not_square_are_turned_with_a_video_that_is_turned(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.set_display_rotation(90)
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(coded_frame(0, number), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    annotate(str(tmp_path / "a.mp4"), [], tmp_path / "out.mp4")
+    assert [p.shape for _, p in frames_of(tmp_path / "out.mp4")] == [(64, 48, 3)] * 5
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(3, 4)
 
 
 def test_a_video_that_is_turned_has_its_pixels_turned_too(tmp_path):
@@ -285,6 +326,19 @@ def test_a_file_that_cannot_be_written_is_said_and_nothing_stays(tmp_path, monke
         annotate(str(path), ALL, tmp_path / "out.mp4")
     assert files_in(tmp_path) == ["a.mp4", "out.mp4"]
     assert (tmp_path / "out.mp4").read_text() == "old"
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_a_disk_that_becomes_full_is_said_and_nothing_stays(ending, tmp_path):
+    path = write_large(tmp_path / "a.mp4")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        with pytest.raises(MoloError, match=r"out.* cannot be written: File too large; allow"):
+            annotate(str(path), ALL, tmp_path / f"out{ending}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files_in(tmp_path) == ["a.mp4"]
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

@@ -17,7 +17,7 @@ METRIC = Metric("bi_mhm")
 
 def match(name, streams, distances):
     """Returns a class whose streams have these weights and distances."""
-    parts = {k: StreamMatch(distances[k], w, None, ()) for k, w in streams.items()}
+    parts = {k: StreamMatch(distances[k], w, None, None, ()) for k, w in streams.items()}
     total = sum(each.share for each in parts.values())
     return ClassMatch(name, total, name, 1, "", parts)
 
@@ -59,8 +59,10 @@ def test_equal_classes_are_said_to_be_equal():
 def test_a_decision_that_nothing_small_changes_says_so():
     weights = {"appearance": 1.0, "motion": 0.1}
     best, second = {"appearance": 0.1, "motion": 0.1}, {"appearance": 0.5, "motion": 9.0}
-    assert "“squat” would not win by a change of one stream alone" in sentence(
-        weights, best, second
+    # The distances are 0.11 and 1.4.
+    assert sentence(weights, best, second) == (
+        "“squat” would win only if the whole distance to it were 93 % smaller; no change of one"
+        " stream alone, or of 3 frames, would be enough."
     )
 
 

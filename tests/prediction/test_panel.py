@@ -46,7 +46,7 @@ def test_the_bar_is_filled_by_the_probability():
         frame = drawn(probability=probability)
         row = frame[232:236].reshape(-1, 320, 3)
         green = (row == (64, 196, 99)).all(axis=2).sum(axis=1).max()
-        gray = (row == (90, 90, 90)).all(axis=2).sum(axis=1).max()
+        gray = (row == (140, 140, 140)).all(axis=2).sum(axis=1).max()
         widths.append(green)
         rails.append(green + gray)
     assert len(set(rails)) == 1

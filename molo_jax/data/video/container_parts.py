@@ -26,6 +26,7 @@ _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 _RIFF_SLACK = 8
 # Parts of a file, and how deep they lie inside one another; more than hours of film have.
 _MOST_PARTS, _DEEPEST = 1 << 22, 8
+_HOLE = re.compile(r"damaged: at byte (\d+) there is no frame .*")
 _TOO_DEEP = f"damaged: its parts lie inside one another, more than {_DEEPEST} deep"
 _TOO_MANY = f"damaged: it has more than {_MOST_PARTS} parts"
 
@@ -39,6 +40,19 @@ def truncation(size: int, announced: int) -> str:
 
 def _hole(offset: int) -> str:
     return f"damaged: at byte {offset} there is no frame where its container has one"
+
+
+def hole_in(reason: str) -> int | None:
+    """Returns the byte at which the parts of a file end to follow one another.
+
+    Args:
+        reason: what `avi_defect` or `matroska_defect` says of the file, walking through it.
+
+    Returns:
+        The byte; None if something else is wrong. Bytes of the frame before may be lost too.
+    """
+    found = _HOLE.fullmatch(reason)
+    return int(found[1]) if found else None
 
 
 # AVI: one or, above 1 GB, several RIFF chunks, which hold lists of chunks and chunks; each has a

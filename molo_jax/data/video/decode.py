@@ -31,6 +31,7 @@ from molo_jax.data.video.metadata import (
     container_name,
     decord_shows,
     open_video,
+    packets_before,
     packets_of,
     reading_plan,
     scan,
@@ -293,6 +294,7 @@ def whole_frames(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     deadline: Deadline,
+    hole: int | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Decodes the frames of a stream, in the order in which they are shown, all of them whole.
 
@@ -303,6 +305,8 @@ def whole_frames(
         container: the file as `metadata.open_video` gives it.
         stream: its video stream, likewise.
         deadline: when the reading has to be over.
+        hole: the byte of the file from which on something is missing, if it is damaged; the packet
+            before it is not trusted either.
 
     Yields:
         The frames as the decoder gives them, not converted to RGB and not turned upright.
@@ -312,8 +316,9 @@ def whole_frames(
     """
     missing, damage = 0, BadVideoError(path, "damaged: its frames cannot be decoded to the end")
     may_end_anywhere, torn = container_name(container) in STREAMS, []
+    packets = packets_of(path, container, stream, deadline)
     try:
-        for packet in packets_of(path, container, stream, deadline):
+        for packet in packets if hole is None else packets_before(hole, packets, stream):
             if packet.size and torn:
                 raise damage
             missing += packet.size > 0 and not packet.is_discard

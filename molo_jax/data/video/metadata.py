@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import fractions
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import av
@@ -281,3 +281,19 @@ def packets_of(
             # There is no packet in the next 64 KiB of a transport stream, as behind its last one
             # in a file that was made larger than it needed to be.
             deadline.check(path)
+
+
+def packets_before(
+    hole: int, packets: Iterable[av.Packet], stream: av.VideoStream
+) -> Iterator[av.Packet]:
+    """The packets before a byte, without the last one, of which a part may be lost; then an end."""
+    waiting = None
+    for packet in packets:
+        if not packet.size or packet.pos >= hole:
+            break
+        if waiting is not None:
+            yield waiting
+        waiting = packet
+    end = av.Packet()
+    end.stream = stream
+    yield end

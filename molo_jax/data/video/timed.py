@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 
+from molo_jax.data.video.container_parts import hole_in
 from molo_jax.data.video.containers import UNLIMITED, BadVideoError, Deadline, check_file
 from molo_jax.data.video.decode import UprightPixels, one_video, whole_frames
 from molo_jax.data.video.metadata import container_name, open_video, packets_of
@@ -63,8 +64,8 @@ def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFra
     whose time stamp is earlier than the one before it is shown together with that one. A time stamp
     more than a second earlier begins a new counting, as in recordings that were joined.
 
-    A file of which bytes are missing, as its container tells, is read as far as it goes. Only then
-    this is said.
+    A file of which bytes are missing, as its container tells, is read up to there. Then this is
+    said.
 
     Args:
         path: the video file.
@@ -77,10 +78,14 @@ def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFra
         BadVideoError: there are no frames, or no further ones although the file is not at its end,
             or the time is up. What was given out before is right.
     """
-    with _as_far_as_it_goes(path):
-        yield from _frames(path, deadline)
-        # A hole between two frames is found by following all parts of the file.
-        check_file(path, walk=True)
+    with _as_far_as_it_goes(path, walk=True) as defect:
+        # Decoders pass over a hole in silence, and may give torn frames beside it and at a cut.
+        hole = None
+        if defect is not None:
+            hole = hole_in(defect.reason) or os.path.getsize(path)
+        yield from _frames(path, deadline, hole)
+        if defect is not None:
+            raise defect
 
 
 class UntilDamage(Generic[_Item]):
@@ -105,22 +110,30 @@ class UntilDamage(Generic[_Item]):
 
 
 @contextlib.contextmanager
-def _as_far_as_it_goes(path: str) -> Iterator[None]:
-    """Lets a file be read of which bytes are missing; an error then says that they are."""
-    defect = _defect(path)
+def _as_far_as_it_goes(path: str, *, walk: bool = False) -> Iterator[BadVideoError | None]:
+    """Lets a file be read of which bytes are missing; an error then says that they are.
+
+    Args:
+        path: the file.
+        walk: whether to follow all its parts, see `check_file`.
+
+    Yields:
+        What is missing, if anything is.
+    """
+    defect = _defect(path, walk)
     try:
         with one_video(path):
-            yield
+            yield defect
     except BadVideoError as error:
         if defect is None or error.transient:
             raise
         raise defect from None
 
 
-def _defect(path: str) -> BadVideoError | None:
+def _defect(path: str, walk: bool) -> BadVideoError | None:
     """What the container tells to be missing in a file that may be opened all the same."""
     try:
-        check_file(path)
+        check_file(path, walk=walk)
     except BadVideoError as error:
         # To open a pipe would wait for somebody to write to it.
         if error.transient or not os.path.isfile(path):
@@ -129,11 +142,11 @@ def _defect(path: str) -> BadVideoError | None:
     return None
 
 
-def _frames(path: str, deadline: Deadline) -> Iterator[TimedFrame]:
+def _frames(path: str, deadline: Deadline, hole: int | None) -> Iterator[TimedFrame]:
     convert, number = UprightPixels(path), -1
     with open_video(path, deadline) as (container, stream):
         clock = _Clock(path, stream)
-        for number, frame in enumerate(whole_frames(path, container, stream, deadline)):
+        for number, frame in enumerate(whole_frames(path, container, stream, deadline, hole)):
             seconds, duration = clock.read(frame)
             yield TimedFrame(number, float(seconds), float(duration), frame, convert)
     if number < 0:

@@ -55,7 +55,7 @@
       return draw("line", {
         x1: 100 * center(i, rows, frames), x2: 100 * center(j, columns, frames), y1: 2, y2: 98,
         class: count === 2 ? "both" : "one", "data-pair": `${i},${j}`,
-        "stroke-width": (1.2 + 6 * near).toFixed(1), "stroke-opacity": (0.4 + 0.6 * near).toFixed(2),
+        "stroke-width": (1.2 + 4.8 * near).toFixed(1), "stroke-opacity": (0.4 + 0.6 * near).toFixed(2),
       }, draw("title", {}, text));
     });
     const nearest = pairs.reduce((a, b) => (b[2] < a[2] ? b : a));
@@ -69,7 +69,7 @@
 
   function pairing(clip, match, role, stream, scale) {
     const frames = clip.query.count;
-    const joined = scale ? lines(match, stream, frames, scale) : null;
+    const joined = scale ? lines(match, stream, frames, scale) : make("div", { class: "gap" });
     const strip = make("div", { class: "strip", style: `--frames:${frames}` },
       ...row(clip.query, true), joined, ...row(match.strip, false));
     return make("figure", { class: "pairing" },
@@ -125,24 +125,26 @@
 
   function partsChart(clip, stream) {
     const values = clip.parts[stream], frames = clip.query.count, [best, second] = clip.matches;
-    const width = 60, height = 60, most = Math.max(1e-9, ...values.map(Math.abs)), middle = 20 + height;
+    const width = 60, most = Math.max(1e-9, ...values.map(Math.abs)), scale = 56 / most;
+    const middle = 20 + scale * Math.max(0, ...values), bottom = middle + scale * Math.max(0, ...values.map((x) => -x)) + 34;
     const drawn = values.flatMap((value, i) => {
-      const size = (height * Math.abs(value)) / most, x = width * i;
+      const size = scale * Math.abs(value), x = width * i;
       return [
         draw("rect", { x: x + 12, width: width - 24, y: value < 0 ? middle : middle - size, height: size }),
         draw("text", { x: x + width / 2, y: value < 0 ? middle + size + 13 : middle - size - 5 }, signed(value)),
-        draw("text", { x: x + width / 2, y: 2 * height + 58, class: "axis" }, entry(i, values.length, frames)),
+        draw("text", { x: x + width / 2, y: bottom, class: "axis" }, entry(i, values.length, frames)),
       ];
     });
     const total = width * values.length;
     const list = values.map((value, i) => `${entry(i, values.length, frames)}: ${signed(value)}`).join(", ");
     const sum = values.reduce((a, b) => a + b, 0);
+    const softened = best.streams[stream].metric === "otam" ? ", and the softening of the alignment," : "";
     const rest = Math.abs(clip.rest[stream]) > 5e-4
-      ? ` The other direction, from the frames of the two classes to this clip, adds ${signed(clip.rest[stream])}.` : "";
+      ? ` The other direction, from the frames of the two classes to this clip${softened || ","} adds ${signed(clip.rest[stream])}.` : "";
     return make("figure", { class: "chart" },
       make("figcaption", {}, make("b", {}, `What each ${kind(values.length, frames)} of this clip adds to the margin`),
         make("div", { class: "row" }, "up: speaks for ", bdi(best.name), "; down: for ", bdi(second.name), `. Together ${signed(sum)}.${rest}`)),
-      draw("svg", { class: "parts", viewBox: `0 0 ${total} ${2 * height + 64}`, role: "img", "aria-label": list },
+      draw("svg", { class: "parts", viewBox: `0 0 ${total} ${bottom + 6}`, role: "img", "aria-label": list },
         ...drawn, draw("line", { x1: 0, x2: total, y1: middle, y2: middle })));
   }
 
@@ -177,9 +179,10 @@
     const streams = Object.keys(clip.shares[0][1]);
     const rows = clip.shares.map(([name, parts], place) =>
       [name, streams.map((stream, i) => [parts[stream], `s${i}`, key(stream)]), place === 0, number]);
+    const below = rows.some(([, parts]) => parts.some(([value]) => value < 0));
     const more = clip.more ? make("p", { class: "aside" }, `${clip.more} more classes are farther away.`) : null;
     return make("figure", { class: "chart distances" },
-      make("figcaption", {}, make("b", {}, "Distance to every class"), make("div", { class: "row" }, "shorter is nearer")),
+      make("figcaption", {}, make("b", {}, "Distance to every class"), make("div", { class: "row" }, below ? "farther to the left is nearer: a similarity with its sign changed" : "shorter is nearer")),
       legend(streams, clip.limit), bars(rows, clip.limit, "Distance to every class"), more);
   }
 
@@ -208,7 +211,8 @@
       const cells = range(tables.flatMap(({ frames }) => frames.flat()));
       changing.replaceChildren(
         make("div", { class: "pairings" }, ...clip.matches.map((match, i) => pairing(clip, match, roles[i], stream, joined))),
-        make("p", { class: "row" }, `Thick lines are near (${number(joined.low)}), thin lines far (${number(joined.high)}); solid lines were chosen from both sides, dashed lines from one.`),
+        make("p", { class: "row" }, `Thick lines are near (${number(joined.low)}), thin lines far (${number(joined.high)}); solid lines were chosen from both sides, dashed lines from one.`
+          + (tables[0].metric === "otam" ? " They are the best alignment; the method softens over all alignments." : "")),
         clip.parts[stream] ? partsChart(clip, stream) : "",
         make("h4", {}, compared.length > 1 ? `Distances of all frames, ${stream}` : "Distances of all frames"),
         make("div", { class: "scale" }, `near ${number(cells.low)}`, make("i"), `far ${number(cells.high)}`),
@@ -238,11 +242,18 @@
     box.append(charts);
   }
 
-  for (const details of document.querySelectorAll("details.clip, details.class")) {
-    const open = () => details.open && (details.matches(".clip") ? render(details) : load(details));
-    details.addEventListener("toggle", open);
-    open();
-  }
+  /* Of many open clips, those are drawn that come near the screen; and all before they are printed. */
+  const fillIn = (details) => (details.matches(".clip") ? render(details) : load(details));
+  const near = new IntersectionObserver((entries) => {
+    for (const { target } of entries.filter((each) => each.isIntersecting)) {
+      near.unobserve(target);
+      fillIn(target);
+    }
+  }, { rootMargin: "1000px" });
+  for (const details of document.querySelectorAll("details.clip, details.class"))
+    details.addEventListener("toggle", () => (details.open ? near.observe(details) : near.unobserve(details)));
+  for (const details of document.querySelectorAll("details[open]")) fillIn(details);
+  addEventListener("beforeprint", () => document.querySelectorAll("details.clip[open], details.class[open]").forEach(fillIn));
   function follow() {
     const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
     if (target && target.matches("details")) {

@@ -157,37 +157,48 @@ def read_as_far_as_it_goes(path, read_codes):
     return codes, times, error.value
 
 
+FAST = {"file_options": {"movflags": "faststart"}}
 FORMATS = {
-    "mp4 with its index in front": ("a.mp4", {"file_options": {"movflags": "faststart"}}),
+    "mp4 with its index in front": ("a.mp4", FAST),
     "mp4 in fragments": ("a.mp4", {"file_options": {"movflags": "frag_keyframe+empty_moov"}}),
-    "MPEG-4 in mp4": ("a.mp4", {"codec": "mpeg4", "file_options": {"movflags": "faststart"}}),
+    "MPEG-4 in mp4": ("a.mp4", FAST | {"codec": "mpeg4"}),
+    "VP9 in mp4": ("a.mp4", FAST | {"codec": "libvpx-vp9"}),
     "avi": ("a.avi", {"codec": "mpeg4", "tag": "XVID"}),
+    "Motion JPEG in AVI": ("a.avi", {"codec": "mjpeg"}),
     "mkv": ("a.mkv", {}),
     "webm": ("a.webm", {"codec": "libvpx"}),
+    "gif": ("a.gif", {"codec": "gif", "pixels": "rgb8"}),
 }
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_truncated_file_gives_the_frames_before_the_cut_and_then_says_that_it_is_truncated(
-    name, write_video, read_codes, tmp_path
+def test_a_truncated_file_gives_the_whole_frames_before_the_cut_and_then_says_that_it_is_truncated(
+    name, write_video, tmp_path
 ):
     file_name, options = FORMATS[name]
     path = write_video(
         tmp_path / file_name, video=7, frames=100, stream_options={"g": "10"}, **options
     )
+    right = [frame.pixels() for frame in timed_frames(str(path))]
     content = path.read_bytes()
-    kept = len(content) * 3 // 4
-    if "fragments" in name:
-        # FFmpeg does not open a file that ends within the index of a fragment.
-        kept = content.index(b"mdat", kept) + 60
-    path.write_bytes(content[:kept])
-    codes, times, error = read_as_far_as_it_goes(path, read_codes)
-    assert 40 <= len(codes) <= 90
-    assert codes == list(range(len(codes)))
-    np.testing.assert_allclose(times, np.arange(len(codes)) / 25, atol=ROUNDING)
-    assert error.reason.startswith("truncated")
-    assert not error.transient
-    assert 0 < last_moment(str(path)) <= 4.0
+    for share in (0.7, 0.71, 0.72, 0.73, 0.74, 0.75):
+        kept = int(len(content) * share)
+        if "fragments" in name:
+            # FFmpeg does not open a file that ends within the index of a fragment.
+            kept = content.index(b"mdat", kept) + 60
+        path.write_bytes(content[:kept])
+        times = []
+        with pytest.raises(BadVideoError) as error:  # noqa: PT012
+            for frame in timed_frames(str(path)):
+                times.append(frame.seconds)
+                # Behind the last whole packet, a frame that others refer to comes earlier.
+                np.testing.assert_array_equal(frame.pixels(), right[round(25 * frame.seconds)])
+        assert 40 <= len(times) <= 90
+        np.testing.assert_allclose(np.diff(times[:-3]), 1 / 25, atol=ROUNDING)
+        assert times == sorted(times)
+        assert error.value.reason.startswith("truncated")
+        assert not error.value.transient
+        assert 0 < last_moment(str(path)) <= 4.0 + ROUNDING
 
 
 def test_a_packet_that_cannot_be_decoded_ends_the_frames_at_its_place(
@@ -201,6 +212,40 @@ def test_a_packet_that_cannot_be_decoded_ends_the_frames_at_its_place(
     assert codes == list(range(33))
     np.testing.assert_allclose(times, np.arange(33) / 25)
     assert error.reason == "damaged: its frames cannot be decoded to the end"
+
+
+# Kind -> file name, options, and where the holes begin, as parts of the file.
+HOLES = {
+    "mkv": ("a.mkv", {}, (0.4, 0.45, 0.5, 0.6)),
+    "webm": ("a.webm", {"codec": "libvpx"}, (0.4, 0.45, 0.5, 0.6)),
+    # A hole within one of its frames, which are large, is found by nobody.
+    "Motion JPEG in AVI": ("a.avi", {"codec": "mjpeg"}, (0.4,)),
+    "XviD in AVI": ("a.avi", {"codec": "mpeg4", "tag": "XVID"}, (0.4, 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_the_frames_end_at_a_hole_that_decoders_pass_over(name, write_video, read_codes, tmp_path):
+    file_name, options, shares = HOLES[name]
+    path = write_video(
+        tmp_path / file_name, video=5, frames=100, stream_options={"g": "1"}, **options
+    )
+    content, lengths, reasons = path.read_bytes(), [], set()
+    start = max(content.find(part) for part in (b"movi", b"\x1f\x43\xb6\x75"))
+    for share in shares:
+        for length in (90, 300, 900):
+            begin = start + int((len(content) - start) * share)
+            path.write_bytes(content[:begin] + bytes(length) + content[begin + length :])
+            codes, times, error = read_as_far_as_it_goes(path, read_codes)
+            assert codes == list(range(len(codes)))
+            np.testing.assert_allclose(times, np.array(codes) / 25, atol=ROUNDING)
+            # At most the frame before the hole is lost too.
+            assert len(codes) >= 100 * share * 0.9
+            lengths.append(len(codes))
+            reasons.add(error.reason.split(" byte")[0])
+    assert max(lengths) < 85
+    assert reasons <= {"damaged: at", "damaged: its frames cannot be decoded to the end"}
+    assert "damaged: at" in reasons or name == "XviD in AVI"
 
 
 def test_a_file_without_an_index_or_without_frames_is_bad_at_once(write_video, tmp_path):
