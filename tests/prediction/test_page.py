@@ -1,7 +1,10 @@
 """The functions behind the buttons of the page, and what its server sends, without a browser."""
 
 import contextlib
+import json
+import os
 import shutil
+import time
 import urllib.error
 import urllib.request
 
@@ -12,6 +15,7 @@ gradio = pytest.importorskip("gradio")
 
 from molo_jax import app  # noqa: E402
 from molo_jax.errors import MoloError  # noqa: E402
+from molo_jax.prediction import page as page_module  # noqa: E402
 from molo_jax.prediction.classifier import AUTO  # noqa: E402
 from molo_jax.prediction.page import (  # noqa: E402
     REPORT_NAME,
@@ -236,3 +240,26 @@ def test_a_port_that_is_in_use_is_one_message(address, tmp_path):
     served = app.serving(blocks, host="127.0.0.1", port=port, megabytes=1)
     with pytest.raises(MoloError, match=message), served:
         pass
+
+
+def test_uploads_that_nobody_used_are_removed(tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    app.prepare_environment(tmp_path)
+    monkeypatch.setattr(page_module, "_LOOKED_AT", 1)
+    monkeypatch.setattr(page_module, "_FORGOTTEN", 1)
+    blocks = build_page(ColorEmbedder(), tmp_path, explainer=write_page)
+    with app.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+        request = urllib.request.Request(
+            f"{url}gradio_api/upload",
+            data=body + b"content\r\n--x--\r\n",
+            headers={"Content-Type": "multipart/form-data; boundary=x"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            [path] = json.loads(answer.read())
+        assert path.startswith(str(tmp_path / "uploads"))
+        until = time.monotonic() + 60
+        while os.path.exists(path) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not os.path.exists(path)
