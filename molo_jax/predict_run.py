@@ -23,7 +23,7 @@ from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.inputs import Query, SupportFiles
 from molo_jax.prediction.long_video import LabeledVideo, label_video
 from molo_jax.prediction.report import write_report
-from molo_jax.prediction.results import Failure, failure_of
+from molo_jax.prediction.results import UNKNOWN, Failure, failure_of
 from molo_jax.prediction.sources import open_network
 from molo_jax.prediction.timeline import (
     write_segments_csv,
@@ -218,7 +218,9 @@ def write_page(
         for result, _ in pairs:
             explanations.append(explain(classifier, result))
             bar.update(1)
-    truth = [truth for _, truth in pairs]
+    # For a clip of another class, "none of these" is right.
+    classes = {*classifier.support, ""}
+    truth = [truth if truth in classes else UNKNOWN for _, truth in pairs]
     write_report(
         path,
         classifier,

@@ -215,7 +215,7 @@ def _class_match(
         distance=sum(each.share for each in streams.values()),
         clip=clips[nearest],
         clips=len(own),
-        note=_note(name, clips[nearest].name, len(own), evidence),
+        note=_note(name, clips[nearest].name.rpartition("/")[2], len(own), evidence),
         streams=streams,
     )
 

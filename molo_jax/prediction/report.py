@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -60,6 +61,7 @@ def write_report(
             raise ValueError(f"{name} has {len(values)} entries for {len(predictions)} predictions")
     pictures = Pictures(most_picture_bytes)
     clips = [_clip(pictures, *each) for each in zip(predictions, explanations, truth, strict=True)]
+    folder = folder_of_all([each.name for each in predictions])
     support = _support(pictures, classifier)
     page = (
         _environment()
@@ -69,6 +71,7 @@ def write_report(
             script=_text("report.js"),
             network=classifier.embedder.network,
             clips=clips,
+            folder=folder,
             failures=failures,
             totals=_totals(clips, failures),
             confusion_of_truth=_confusion_of_truth(clips, list(support["classes"])),
@@ -77,6 +80,7 @@ def write_report(
             # The visible parts are made of this by the page's script.
             island={
                 "images": pictures.encoded,
+                "folders": [folder, support["folder"]],
                 "clips": [clip["visual"] for clip in clips],
             },
         )
@@ -99,7 +103,7 @@ def _environment() -> jinja2.Environment:
         "number": number,
         "signed": signed,
         "percent": percent,
-        "parted": parted,
+        "breakable": breakable,
     }
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": True,
@@ -133,10 +137,19 @@ def percent(value: float) -> str:
     return f"{min(100 * value, 99.9):.1f} %" if 0.995 < value < 1 else f"{100 * value:.0f} %"
 
 
-def parted(name: str) -> tuple[str, str]:
-    """Parts a path into its folders and its last name."""
-    folder, slash, last = name.rpartition("/")
-    return folder + slash, last
+def breakable(text: str) -> markupsafe.Markup:
+    """Lets a long name be broken behind its signs, before it is broken within a word."""
+    pieces = re.split(r"(?<=[/_+.\-])", text)
+    return markupsafe.Markup("<wbr>").join(piece for piece in pieces if piece)
+
+
+def folder_of_all(names: Sequence[str]) -> str:
+    """Returns the folder that paths have in common, with a slash at its end; empty without one."""
+    folders = {name.rpartition("/")[0] for name in names}
+    if not folders or "" in folders or len({folder.startswith("/") for folder in folders}) > 1:
+        return ""
+    common = os.path.commonpath(folders)
+    return f"{common.rstrip('/')}/" if common else ""
 
 
 def _clip(
@@ -289,6 +302,7 @@ def _support(pictures: Pictures, classifier: Any) -> dict[str, Any]:
     tested = [clip.right for clips in classes.values() for clip in clips if clip.right is not None]
     return {
         "classes": classes,
+        "folder": folder_of_all([clip.name for clip in found.clips]),
         "clips": len(found.clips),
         "tested": len(tested),
         "right": sum(tested),

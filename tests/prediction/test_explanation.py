@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from stick_figures import classifier_of, clip, gym
 
+from molo_jax.prediction.classifier import Classifier
+from molo_jax.prediction.embedder import Embedder
 from molo_jax.prediction.explanation import explain
 
 METHODS = ("molo", "bi_mhm", "otam", "protonet")
@@ -69,7 +71,7 @@ def test_the_nearest_clip_of_a_class_is_shown(method):
     assert found.best.name == "lunge"
     assert found.best.clip is twin
     assert found.best.clips == 3
-    assert "gym/lunge/1.mp4" in found.best.note
+    assert "nearest to this clip: 1.mp4." in found.best.note
     assert {"otam": "mean of the distances to its 3 clips", "protonet": "3 clips together"}.get(
         method, "mean of its 3 clips, frame by frame"
     ) in found.best.note
@@ -77,7 +79,7 @@ def test_the_nearest_clip_of_a_class_is_shown(method):
 
 def test_one_clip_a_class_is_shown_as_it_is(query):
     _, found = explained(gym(shots=1), query)
-    assert found.best.note == f"“{found.best.name}” has one clip: gym/{found.best.name}/0.mp4."
+    assert found.best.note == f"“{found.best.name}” has one clip: 0.mp4."
     assert found.best.clips == 1
 
 
@@ -109,3 +111,17 @@ def test_a_frame_that_looks_like_the_second_class_speaks_for_it():
     parts = found.frames["match"]
     assert parts[3] < 0
     assert np.argmin(parts) == 3
+
+
+@pytest.mark.parametrize("method", ["molo", "hyrsm", "trx"])
+def test_networks_explain_what_they_predict(small_networks, method):
+    pixels = np.random.default_rng(2).integers(0, 256, (6, 3, 40, 40, 3), np.uint8)
+    classifier = Classifier(Embedder(small_networks(method)), unknown="off")
+    classifier.fit({"a": list(pixels[:2]), "b": list(pixels[2:5])})
+    prediction, found = explained(classifier, pixels[5])
+    totals = {name: sum(parts.values()) for name, parts in found.shares.items()}
+    assert totals == pytest.approx(prediction.distances, rel=1e-4)
+    assert sum(found.margin.values()) == pytest.approx(prediction.margin, rel=1e-2, abs=1e-4)
+    streams = {"molo": {"appearance": 3, "motion": 2}, "hyrsm": {"match": 3}, "trx": {}}[method]
+    assert {key: len(parts) for key, parts in found.frames.items()} == streams
+    assert prediction.runner_up in found.change

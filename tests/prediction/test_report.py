@@ -18,7 +18,7 @@ from molo_jax.prediction.results import UNKNOWN, Failure
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
 LONG = "深蹲 " + "a very long name " * 12
 # Elements without an end.
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -79,14 +79,14 @@ def test_the_summary_has_a_row_for_each_clip_with_its_numbers(tmp_path, queries)
     assert head == ["Clip", "Predicted", "Probability", "Margin", "Runner-up", "Truth"]
     for row, each, truth in zip(rows, predictions, ("squat ✓ right", "lunge ✗ wrong"), strict=True):
         assert row == [
-            each.name,
+            each.name.removeprefix("new/"),
             each.nearest,
             report.percent(each.probability),
             f"{each.margin:.2f}",
             each.runner_up,
             truth,
         ]
-    assert "50 % right: 1 of 2 with a known class" in page.text("summary")
+    assert "50 % right: 1 of 2 whose truth is known" in page.text("summary")
     counts = page.rows(1)
     assert counts[1] == ["right class", "squat", "lunge", "wave"]
     assert counts[2:] == [
@@ -235,6 +235,22 @@ def test_many_classes_are_cut_to_the_nearest_ones(tmp_path, monkeypatch, queries
     assert drawn["more"] == 1
     assert "There are too many classes for a table." in page.text("support")
     assert "Right and predicted classes" not in page.text("summary")
+
+
+def test_names_are_shown_without_the_folder_that_all_have(tmp_path):
+    names = ["/a/b/c/1.mp4", "/a/b/d/2.mp4"]
+    assert report.folder_of_all(names) == "/a/b/"
+    assert report.folder_of_all(["x/1.mp4", "x/2.mp4"]) == "x/"
+    for others in (["1.mp4", "x/2.mp4"], ["/a/1.mp4", "b/2.mp4"], ["x/1.mp4", "y/2.mp4"], []):
+        assert report.folder_of_all(others) == ""
+    queries = [clip(name, "squat", seed=i) for i, name in enumerate(names)]
+    _, _, page = write(tmp_path / "page.html", gym(), queries)
+    assert [row[0] for row in page.rows()[1:]] == ["c/1.mp4", "d/2.mp4"]
+    assert [a["title"] for _, a in page.tags if a.get("class") == "name" and "title" in a][
+        :2
+    ] == names
+    assert page.data["folders"] == ["/a/b/", "gym/"]
+    assert report.breakable("a_b<i>.mp4") == "a_<wbr>b&lt;i&gt;.<wbr>mp4"
 
 
 def test_the_numbers_are_written_for_people():

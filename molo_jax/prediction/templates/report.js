@@ -13,8 +13,9 @@
   const draw = (tag, attributes = {}, ...children) =>
     fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
   const bdi = (text, cls = "") => make("bdi", { class: cls }, text);
-  const number = (x) => (Math.abs(x) >= 0.1 || x === 0 ? x.toFixed(2) : x.toPrecision(2)).replace("-", "−");
+  const number = (x) => (Math.abs(x) >= 0.1 || x === 0 ? x.toFixed(2) : `${+x.toPrecision(2)}`).replace("-", "−");
   const signed = (x) => (x < 0 ? "" : "+") + number(x);
+  const file = (name) => name.slice(Math.max(0, ...data.folders.filter((f) => name.startsWith(f)).map((f) => f.length)));
   const key = (name) => (name === "match" ? "distance" : name);
 
   /* Entries of a stream: frames, or where there is one less, changes from a frame to the next. */
@@ -30,7 +31,7 @@
   function row(strip, above) {
     return Array.from({ length: strip.count }, (_, i) => {
       const when = strip.seconds ? `${strip.seconds[i].toFixed(1)} s` : `no. ${strip.numbers[i] + 1}`;
-      const alt = `${strip.name}, frame ${i + 1} of ${strip.count}, ${when}`;
+      const alt = `${file(strip.name)}, frame ${i + 1} of ${strip.count}, ${when}`;
       const picture = strip.images.length
         ? make("img", { "data-image": strip.images[i], alt })
         : make("div", { class: "blank", role: "img", "aria-label": alt }, `${i + 1}`);
@@ -77,7 +78,7 @@
         ` · distance ${number(match.distance)}`),
       make("p", { class: "row" }, "this clip"),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Frames of this clip and of ${match.name}` }, strip),
-      make("p", { class: "row" }, bdi(match.name), ": ", bdi(match.strip.name)),
+      make("p", { class: "row" }, bdi(match.name), ": ", bdi(file(match.strip.name))),
       scale ? table(match, stream, frames) : null);
   }
 
