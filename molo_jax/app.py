@@ -24,6 +24,8 @@ from molo_jax.errors import MoloError, UsageError
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _PREFIX = "molo_jax-app-"
 _FIRST_PORT = 7860
+# Of further visitors the one whose visit is the longest ago is forgotten: each may take 400 MB.
+_MOST_VISITORS = 16
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -138,6 +140,7 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
             quiet=True,
             inbrowser=False,
             show_error=False,
+            state_session_capacity=_MOST_VISITORS,
             max_file_size=megabytes * 10**6,
             footer_links=[],
             run_history=False,

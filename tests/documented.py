@@ -235,6 +235,14 @@ TABLE = (
         {"config": "*"},
     ),
     Row(
+        "molo_jax.app",
+        (
+            "tests/test_app.py::test_the_page_is_served_and_ends_without_a_trace",
+            "tests/prediction/test_page.py::test_from_clips_to_the_answer_and_no_video_stays",
+        ),
+        "weights port unknown",
+    ),
+    Row(
         "molo_jax.export",
         (
             "tests/test_export.py::test_the_commands_of_the_page_write_both_formats",

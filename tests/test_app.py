@@ -52,6 +52,7 @@ def test_a_mistake_in_the_flags_is_said_at_once(tmp_path, flags, message):
     ("flags", "message"),
     [
         (["--weights=absent.pth"], "error: absent.pth does not exist"),
+        (["--weights=x.pth", "--host=0.0.0.0"], "whoever reaches this machine can use it, and it"),
         (["--weights=resnet18", "--unknown=maybe"], "unknown=maybe: expected auto, off or a num"),
     ],
 )

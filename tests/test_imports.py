@@ -31,6 +31,7 @@ NO_TENSORFLOW = (
 # What is had before anything slow is imported: mistakes in the flags and in the files are said at
 # once.
 QUICK = (
+    "molo_jax.app",
     "molo_jax.main",
     "molo_jax.summary",
     "molo_jax.predict",

@@ -182,17 +182,19 @@ class Page:
             show_progress_on=[self._files],
             **_ONE_AT_A_TIME,
         )
-        for component, event, recorded in (
-            (self._query, self._query.upload, False),
-            (self._camera, self._camera.stop_recording, True),
+        for component, event, ask in (
+            (self._query, self._query.upload, self._ask),
+            (self._camera, self._camera.stop_recording, self._ask_recorded),
         ):
-            event(
-                functools.partial(self._ask, recorded),
+            asked = event(
+                ask,
                 [*inputs, component],
                 [*shown, component],
                 show_progress_on=[self._answer],
                 **_ONE_AT_A_TIME,
             )
+        # When the recording is off the page, which may be about to play it before.
+        asked.then(self._remove_recordings, [self._session], **_ONE_AT_A_TIME)
         self._keep.click(self._keep_clip, [*inputs, self._right], shown, **usual)
         self._open.upload(self._load, [*inputs, self._open], shown, **adding)
         self._explain.click(
@@ -272,15 +274,28 @@ class Page:
         session = self._mine(session)
         return self._shown(session, revision, classes=self._told(lambda: session.remove(name)))
 
-    def _ask(
-        self, recorded: bool, session: PageSession | None, revision: int, file: str | None
+    def _ask(self, session: PageSession | None, revision: int, file: str | None) -> tuple:
+        with removed_afterwards([file] if file else []):
+            return self._asked(session, revision, file, recorded=False)
+
+    def _ask_recorded(self, session: PageSession | None, revision: int, file: str | None) -> tuple:
+        return self._asked(session, revision, file, recorded=True)
+
+    def _asked(
+        self, session: PageSession | None, revision: int, file: str | None, *, recorded: bool
     ) -> tuple:
         session = self._mine(session)
         if not file:
             return (*self._shown(session, revision), None)
-        with removed_afterwards([file]):
-            problems = self._told(lambda: session.ask(file, recorded=recorded))
+        if recorded:
+            session.recorded.append(file)
+        problems = self._told(lambda: session.ask(file, recorded=recorded))
         return (*self._shown(session, revision, clip=problems), None)
+
+    def _remove_recordings(self, session: PageSession | None) -> None:
+        if session is not None:
+            with removed_afterwards(session.recorded):
+                session.recorded = []
 
     def _keep_clip(self, session: PageSession | None, revision: int, name: str | None) -> tuple:
         session = self._mine(session)

@@ -52,6 +52,7 @@ class PageSession:
         classifier: with the classes of the user.
         clip: the clip that was asked about last; None before the first.
         prediction: what the classifier says of it; None without a clip or without classes.
+        recorded: recordings whose files have to be removed.
     """
 
     def __init__(self, embedder: Embedder, limits: Limits, unknown: str | float = AUTO):
@@ -60,6 +61,7 @@ class PageSession:
         self.clip: EmbeddedClip | None = None
         self.prediction: Prediction | None = None
         self._limits = limits
+        self.recorded: list[str] = []
         self._recordings = 0
         # Files that the user was given to download, each in a folder of its own, by their names.
         self._offered: dict[str, Path] = {}

@@ -16,8 +16,12 @@ def browser():
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(
             executable_path=chromium(),
-            # The sandbox needs a user other than root, and a container may have no /dev/shm.
-            args=["--no-sandbox", "--disable-dev-shm-usage"],
+            args=[
+                # The sandbox needs a user other than root, and a container may have no /dev/shm.
+                *("--no-sandbox", "--disable-dev-shm-usage"),
+                # A moving test picture for a camera, which pages may use without being asked.
+                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+            ],
             env={**os.environ, "LANG": "en_US.UTF-8"},
         )
         yield opened

@@ -1,9 +1,10 @@
 """The page to try it, from click to result, in headless Chromium."""
 
 import os
+import re
+import time
 
 import pytest
-from browsers import chromium
 from page_stand_in import ColorEmbedder, write_color, write_page
 
 pytest.importorskip("gradio")
@@ -14,7 +15,8 @@ from molo_jax import app
 from molo_jax.prediction.page import build_page
 from molo_jax.prediction.page_session import Limits
 
-expect.set_options(timeout=20_000)
+# Much longer than it takes, for machines that do much else.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def videos(tmp_path_factory):
         for number, shade in enumerate((0, 6, 12, 7)):
             write_color(folder / f"{color}{number}.mp4", color, shade=shade)
     write_color(folder / "long.mp4", "red", frames=72)
-    (folder / "жест <b>.mp4").write_text("no video")
+    (folder / "text.mp4").write_text("no video")
     return folder
 
 
@@ -45,25 +47,8 @@ def address(folder):
             yield url
 
 
-@pytest.fixture(scope="module")
-def browser_with_camera():
-    """A Chromium that takes a moving test picture for its camera."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=chromium(),
-            args=[
-                *("--no-sandbox", "--disable-dev-shm-usage"),
-                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-            ],
-        )
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def visit(browser_with_camera, address, request):
+def visit(browser, address, request):
     """Opens the page as a new visitor; no other server may be asked, and no script may fail."""
     contexts, problems = [], []
 
@@ -72,7 +57,7 @@ def visit(browser_with_camera, address, request):
             problems.append(f"asked for {asked.url}")
 
     def new():
-        context = browser_with_camera.new_context(viewport={"width": 1280, "height": 1000})
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
         contexts.append(context)
         page = context.new_page()
         page.on("request", check)
@@ -94,7 +79,9 @@ def visit(browser_with_camera, address, request):
 
 def add_class(page, name, files):
     page.get_by_label("Name of a class").fill(name)
-    page.locator("#class-files input[type=file]").set_input_files([str(f) for f in files])
+    page.locator("#class-files input[type=file]").set_input_files(
+        [f if isinstance(f, dict) else str(f) for f in files]
+    )
     expect(page.locator("#class-files").get_by_role("link")).to_have_count(len(files))
     page.get_by_role("button", name="Add to the class").click()
 
@@ -167,7 +154,13 @@ def test_classes_are_saved_and_another_visitor_opens_them(visit, videos, tmp_pat
 
 def test_bad_clips_are_said_one_by_one_and_the_rest_is_taken(visit, videos):
     page = visit()
-    add_class(page, "red", [videos / "жест <b>.mp4", videos / "long.mp4", videos / "red0.mp4"])
+    # From memory, for Chromium opens no such name where the system has no locale.
+    text = {"name": "жест <b>.mp4", "mimeType": "video/mp4", "buffer": b"no video"}
+    add_class(page, "red", [text])
+    expect(page.locator("#class-problems li")).to_have_text(
+        re.compile("^жест .*: not a video file")
+    )
+    add_class(page, "red", [videos / "text.mp4", videos / "long.mp4", videos / "red0.mp4"])
     problems = page.locator("#class-problems li")
     expect(problems).to_have_count(2)
     expect(problems.nth(1)).to_have_text(
@@ -197,7 +190,7 @@ def test_a_file_that_is_too_large_is_refused_in_words(visit, tmp_path):
     visit.problems.clear()
 
 
-def test_a_clip_is_recorded_and_becomes_an_example(visit, videos):
+def test_a_clip_is_recorded_and_becomes_an_example(visit, videos, folder):
     page = filled(visit(), videos)
     page.get_by_role("tab", name="Camera").click()
     page.locator("#camera").get_by_role("button").first.click()
@@ -214,3 +207,7 @@ def test_a_clip_is_recorded_and_becomes_an_example(visit, videos):
     page.get_by_role("button", name="Add it to this class").click()
     expect(page.locator(".class-head", has_text="nobody")).to_contain_text("1 clip")
     expect(page.locator("#answer .label")).to_have_text("nobody")
+    until = time.monotonic() + 30
+    while any(name.endswith(".webm") for name in uploads(folder)) and time.monotonic() < until:
+        page.wait_for_timeout(100)
+    assert not [name for name in uploads(folder) if name.endswith(".webm")]

@@ -1,7 +1,10 @@
 """The functions behind the buttons of the page, and what its server sends, without a browser."""
 
 import contextlib
+import json
+import os
 import shutil
+import time
 import urllib.error
 import urllib.request
 
@@ -12,6 +15,7 @@ gradio = pytest.importorskip("gradio")
 
 from molo_jax import app  # noqa: E402
 from molo_jax.errors import MoloError  # noqa: E402
+from molo_jax.prediction import page as page_module  # noqa: E402
 from molo_jax.prediction.classifier import AUTO  # noqa: E402
 from molo_jax.prediction.page import (  # noqa: E402
     REPORT_NAME,
@@ -70,7 +74,7 @@ def test_from_clips_to_the_answer_and_no_video_stays(page, uploaded, tmp_path):
     shown = page._add_files(shown[SESSION], 1, "green", uploaded(*names))
     assert shown[REVISION] == 2
     assert "Each of the 4 clips was compared" in shown[ADVICE]
-    shown = page._ask(False, shown[SESSION], 2, *uploaded("green2.mp4"))
+    shown = page._ask(shown[SESSION], 2, *uploaded("green2.mp4"))
     assert '<div class="label">' in shown[ANSWER]
     assert shown[SESSION].prediction.nearest == "green"
     assert (shown[NAMES]["value"], shown[NAMES]["choices"]) == ("green", ["red", "green"])
@@ -78,20 +82,25 @@ def test_from_clips_to_the_answer_and_no_video_stays(page, uploaded, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["uploads"]
 
 
-def test_recordings_are_told_apart_by_their_numbers(page, uploaded):
-    shown = page._ask(True, None, 0, *uploaded("red0.mp4"))
+def test_recordings_are_told_apart_by_their_numbers(page, uploaded, tmp_path):
+    shown = page._ask_recorded(None, 0, *uploaded("red0.mp4"))
     shown = page._keep_clip(shown[SESSION], 1, "red")
-    shown = page._ask(True, shown[SESSION], 2, *uploaded("red1.mp4"))
+    shown = page._ask_recorded(shown[SESSION], 2, *uploaded("red1.mp4"))
     shown = page._keep_clip(shown[SESSION], 3, "red")
     names = [clip.name for clip in shown[SESSION].classes["red"]]
     assert names == ["recording 1", "recording 2"]
+    # The browser may play them until the answer is there.
+    assert [path.name for path in left(tmp_path)] == ["red0.mp4", "red1.mp4"]
+    page._remove_recordings(shown[SESSION])
+    page._remove_recordings(None)
+    assert (left(tmp_path), shown[SESSION].recorded) == ([], [])
 
 
 def test_a_bad_clip_is_said_and_removed_too(page, tmp_path):
     bad = tmp_path / "uploads" / "x" / "bad.mp4"
     bad.parent.mkdir(parents=True)
     bad.write_text("hello")
-    shown = page._ask(False, None, 0, str(bad))
+    shown = page._ask(None, 0, str(bad))
     assert 'role="alert"' in shown[CLIP]
     assert "bad.mp4: " in shown[CLIP]
     assert str(tmp_path) not in shown[CLIP]
@@ -112,7 +121,7 @@ def test_a_name_that_is_missing_keeps_what_was_written(page, uploaded, tmp_path)
 
 def test_classes_are_changed_by_their_cards_and_by_the_clip(page, uploaded):
     shown = page._add_more("red", None, 0, uploaded("red0.mp4"))
-    shown = page._ask(False, shown[SESSION], 1, *uploaded("green0.mp4"))
+    shown = page._ask(shown[SESSION], 1, *uploaded("green0.mp4"))
     shown = page._keep_clip(shown[SESSION], 2, "green")
     assert list(shown[SESSION].classes) == ["red", "green"]
     shown = page._keep_clip(shown[SESSION], 3, "red")
@@ -140,7 +149,7 @@ def test_the_explanation_is_shown_inside_the_page_and_can_be_saved(page, uploade
     problems, shown = page._explain_clip(None)
     assert ("nothing to explain yet" in problems, shown) == (True, "")
     session = page._add_files(None, 0, "red", uploaded("red0.mp4"))[SESSION]
-    session = page._ask(False, session, 1, *uploaded("red1.mp4"))[SESSION]
+    session = page._ask(session, 1, *uploaded("red1.mp4"))[SESSION]
     problems, shown = page._explain_clip(session)
     assert problems == ""
     assert "nearest is red" in shown
@@ -160,7 +169,7 @@ def test_a_defect_is_no_message(page, uploaded, monkeypatch):
     monkeypatch.setattr(PageSession, "ask", lambda session, file, recorded: 1 / 0)
     [file] = uploaded("red0.mp4")
     with pytest.raises(ZeroDivisionError):
-        page._ask(False, None, 0, file)
+        page._ask(None, 0, file)
     with pytest.raises(FileNotFoundError), open(file):
         pass
 
@@ -231,3 +240,26 @@ def test_a_port_that_is_in_use_is_one_message(address, tmp_path):
     served = app.serving(blocks, host="127.0.0.1", port=port, megabytes=1)
     with pytest.raises(MoloError, match=message), served:
         pass
+
+
+def test_uploads_that_nobody_used_are_removed(tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    app.prepare_environment(tmp_path)
+    monkeypatch.setattr(page_module, "_LOOKED_AT", 1)
+    monkeypatch.setattr(page_module, "_FORGOTTEN", 1)
+    blocks = build_page(ColorEmbedder(), tmp_path, explainer=write_page)
+    with app.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+        request = urllib.request.Request(
+            f"{url}gradio_api/upload",
+            data=body + b"content\r\n--x--\r\n",
+            headers={"Content-Type": "multipart/form-data; boundary=x"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            [path] = json.loads(answer.read())
+        assert path.startswith(str(tmp_path / "uploads"))
+        until = time.monotonic() + 60
+        while os.path.exists(path) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not os.path.exists(path)
