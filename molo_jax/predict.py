@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
         timing.note("labels", len(queries))
     elif queries:
         with Progress("clips", "clips", len(queries)) as bar:
-            results = run.predict_queries(classifier, queries, bar.update)
+            results = run.predict_queries(classifier, queries, bar.update, keep=bool(_REPORT.value))
         timing.note("prediction", len(queries))
         failures += run.show(classifier, results)
         for path in _OUT.value:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.monitoring
+import numpy as np
 
 from molo_jax.console import Progress
 from molo_jax.data.video.containers import BadVideoError
@@ -23,7 +24,7 @@ from molo_jax.prediction.explanation import explain
 from molo_jax.prediction.inputs import Query, SupportFiles
 from molo_jax.prediction.long_video import LabeledVideo, label_video
 from molo_jax.prediction.report import write_report
-from molo_jax.prediction.results import UNKNOWN, Failure, failure_of
+from molo_jax.prediction.results import UNKNOWN, Failure, Prediction, failure_of
 from molo_jax.prediction.sources import open_network
 from molo_jax.prediction.timeline import (
     write_segments_csv,
@@ -33,6 +34,7 @@ from molo_jax.prediction.timeline import (
 )
 
 _LOGGER = logging.getLogger(__name__)
+_NO_PICTURES = np.zeros((0, 1, 1, 3), np.uint8)
 # More sentences about a support set are left to the report.
 _MOST_NOTES = 8
 _COMPILING = "/jax/core/compile/backend_compile_duration"
@@ -116,7 +118,7 @@ def make_classifier(
         _LOGGER.warning("%s", note)
     classifier.fit(support.classes, on_error="skip")
     clips = sum(map(len, classifier.support.values()))
-    again = clips - classifier.embedder.embedded
+    again = classifier.found
     _LOGGER.info(
         "%d classes with %d clips%s",
         len(classifier.support),
@@ -146,6 +148,8 @@ def predict_queries(
     classifier: Classifier,
     queries: Sequence[Query],
     advance: Callable[[int], object] = lambda count: None,
+    *,
+    keep: bool = True,
 ) -> list[tables.Result]:
     """Predicts clips; a bad one does not stop the others.
 
@@ -153,10 +157,14 @@ def predict_queries(
         classifier: with its classes.
         queries: the clips.
         advance: called with the number of clips finished since its last call.
+        keep: keep the features and the pictures of the clips, for a report.
     """
     results: list[tables.Result] = []
     found = classifier.predict_each(query.path for query in queries)
     for query, result in zip(queries, found, strict=True):
+        if not (keep or isinstance(result, MoloError)):
+            clip = dataclasses.replace(result.clip, features=None, thumbnails=_NO_PICTURES)
+            result = dataclasses.replace(result, clip=clip)
         results.append((query, result))
         advance(1)
     return results
@@ -170,12 +178,19 @@ def show(classifier: Classifier, results: Sequence[tables.Result]) -> list[Failu
     """
     classes = list(classifier.support)
     print(tables.console_table(results, classes))
-    for query, result in results:
-        if not isinstance(result, MoloError) and (found := classifier.clip_of(result.clip.digest)):
-            print(f"{query.path} is itself one of the clips of {found[0]!r}")
-    if summary := tables.summary(results, classes):
+    new = [each for each in results if not _is_of_support(classifier, each[1])]
+    if len(new) < len(results):
+        print(
+            f"\n{len(results) - len(new)} of these clips are clips of the support set themselves;"
+            " they say nothing about new clips, and no accuracy counts them"
+        )
+    if summary := tables.summary(new, classes):
         print(f"\n{summary}")
     return tables.failures(results)
+
+
+def _is_of_support(classifier: Classifier, result: Prediction | MoloError) -> bool:
+    return isinstance(result, Prediction) and classifier.clip_of(result.clip.digest) is not None
 
 
 def write_predictions(path: Path, classifier: Classifier, results: Sequence[tables.Result]) -> None:

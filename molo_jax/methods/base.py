@@ -79,9 +79,11 @@ class Method(nnx.Module, abc.ABC):
             n_way: number of classes.
 
         Returns:
-            Each stream by its name; the weighted distances of all add up to the negative scores.
+            Each stream by its name; the weighted distances of all add up to the distances: the
+            negative scores minus `settings.smallest_distance`.
         """
-        return {"match": Evidence(-self.match(support, query, support_labels, n_way=n_way))}
+        scores = self.match(support, query, support_labels, n_way=n_way)
+        return {"match": Evidence(-scores - self.settings.smallest_distance)}
 
     @abc.abstractmethod
     def __call__(

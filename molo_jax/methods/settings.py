@@ -95,6 +95,15 @@ class Settings:
         """
         return {}
 
+    @property
+    def smallest_distance(self) -> float:
+        """The negative score of a perfect match.
+
+        The distance of a query to a class is the negative score minus this, so that no distance is
+        below 0.
+        """
+        return 0.0
+
     def network_class(self) -> type:
         """Returns the class of the network, a `molo_jax.methods.base.Method`."""
         if not isinstance(self.network, str):
@@ -217,6 +226,10 @@ class ProtoNetSettings(Settings):
     # Score of a class: the negative squared distance to the mean of its shots, in place of the
     # mean cosine with them.
     euclidean: bool = setting(False)
+
+    @property
+    def smallest_distance(self) -> float:
+        return 0.0 if self.euclidean else -1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,12 @@ class FeatureCache:
         path = self._path(clip.digest)
         if not self._writable:
             return
-        structure, leaves = describe(clip.features)
+        try:
+            structure, leaves = describe(clip.features)
+        except ValueError as error:
+            self._writable = False
+            _LOGGER.warning("features of clips are not kept: %s", error)
+            return
         arrays = {f"features_{number}": leaf for number, leaf in enumerate(leaves)}
         arrays |= {"thumbnails": clip.thumbnails, "numbers": np.asarray(clip.numbers, np.int64)}
         if clip.seconds is not None:

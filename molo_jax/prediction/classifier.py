@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,25 @@ from jaxtyping import Float, Int, UInt8
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.prediction.advice import advice
 from molo_jax.prediction.archive import ArchiveRecord, write_archive
-from molo_jax.prediction.calibration import Calibration, calibrate, probabilities
+from molo_jax.prediction.calibration import (
+    LEAST_CLIPS,
+    Calibration,
+    calibrate,
+    probabilities,
+)
 from molo_jax.prediction.clips import READING_SECONDS, Source
 from molo_jax.prediction.embedder import EmbeddedClip, Embedder
+from molo_jax.prediction.given import (
+    AUTO,
+    OFF,
+    checked_unknown,
+    is_one,
+    labels_of,
+    named_clips,
+    several,
+)
 from molo_jax.prediction.reader import ClipReader
 from molo_jax.prediction.results import (
-    UNKNOWN,
     Failure,
     LeaveOneOut,
     Prediction,
@@ -29,9 +41,6 @@ from molo_jax.prediction.results import (
     prediction_of,
 )
 from molo_jax.prediction.sources import variables_of
-
-# Values of the unknown rule beside a number.
-AUTO, OFF = "auto", "off"
 
 
 class Classifier:
@@ -101,8 +110,7 @@ class Classifier:
         if self.support and self.calibration.scale is None:
             raise MoloError(
                 f"unknown={self._unknown} is relative to the distances within the support set,"
-                " which has fewer than three clips in classes of two or more; add clips, or switch"
-                " the rule off"
+                f" which {self._why_no_scale()}; add clips, or switch the rule off"
             )
         return float(self._unknown)
 
@@ -128,7 +136,7 @@ class Classifier:
             BadVideoError: a clip cannot be used.
             MoloError: there is no class, or a class is without a clip.
         """
-        named = _named(clips, labels)
+        named = named_clips(clips, labels)
         self.support, self.failures_, self.notes_ = self._embed_classes(named, on_error)
         self._changed()
         return self
@@ -144,7 +152,7 @@ class Classifier:
         """
         if name in self.support:
             raise MoloError(f"there is a class {name!r} already; remove it first")
-        support, failures, notes = self._embed_classes(_named({name: clips}, None), on_error)
+        support, failures, notes = self._embed_classes(named_clips({name: clips}, None), on_error)
         self.support |= support
         self.failures_ += failures
         self.notes_ += notes
@@ -176,7 +184,7 @@ class Classifier:
             BadVideoError: a clip cannot be used.
             MoloError: there are no classes.
         """
-        if _is_one(clips):
+        if is_one(clips):
             return self.predict([clips])[0]
         found = []
         for result in self.predict_each(clips):
@@ -192,22 +200,28 @@ class Classifier:
             For each clip its prediction, or what is wrong with the clip.
         """
         self._check_fitted()
-        for part in _parts(self._reader.embedded(clips), self.embedder.clips_at_once):
+        found = self._reader.embedded(several(clips))
+        for part in _parts(found, self.embedder.clips_at_once):
             predictions = iter(self._predictions([x for x in part if isinstance(x, EmbeddedClip)]))
             for each in part:
                 yield next(predictions) if isinstance(each, EmbeddedClip) else each
 
     def predict_proba(self, clips: Any) -> Float[np.ndarray, "q n"]:
         """Returns probabilities of the classes, given that a clip is of one of them."""
-        several = [clips] if _is_one(clips) else clips
-        found = [list(each.probabilities.values()) for each in self.predict(several)]
+        found = [list(each.probabilities.values()) for each in self.predict(several(clips))]
         return np.array(found).reshape(len(found), len(self.support))
 
     def score(self, clips: Sequence[Source], labels: Sequence[str]) -> float:
-        """Returns the accuracy; clips of no class have the label :data:`UNKNOWN`."""
-        predicted = [each.label for each in self.predict(clips)]
-        if len(predicted) != len(labels):
-            raise MoloError(f"there are {len(predicted)} clips and {len(labels)} labels")
+        """Returns the accuracy; clips of no class have the label :data:`UNKNOWN`.
+
+        Raises:
+            BadVideoError: a clip cannot be used.
+            MoloError: there are no clips, or not as many labels.
+        """
+        asked, labels = several(clips), labels_of(labels)
+        if len(asked) != len(labels) or not asked:
+            raise MoloError(f"there are {len(asked)} clips and {len(labels)} labels")
+        predicted = [each.label for each in self.predict(asked)]
         return float(np.mean([a == b for a, b in zip(predicted, labels, strict=True)]))
 
     def advice(self) -> list[str]:
@@ -241,8 +255,18 @@ class Classifier:
         write_archive(Path(path), record)
 
     def leave_one_out(self) -> LeaveOneOut:
-        """Classifies each support clip by all others; that needs no clip to be embedded again."""
+        """Classifies each support clip by the others; that needs no clip to be embedded again.
+
+        Raises:
+            MoloError: there are no classes.
+        """
+        self._check_fitted()
         return self._left_out
+
+    @property
+    def found(self) -> int:
+        """Number of clips whose features the cache had."""
+        return self._reader.found
 
     @property
     def calibration(self) -> Calibration:
@@ -281,7 +305,16 @@ class Classifier:
 
     @functools.cached_property
     def _calibration(self) -> Calibration:
-        return calibrate(self._left_out.logits, self._left_out.labels)
+        found = self._left_out
+        # A clip that is in two classes is at no distance from the wrong one.
+        counts = collections.Counter(clip.digest for clip in found.clips)
+        twice = np.array([counts[clip.digest] > 1 for clip in found.clips], bool)
+        return calibrate(np.where(twice[:, None], np.nan, found.logits), found.labels)
+
+    def _why_no_scale(self) -> str:
+        if self.calibration.tested < LEAST_CLIPS:
+            return "has fewer than three clips in classes of two or more"
+        return "are all 0"
 
     def _changed(self) -> None:
         for name in ("_left_out", "_calibration"):
@@ -332,53 +365,6 @@ class Classifier:
             reasons = "; ".join(f"{each.name}: {each.reason}" for each in failures[:3])
             raise MoloError(f"no class has a usable clip: {reasons}")
         return support, failures, notes
-
-
-def checked_unknown(value: str | float) -> str | float:
-    """Returns the value of the unknown rule: `auto`, `off` or a number above 0.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if value in (AUTO, OFF):
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise UsageError(f"unknown={value}: expected auto, off or a number above 0, such as 1.3")
-    return number
-
-
-def _named(
-    clips: Mapping[str, Sequence[Source]] | Sequence[Source], labels: Sequence[str] | None
-) -> dict[str, list[Source]]:
-    if labels is not None:
-        if len(clips) != len(labels):
-            raise MoloError(f"there are {len(clips)} clips and {len(labels)} labels")
-        gathered = collections.defaultdict(list)
-        for clip, label in zip(clips, labels, strict=True):
-            gathered[label].append(clip)
-        clips = gathered
-    if not isinstance(clips, Mapping):
-        raise UsageError(
-            "fit takes the clips of each class, {'squat': ['a.mp4'], …}, or a list of clips and a"
-            " list of their classes"
-        )
-    if not clips:
-        raise MoloError("there are no classes")
-    for name, each in clips.items():
-        if not isinstance(name, str) or not name or name == UNKNOWN:
-            raise UsageError(f"a class cannot be called {name!r}; expected a text of one's own")
-        if isinstance(each, (str, os.PathLike)) or (isinstance(each, np.ndarray) and each.ndim < 5):
-            raise UsageError(f"the clips of the class {name!r} are no list; write [{each!r:.60}]")
-    return {name: list(each) for name, each in clips.items()}
-
-
-def _is_one(clips: Any) -> bool:
-    one = isinstance(clips, (str, os.PathLike, EmbeddedClip))
-    return one or (isinstance(clips, np.ndarray) and clips.ndim < 5 and clips.dtype != object)
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

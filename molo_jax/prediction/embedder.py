@@ -24,8 +24,9 @@ from molo_jax.prediction.sources import Network
 _PIXELS_AT_ONCE = {"cpu": 8 * 224 * 224}
 _PIXELS_ELSEWHERE = 512 * 224 * 224
 _MOST_CLIPS_AT_ONCE = 64
-# Queries that are matched in one call at most.
+# Queries that are matched in one call at most, and the features that are gathered for them.
 _MOST_QUERIES_AT_ONCE = 64
+_MATCHED_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Embedder:
     ) -> Float[np.ndarray, "q n"]:
         """Scores queries, each by itself: a score does not depend on the other queries.
 
+        A score is the negative distance, at most 0.
+
         Args:
             support: features of the support clips.
             labels: class of each, ``0 .. n_way - 1``, each class at least once.
@@ -130,17 +133,22 @@ class Embedder:
     def leave_one_out(
         self, support: Sequence[Features], labels: Int[np.ndarray, "s"], n_way: int
     ) -> Float[np.ndarray, "s n"]:
-        """Scores each support clip by all others.
+        """Scores each support clip by the others.
+
+        One clip of every other class is left out too, where it has two or more: a class with fewer
+        clips than the others would be at a disadvantage, since the mean of few clips is noisier.
+        Which clips, is drawn with a fixed seed.
 
         Returns:
             A row for each clip; it is NaN where the clip is the only one of its class.
         """
+        labels = np.asarray(labels)
         counts = np.bincount(labels, minlength=n_way)
         asked = [i for i, label in enumerate(labels) if counts[label] > 1]
         scores = np.full((len(support), n_way), np.nan, np.float32)
         if asked:
-            everyone = np.arange(len(support), dtype=np.int32)
-            others = {i: np.delete(everyone, i) for i in asked}
+            rng = np.random.default_rng(0)
+            others = {i: _others(i, labels, counts, rng) for i in asked}
             episodes = [(others[i], i, labels[others[i]]) for i in asked]
             scores[asked] = self._scores(support, episodes, n_way)
         return scores
@@ -197,7 +205,10 @@ class Embedder:
             return np.zeros((0, n_way), np.float32)
         # Powers of two, so that few shapes are compiled for.
         table = _stacked(features, 1 << (len(features) - 1).bit_length())
-        batch = min(1 << (len(episodes) - 1).bit_length(), _MOST_QUERIES_AT_ONCE)
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(features[0]))
+        fitting = _MATCHED_BYTES // (each * (1 + len(episodes[0][0])))
+        most = min(_MOST_QUERIES_AT_ONCE, 1 << max(0, fitting.bit_length() - 1))
+        batch = min(1 << (len(episodes) - 1).bit_length(), most)
         match, found = self._match(n_way), []
         for start in range(0, len(episodes), batch):
             part = episodes[start : start + batch]
@@ -213,7 +224,7 @@ class Embedder:
                 f"the scores of {self.network.source} are not finite, so nothing can be predicted;"
                 " its weights or running statistics are broken"
             )
-        return scores
+        return scores + self.network.settings.smallest_distance
 
     def _match(self, n_way: int) -> Callable:
         if n_way not in self._matching:
@@ -234,6 +245,17 @@ class Embedder:
                 return model.evidence(support, query, labels, n_way=n_way)
 
         return evidence
+
+
+def _others(
+    clip: int, labels: np.ndarray, counts: np.ndarray, rng: np.random.Generator
+) -> Int[np.ndarray, "r"]:
+    """Returns the positions of the clips that score one that is left out."""
+    left_out = [clip]
+    for label in np.flatnonzero(counts > 1):
+        if label != labels[clip]:
+            left_out.append(int(rng.choice(np.flatnonzero(labels == label))))
+    return np.delete(np.arange(len(labels), dtype=np.int32), left_out)
 
 
 def _stacked(features: Sequence[Features], rows: int = 0) -> Features:

@@ -15,8 +15,8 @@ import gradio as gr
 from molo_jax.data.lists.directory import EXTENSIONS
 from molo_jax.errors import MoloError
 from molo_jax.prediction import page_html as html
-from molo_jax.prediction.classifier import AUTO
 from molo_jax.prediction.embedder import Embedder
+from molo_jax.prediction.given import AUTO
 from molo_jax.prediction.page_session import (
     Explainer,
     Limits,
@@ -69,6 +69,29 @@ def theme() -> gr.Theme:
 
 class Page:
     """The components of the page, and what happens when they are used."""
+
+    # The components, in the order in which they are made.
+    _session: gr.State
+    _revision: gr.State
+    _explanation: gr.HTML
+    _name: gr.Textbox
+    _files: gr.File
+    _add: gr.Button
+    _class_problems: gr.HTML
+    _advice: gr.HTML
+    _save: gr.Button
+    _open: gr.UploadButton
+    _saved: gr.DownloadButton
+    _query: gr.File
+    _camera: gr.Video
+    _clip_problems: gr.HTML
+    _answer: gr.HTML
+    _right: gr.Dropdown
+    _keep: gr.Button
+    _explain: gr.Button
+    _download: gr.Button
+    _report: gr.DownloadButton
+    _all: list[gr.components.Component]
 
     def __init__(
         self,

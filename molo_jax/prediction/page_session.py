@@ -10,10 +10,11 @@ from molo_jax.data.video.containers import BadVideoError
 from molo_jax.data.video.decode import one_video, probe
 from molo_jax.errors import MoloError
 from molo_jax.prediction.archive import check_features, read_archive
-from molo_jax.prediction.classifier import AUTO, UNKNOWN, Classifier
+from molo_jax.prediction.classifier import Classifier
 from molo_jax.prediction.clips import identify, read_clip, spelled_time
 from molo_jax.prediction.embedder import EmbeddedClip, Embedder
-from molo_jax.prediction.results import Prediction
+from molo_jax.prediction.given import AUTO
+from molo_jax.prediction.results import UNKNOWN, Prediction
 
 # Characters that the name of a class may have in a page.
 LONGEST_NAME = 60

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from molo_jax.errors import MoloError
-from molo_jax.prediction.clips import Clip, identify, read_clip
+import numpy as np
+
+from molo_jax.errors import MoloError, shortened
+from molo_jax.prediction.clips import Clip, Source, identify, read_clip
 from molo_jax.prediction.embedder import EmbeddedClip, Embedder
 
 # Clips that are decoded at the same time.
@@ -23,10 +25,14 @@ class ClipReader:
         cache: keeps embedded clips by the digest of their content, with the methods
             ``get(digest) -> EmbeddedClip | None`` and ``put(clip)``; or None.
         seconds: time limit for the decoding of one clip.
+
+    Attributes:
+        found: number of clips that the cache had.
     """
 
     def __init__(self, embedder: Embedder, cache: Any, seconds: float):
         self._embedder, self._cache, self._seconds = embedder, cache, seconds
+        self.found = 0
 
     def embedded(self, sources: Iterable[Any]) -> Iterator[EmbeddedClip | MoloError]:
         """Reads and embeds clips, and lets through those that are embedded already.
@@ -59,8 +65,10 @@ class ClipReader:
         if isinstance(source, EmbeddedClip):
             return source
         try:
+            source = _checked(source)
             name, digest = identify(source)
             if self._cache is not None and (found := self._cache.get(digest)) is not None:
+                self.found += 1
                 return dataclasses.replace(found, name=name)
             rule = self._embedder.network.rule
             return read_clip(source, rule, digest=digest, seconds=self._seconds)
@@ -68,17 +76,32 @@ class ClipReader:
             return error
 
 
+def _checked(source: Any) -> Source:
+    """Returns a path or an array.
+
+    Raises:
+        MoloError: the source is neither.
+    """
+    if isinstance(source, (str, os.PathLike, np.ndarray)):
+        return source
+    if hasattr(source, "__array__") and hasattr(source, "dtype"):
+        return np.asarray(source)
+    raise MoloError(
+        f"{shortened(str(source))} is no clip; expected a path, or an array (t, h, w, 3) of uint8"
+    )
+
+
 def _in_threads(read: Any, sources: Iterable[Any]) -> Iterator[Any]:
     """Yields `read(source)` of each source, in their order; a few of them are read ahead."""
     ahead: collections.deque[Future] = collections.deque()
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            for source in sources:
-                ahead.append(pool.submit(read, source))
-                if len(ahead) > 2 * _READERS:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        for source in sources:
+            ahead.append(pool.submit(read, source))
+            if len(ahead) > 2 * _READERS:
                 yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # Whoever interrupts this does not wait for videos that are being decoded.
+        pool.shutdown(wait=False, cancel_futures=True)

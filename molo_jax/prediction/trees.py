@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from molo_jax.errors import shortened
+from molo_jax.methods.frame_outputs import Encoded, Projections
 from molo_jax.methods.molo_outputs import Tokens
 from molo_jax.prediction.container import DamagedError
 
 # Structures with named parts that methods return. A file names one of them, and can name no other
 # class. A method may also return arrays in tuples, lists and dictionaries.
-STRUCTURES: dict[str, type] = {"Tokens": Tokens}
+STRUCTURES: dict[str, type] = {kind.__name__: kind for kind in (Tokens, Projections, Encoded)}
 _LEAF = "array"
 _DEEPEST = 8
 _MOST_LEAVES = 100

@@ -44,7 +44,7 @@ def evidence_and_scores(network, task, *, n_way):
         features = model.embed(support), model.embed(query)
         return (
             model.evidence(*features, labels, n_way=n_way),
-            model.match(*features, labels, n_way=n_way),
+            model.match(*features, labels, n_way=n_way) + model.settings.smallest_distance,
         )
 
     found = program(state, task.support, task.query, task.support_labels)

@@ -48,7 +48,7 @@ def test_the_unknown_rule_is_a_number_relative_to_the_support_set_or_off(classif
         assert classifier.predict(stranger).label == label
     with pytest.raises(UsageError, match="unknown=-1: expected auto, off or a number above 0"):
         classifier.unknown = -1
-    for wrong in ("never", 0, math.nan, math.inf, None):
+    for wrong in ("never", 0, math.nan, math.inf, None, True, np.array([1, 2])):
         with pytest.raises(UsageError):
             checked_unknown(wrong)
 
@@ -80,13 +80,18 @@ def test_lists_and_arrays_of_clips_give_lists(classifier):
 def test_the_score_counts_strangers_that_were_found(classifier):
     clips = [clip(210), clip(0, 0, 110), clip(0, 250), clip(0, 0, 111)]
     assert classifier.score(clips, ["red", "blue", UNKNOWN, "red"]) == 0.75
+    assert classifier.score((each for each in clips[:2]), ["red", "blue"]) == 1
     with pytest.raises(MoloError, match="4 clips and 1 labels"):
         classifier.score(clips, ["red"])
+    with pytest.raises(MoloError, match="0 clips and 0 labels"):
+        classifier.score([], [])
 
 
 def test_the_clips_and_their_labels_can_be_two_lists():
     found = Classifier(ColorEmbedder()).fit([RED[0], BLUE[0], RED[1]], ["red", "blue", "red"])
     assert {name: len(clips) for name, clips in found.support.items()} == {"red": 2, "blue": 1}
+    generated = Classifier(ColorEmbedder()).fit(iter(RED), np.array(["red", "blue", "red"]))
+    assert generated.classes_.tolist() == ["red", "blue"]
 
 
 def test_a_class_comes_and_goes_for_its_own_clips_alone(classifier):
@@ -131,6 +136,20 @@ def test_the_same_clip_in_two_classes_is_said():
     assert any("is in 2 classes, “red” and “blue”" in line for line in both.advice())
 
 
+def test_a_clip_in_two_classes_says_nothing_about_distances():
+    both = Classifier(ColorEmbedder()).fit({"red": RED, "blue": [*BLUE, RED[0]]})
+    # Two red and three blue clips are left.
+    assert both.calibration.tested == 5
+
+
+def test_of_two_classes_that_are_equally_far_the_first_is_nearest():
+    equal = Classifier(ColorEmbedder()).fit(
+        {"b": [clip(0)], "a": [clip(100)], "c": [clip(0)], "d": [clip(0)]}
+    )
+    assert equal.predict(clip(50)).nearest == "b"
+    assert equal.predict(clip(50)).runner_up == "a"
+
+
 def test_a_bad_clip_is_an_error_or_left_out_and_told(tmp_path):
     bad = str(tmp_path / "absent.mp4")
     classifier = Classifier(ColorEmbedder())
@@ -152,6 +171,8 @@ def test_a_bad_clip_among_many_does_not_stop_the_others(classifier, tmp_path):
     first, second, third = classifier.predict_each([clip(205), bad, clip(0, 0, 100)])
     assert (first.label, third.label) == ("red", "blue")
     assert second.path == bad
+    (alone,) = classifier.predict_each(bad)
+    assert alone.path == bad
     with pytest.raises(MoloError, match="No such file"):
         classifier.predict([clip(205), bad])
 
@@ -171,7 +192,11 @@ def test_one_class_has_no_runner_up():
         ({"red": []}, None, "the class 'red' has no clips"),
         ({"": RED}, None, "a class cannot be called ''"),
         ({UNKNOWN: RED}, None, f"a class cannot be called '{UNKNOWN}'"),
-        ({"red": "a.mp4"}, None, r"the clips of the class 'red' are no list; write \['a.mp4'\]"),
+        ({"red": "a.mp4"}, None, "the clips of the class 'red' are 'a.mp4'; expected a list of pa"),
+        ({"red": None}, None, "the clips of the class 'red' are 'None'; expected a list of paths"),
+        ({"red": RED}, ["red"], "the clips are given by class already; leave the labels out"),
+        (RED, "red", "the labels are 'red'; expected a list of classes"),
+        (5, ["red"], "'5' is no clip; expected a path, an array"),
         (RED, None, "fit takes the clips of each class"),
         (RED, ["red"], "there are 3 clips and 1 labels"),
     ],
@@ -182,8 +207,10 @@ def test_what_is_no_support_set_is_refused(clips, labels, message):
 
 
 def test_nothing_is_predicted_without_classes():
-    with pytest.raises(MoloError, match="has no classes yet; give it clips with fit"):
-        Classifier(ColorEmbedder()).predict(RED[0])
+    empty = Classifier(ColorEmbedder())
+    for use in (lambda: empty.predict(RED[0]), empty.advice, empty.leave_one_out):
+        with pytest.raises(MoloError, match="has no classes yet; give it clips with fit"):
+            use()
 
 
 def test_squares_of_the_right_size_are_predicted_as_clips_are(classifier):

@@ -55,16 +55,68 @@ def test_a_score_does_not_depend_on_the_other_queries(small_networks, pixels, me
     np.testing.assert_allclose(together[:1], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_clip_that_is_left_out_is_scored_by_the_others(small_networks, pixels):
+def test_a_clip_that_is_left_out_is_scored_by_as_many_clips_of_every_class(small_networks, pixels):
     embedder = Embedder(small_networks("molo"))
     features = embedder.embed_pixels(pixels[:5])
     clips = [jax.tree.map(lambda x, i=i: x[i], features) for i in range(5)]
     scores = embedder.leave_one_out(clips, LABELS, 3)
     assert np.isnan(scores[4]).all()
     for i in range(4):
-        others = [clips[j] for j in range(5) if j != i]
-        expected = embedder.logits(others, np.delete(LABELS, i), [clips[i]], 3)
-        np.testing.assert_allclose(scores[i], expected[0], rtol=1e-6, atol=1e-6)
+        # Clips 0 and 2 are of one class, 1 and 3 of another: one of each is left, and clip 4.
+        possible = []
+        for other in np.flatnonzero(1 - LABELS[i] == LABELS):
+            left = [j for j in range(5) if j not in (i, other)]
+            expected = embedder.logits([clips[j] for j in left], LABELS[left], [clips[i]], 3)[0]
+            possible.append(np.allclose(scores[i], expected, rtol=1e-6, atol=1e-6))
+        assert any(possible)
+    again = embedder.leave_one_out(clips, LABELS, 3)
+    np.testing.assert_array_equal(scores, again)
+
+
+def test_leaving_out_does_not_favor_or_hinder_the_class_of_a_clip():
+    # All clips are of one kind: whatever the classes are called, one in five is right.
+    rng, embedder = np.random.default_rng(0), Embedder.__new__(Embedder)
+    right = []
+
+    def scores(support, episodes, n_way):
+        rows = []
+        for shots, query, labels in episodes:
+            means = np.stack(
+                [np.mean([support[j] for j in shots[labels == k]], 0) for k in range(5)]
+            )
+            rows.append(-np.linalg.norm(means - support[query], axis=1))
+        return np.float32(rows)
+
+    embedder._scores = scores
+    for _ in range(60):
+        clips = list(rng.standard_normal((10, 20)))
+        labels = rng.permutation(np.repeat(np.arange(5), 2))
+        right.append(embedder.leave_one_out(clips, labels, 5).argmax(axis=1) == labels)
+    assert 0.15 < np.mean(right) < 0.26
+
+
+def test_many_queries_keep_their_own_scores(small_networks, pixels, monkeypatch):
+    embedder = Embedder(small_networks("bi_mhm"))
+    features = embedder.embed_pixels(pixels)
+    clips = [jax.tree.map(lambda x, i=i: x[i], features) for i in range(7)]
+    queries = [clips[2 + i % 5] for i in range(70)]
+    found = embedder.logits(clips[:2], np.array([0, 1]), queries, 2)
+    expected = embedder.logits(clips[:2], np.array([0, 1]), clips[2:], 2)
+    np.testing.assert_allclose(found, np.tile(expected, (14, 1)), rtol=1e-6, atol=1e-6)
+    monkeypatch.setattr(embedders, "_MATCHED_BYTES", 4 * clips[0].nbytes)
+    few = embedder.logits(clips[:2], np.array([0, 1]), queries[:9], 2)
+    np.testing.assert_allclose(few, found[:9], rtol=1e-6, atol=1e-6)
+
+
+def test_no_distance_of_mean_cosines_is_below_0(small_networks, pixels):
+    embedder = Embedder(small_networks("protonet"))
+    features = embedder.embed_pixels(pixels[:3])
+    clips = [jax.tree.map(lambda x, i=i: x[i], features) for i in range(3)]
+    found = -embedder.logits(clips[:2], np.array([0, 1]), [clips[0], clips[2]], 2)
+    assert 0 <= found.min() < 0.01
+    a, b = (np.float64(clips[i]) for i in (0, 2))
+    cosine = a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 0.01)
+    assert found[1, 0] == pytest.approx(1 - cosine, abs=1e-5)
 
 
 def test_scores_that_are_not_finite_are_an_error(small_networks, pixels):

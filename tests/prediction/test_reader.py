@@ -1,5 +1,8 @@
 import threading
+import time
 
+import jax.numpy as jnp
+import pytest
 from colors import ColorEmbedder, clip
 
 from molo_jax.errors import MoloError
@@ -63,4 +66,36 @@ def test_reading_ahead_is_bounded_and_ends_with_the_one_who_reads():
     assert len(taken) < 20
     found.close()
     assert len(taken) < 20
-    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name and t.is_alive()]
+    for thread in threading.enumerate():
+        if "ThreadPool" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_what_is_neither_a_path_nor_an_array_is_said_in_its_place():
+    found = list(
+        reader(ColorEmbedder()).embedded([clip(1), 5, None, b"a.mp4", jnp.asarray(clip(2))])
+    )
+    assert [isinstance(each, MoloError) for each in found] == [False, True, True, True, False]
+    assert str(found[1]) == "'5' is no clip; expected a path, or an array (t, h, w, 3) of uint8"
+    assert float(found[4].features[0]) == 2
+
+
+def test_an_interrupted_reading_does_not_wait_for_the_decoders(monkeypatch):
+    released = threading.Event()
+
+    def slow(self, source):
+        released.wait(20)
+        return MoloError("late")
+
+    monkeypatch.setattr(ClipReader, "_read", slow)
+
+    def sources():
+        yield from [clip(1)] * 3
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(reader(ColorEmbedder()).embedded(sources()))
+    assert time.monotonic() - begin < 10
+    released.set()
