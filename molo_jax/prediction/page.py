@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import shutil
 import tempfile
 import threading
@@ -22,6 +21,8 @@ from molo_jax.prediction.page_session import (
     Limits,
     PageSession,
     checked_name,
+    forget,
+    removed_afterwards,
     write_explanation,
 )
 
@@ -396,22 +397,3 @@ class Page:
             gr.update(choices=list(session.classes), value=nearest),
             "",
         )
-
-
-def forget(session: PageSession | None) -> None:
-    """Removes what was written for a visitor; Gradio calls it some time after the visit."""
-    if session is not None:
-        session.forget()
-
-
-@contextlib.contextmanager
-def removed_afterwards(files: Sequence[str]) -> Iterator[None]:
-    """Removes files at the end, with the folders that they leave empty."""
-    try:
-        yield
-    finally:
-        for file in files:
-            with contextlib.suppress(OSError):
-                os.unlink(file)
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(file))

@@ -1,9 +1,10 @@
 """What one user of the page has: classes, a clip, and an answer; it knows no browser."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from molo_jax.data.video.containers import BadVideoError
@@ -292,3 +293,22 @@ def write_explanation(classifier: Classifier, prediction: Prediction, path: Path
     from molo_jax.prediction.report import write_report
 
     write_report(path, classifier, [prediction], [explain(classifier, prediction)])
+
+
+def forget(session: PageSession | None) -> None:
+    """Removes what was written for a visitor; Gradio calls it some time after the visit."""
+    if session is not None:
+        session.forget()
+
+
+@contextlib.contextmanager
+def removed_afterwards(files: Sequence[str]) -> Iterator[None]:
+    """Removes files at the end, with the folders that they leave empty."""
+    try:
+        yield
+    finally:
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(file))

@@ -16,16 +16,19 @@ gradio = pytest.importorskip("gradio")
 from molo_jax import app  # noqa: E402
 from molo_jax.errors import MoloError  # noqa: E402
 from molo_jax.prediction import page as page_module  # noqa: E402
-from molo_jax.prediction.classifier import AUTO  # noqa: E402
+from molo_jax.prediction.given import AUTO  # noqa: E402
 from molo_jax.prediction.page import (  # noqa: E402
     REPORT_NAME,
     SAVED_NAME,
     Page,
     build_page,
+)
+from molo_jax.prediction.page_session import (  # noqa: E402
+    Limits,
+    PageSession,
     forget,
     removed_afterwards,
 )
-from molo_jax.prediction.page_session import Limits, PageSession  # noqa: E402
 
 # Places in what `_shown` returns.
 SESSION, REVISION, CLASSES, ADVICE, CLIP, ANSWER, NAMES = range(7)

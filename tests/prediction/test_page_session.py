@@ -9,7 +9,6 @@ from page_stand_in import ColorEmbedder, write_color, write_page
 
 from molo_jax.errors import MoloError
 from molo_jax.prediction.archive import write_archive
-from molo_jax.prediction.classifier import UNKNOWN
 from molo_jax.prediction.embedder import Embedder
 from molo_jax.prediction.page_session import (
     LONGEST_NAME,
@@ -18,6 +17,7 @@ from molo_jax.prediction.page_session import (
     checked_name,
     write_explanation,
 )
+from molo_jax.prediction.results import UNKNOWN
 
 
 @pytest.fixture(scope="module")
