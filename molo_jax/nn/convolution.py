@@ -56,13 +56,13 @@ def gradient_on_cpu(
         return gradient(x, of_y, kernel.shape, **static).astype(kernel.dtype)
 
     @of_kernel.def_vmap
-    def _one_by_one(size, batched, *operands):
+    def _one_by_one(size, batched, x, of_y):
         # A further axis of the products would be slow.
-        each = [
-            [x[number] if of_it else x for x, of_it in zip(operands, batched, strict=True)]
-            for number in range(size)
-        ]
-        return jnp.stack([of_kernel(*one) for one in each]), True
+        def one(number):
+            each = zip((x, of_y), batched, strict=True)
+            return of_kernel(*(many[number] if of_it else many for many, of_it in each))
+
+        return (one(0)[None] if size == 1 else lax.map(one, jnp.arange(size))), True
 
     return of_x, of_kernel(x, of_y)
 

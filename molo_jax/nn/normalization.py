@@ -46,6 +46,7 @@ def normalize_sets(
     return _forward(x, scale, bias, set_sizes)[0]
 
 
+@jax.named_scope("batch_norm")
 def _forward(x, scale, bias, set_sizes):
     if traced_platform() == "cpu":
         return _forward_map_by_map(x, scale, bias, set_sizes)
@@ -61,6 +62,7 @@ def _forward(x, scale, bias, set_sizes):
     return (jnp.concatenate(normalized), means, variances), (x, scale, means, variances)
 
 
+@jax.named_scope("batch_norm")
 def _backward(set_sizes, kept, cotangents):
     if traced_platform() == "cpu":
         return _backward_map_by_map(set_sizes, kept, cotangents[0])
@@ -129,6 +131,7 @@ def _parts(x: Array, sizes: tuple[int, ...]) -> list[Array]:
     return [x[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
+@jax.named_scope("batch_norm")
 def affine(
     x: Float[Array, "n h w c"],
     mean: Float[Array, "c"],

@@ -105,7 +105,14 @@ def conv2d(
         Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
     """
     x, kernel = to_activations(x), to_activations(kernel)
-    return _conv2d(x, kernel, stride, padding, current().convolutions)
+    with _named(x, kernel):
+        return _conv2d(x, kernel, stride, padding, current().convolutions)
+
+
+def _named(x: Array, kernel: Array) -> contextlib.AbstractContextManager:
+    """Names a convolution in profiles, by the sizes of kernel and maps."""
+    height, width = kernel.shape[:2]
+    return jax.named_scope(f"conv_{height}x{width}_on_{x.shape[1]}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -135,7 +142,8 @@ def _conv2d_backward(stride, padding, precision, kept, of_y):
         return jax.vjp(functools.partial(convolution.by_xla, **static), x, kernel)[1](of_y)
 
     of_operands = functools.partial(convolution.gradient_on_cpu, **static)
-    return _by_platform(of_operands, differentiated, *kept, of_y)
+    with _named(*kept):
+        return _by_platform(of_operands, differentiated, *kept, of_y)
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
@@ -157,6 +165,7 @@ def _max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     return _max_pool_forward(x, window, stride, padding)[0]
 
 
+@jax.named_scope("max_pool")
 def _max_pool_forward(x, window, stride, padding):
     first, *others = shifted(x, (window, window), stride, padding, fill=-jnp.inf)
     best, place = first, jnp.zeros(first.shape, jnp.uint8)
@@ -169,6 +178,7 @@ def _max_pool_forward(x, window, stride, padding):
     return best, (place, jnp.zeros((0, *x.shape[1:3]), x.dtype))
 
 
+@jax.named_scope("max_pool")
 def _max_pool_backward(window, stride, padding, kept, of_y):
     """Sums what comes to an input pixel from the windows that it is the maximum of.
 
@@ -223,7 +233,18 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.maximum(x, 0)
 
 
-relu.defvjp(lambda x: (y := jnp.maximum(x, 0), y), lambda y, of_y: (jnp.where(y > 0, of_y, 0),))
+@jax.named_scope("relu")
+def _relu_forward(x):
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+@jax.named_scope("relu")
+def _relu_backward(y, of_y):
+    return (jnp.where(y > 0, of_y, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
@@ -254,6 +275,7 @@ def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
     return jnp.einsum(subscripts, *operands, precision=current().convolutions)
 
 
+@jax.named_scope("upsample_conv")
 def upsample_conv3x3(
     x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"], factor: int
 ) -> Float[Array, "n fh fw f"]:
