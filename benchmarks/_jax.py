@@ -131,6 +131,21 @@ class Benchmark:
         return evaluate
 
     def _training(self) -> Callable[[], None]:
+        step, state, chunks = self._step()
+
+        def train():
+            nonlocal state
+            state, _ = step(state, chunks, len(chunks))
+            jax.block_until_ready(state)
+
+        return train
+
+    def step(self) -> tuple[Callable[..., Any], tuple[Any, Any]]:
+        """The training step of one chunk, and what it is called with: state and chunk."""
+        step, state, (chunk,) = self._step()
+        return lambda state, chunk: step(state, [chunk], 1), (state, chunk)
+
+    def _step(self) -> tuple[Callable[..., Any], Any, list[Any]]:
         optimizer = make_optimizer(lambda step: LEARNING_RATE, decays=torch_map.decays)
         mesh = make_mesh(jax.devices()[:1])
         step = make_train_step(
@@ -151,10 +166,4 @@ class Benchmark:
         # the memory of the state, which is therefore a copy.
         state = create_state(self._params, self._stats, optimizer)
         state = jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh))
-
-        def train():
-            nonlocal state
-            state, _ = step(state, chunks, len(chunks))
-            jax.block_until_ready(state)
-
-        return train
+        return step, state, chunks

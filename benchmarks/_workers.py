@@ -26,6 +26,7 @@ MODULES = {
     "prepared": "_our_way",
     "limits": "_limits",
     "matching": "_matching",
+    "cpu_profile": "_cpu_profile",
 }
 # Seconds that a process is given to end.
 _PATIENCE = 10

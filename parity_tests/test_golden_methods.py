@@ -11,7 +11,7 @@ from parity_tests.case import Case
 from parity_tests.golden import __main__ as command
 from parity_tests.golden.files import RefusedError, read
 from parity_tests.golden.record import record
-from parity_tests.golden.replay import compute, findings, load_backend, replay
+from parity_tests.golden.replay import compare, compute, findings, load_backend, replay
 from parity_tests.tolerances import golden_bounds
 
 # A replay at 224 pixels needs gigabytes.
@@ -47,6 +47,14 @@ def _small(method):
 
 def _outside(found):
     return [(one.group, one.name) for one in found if not one.inside]
+
+
+@pytest.fixture(scope="module")
+def recorded_trx(tmp_path_factory):
+    """A file with a small episode of TRX and its gradients."""
+    path = tmp_path_factory.mktemp("recorded") / "all.npz"
+    record(path, _small("trx"), "train")
+    return path
 
 
 @pytest.mark.parametrize(("path", "backend"), list(_replays()))
@@ -89,24 +97,24 @@ def test_a_recorded_optimizer_step_is_read_and_replayed(tmp_path, method):
         assert first["total"] == pytest.approx(sum_of_terms / 2, rel=1e-6)
 
 
-def test_parameters_that_no_loss_moves_may_be_in_a_file_or_not(tmp_path):
-    case = _small("trx")
-    record(tmp_path / "all.npz", case, "train")
-    with np.load(tmp_path / "all.npz") as stored:
+def test_parameters_that_no_loss_moves_may_be_in_a_file_or_not(tmp_path, recorded_trx):
+    with np.load(recorded_trx) as stored:
         arrays = {name: stored[name] for name in stored.files}
     assert (arrays["grad/transformers.0.norm_v.weight"] == 0).all()
     fewer = {name: array for name, array in arrays.items() if "norm_v" not in name}
     np.savez(tmp_path / "fewer.npz", **fewer, **{"grad/transformers.0.tuples.3": np.zeros(2)})
-    for name in ("all", "fewer"):
-        assert _outside(replay(read(tmp_path / f"{name}.npz"), "torch")) == []
+    whole, part = (read(path) for path in (recorded_trx, tmp_path / "fewer.npz"))
+    recording = compute(whole, "torch")
+    for file in (whole, part):
+        assert file.case == whole.case
+        assert _outside(compare(file, recording, "torch")) == []
     np.savez(tmp_path / "less.npz", **{n: a for n, a in fewer.items() if "norm_k.bias" not in n})
     with pytest.raises(RefusedError, match=r"grad/ lacks transformers.0.norm_k.bias"):
         read(tmp_path / "less.npz")
 
 
-def test_a_gradient_that_cancels_is_judged_by_that_of_its_weight(tmp_path):
-    record(tmp_path / "x.npz", _small("trx"), "train")
-    file = read(tmp_path / "x.npz")
+def test_a_gradient_that_cancels_is_judged_by_that_of_its_weight(recorded_trx):
+    file = read(recorded_trx)
     recording = compute(file, "torch")
     bounds = golden_bounds("trx", "train", "resnet18")
     bias, weight = (f"transformers.0.v_linear.{leaf}" for leaf in ("bias", "weight"))

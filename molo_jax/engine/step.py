@@ -265,6 +265,7 @@ def _no_totals(
     )
 
 
+@jax.named_scope("optimizer")
 def _update(
     optimizer: optax.GradientTransformation, state: TrainState, means: _Totals
 ) -> tuple[TrainState, Metrics]:

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn import normalization, ops, remat
+from molo_jax.nn import normalization, ops, recomputation, remat
 
 # Fraction of a running statistic that one update replaces (PyTorch's ``momentum``).
 BATCH_NORM_MOMENTUM = 0.1
@@ -42,7 +42,11 @@ def recomputed(unit: str, function: Callable[..., Any], *arguments: Any) -> Any:
             function for every call, for JAX remembers what it has traced.
         arguments: modules, random numbers and arrays.
     """
-    return (nnx.remat(function) if remat.recomputes(unit) else function)(*arguments)
+    if not remat.recomputes(unit):
+        return function(*arguments)
+    if ops.traced_platform() == "cpu":
+        return recomputation.tied_to_gradient(function, *arguments)
+    return nnx.remat(function)(*arguments)
 
 
 class Conv2d(nnx.Module):

@@ -8,14 +8,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from molo_jax.nn.ops import to_float32
+from molo_jax.nn.ops import to_float32, traced_platform
 
 BATCH_NORM_EPSILON = 1e-5
 # Samples, height and width.
 _AXES = (0, 1, 2)
+_PIXELS = (1, 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -44,7 +46,10 @@ def normalize_sets(
     return _forward(x, scale, bias, set_sizes)[0]
 
 
+@jax.named_scope("batch_norm")
 def _forward(x, scale, bias, set_sizes):
+    if traced_platform() == "cpu":
+        return _forward_map_by_map(x, scale, bias, set_sizes)
     normalized, means, variances = [], [], []
     for part in _parts(x, set_sizes):
         wide = to_float32(part)
@@ -57,7 +62,10 @@ def _forward(x, scale, bias, set_sizes):
     return (jnp.concatenate(normalized), means, variances), (x, scale, means, variances)
 
 
+@jax.named_scope("batch_norm")
 def _backward(set_sizes, kept, cotangents):
+    if traced_platform() == "cpu":
+        return _backward_map_by_map(set_sizes, kept, cotangents[0])
     x, scale, means, variances = kept
     of_x, of_scale, of_bias = [], [], []
     parts = zip(_parts(x, set_sizes), _parts(cotangents[0], set_sizes), strict=True)
@@ -76,11 +84,54 @@ def _backward(set_sizes, kept, cotangents):
 normalize_sets.defvjp(_forward, _backward)
 
 
+def _forward_map_by_map(x, scale, bias, set_sizes):
+    """Computes the same as :func:`_forward`, without a copy of each set, which costs on a CPU."""
+    wide, counts = to_float32(x), _counts(x, set_sizes)
+    means = _sums_of_sets(jnp.sum(wide, axis=_PIXELS), set_sizes) / counts
+    from_mean = wide - _of_maps(means, set_sizes)
+    variances = _sums_of_sets(jnp.sum(jnp.square(from_mean), axis=_PIXELS), set_sizes) / counts
+    factors = _of_maps(scale * lax.rsqrt(variances + BATCH_NORM_EPSILON), set_sizes)
+    y = (from_mean * factors + bias).astype(x.dtype)
+    return (y, means, variances), (x, scale, means, variances)
+
+
+def _backward_map_by_map(set_sizes, kept, of_y):
+    x, scale, means, variances = kept
+    of_y, counts = to_float32(of_y), _counts(x, set_sizes)
+    from_mean = to_float32(x) - _of_maps(means, set_sizes)
+    inverse = lax.rsqrt(variances + BATCH_NORM_EPSILON)
+    of_bias = _sums_of_sets(jnp.sum(of_y, axis=_PIXELS), set_sizes)
+    of_scale = inverse * _sums_of_sets(jnp.sum(of_y * from_mean, axis=_PIXELS), set_sizes)
+    shift = _of_maps(of_bias / counts, set_sizes)
+    slope = _of_maps(inverse * of_scale / counts, set_sizes)
+    of_x = _of_maps(scale * inverse, set_sizes) * (of_y - shift - from_mean * slope)
+    return of_x.astype(x.dtype), jnp.sum(of_scale, axis=0), jnp.sum(of_bias, axis=0)
+
+
+def _counts(x: Array, set_sizes: tuple[int, ...]) -> Float[np.ndarray, "k 1"]:
+    """Pixels of each set."""
+    return np.float32([[size * x.shape[1] * x.shape[2]] for size in set_sizes])
+
+
+def _sums_of_sets(of_maps: Array, set_sizes: tuple[int, ...]) -> Array:
+    return jnp.stack([jnp.sum(part, axis=0) for part in _parts(of_maps, set_sizes)])
+
+
+def _of_maps(of_sets: Array, set_sizes: tuple[int, ...]) -> Float[Array, "n 1 1 c"]:
+    """Repeats the values of each set for its maps."""
+    maps = [
+        jnp.broadcast_to(values, (size, *values.shape))
+        for values, size in zip(of_sets, set_sizes, strict=True)
+    ]
+    return jnp.concatenate(maps)[:, None, None]
+
+
 def _parts(x: Array, sizes: tuple[int, ...]) -> list[Array]:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return [x[start : start + size] for start, size in zip(starts, sizes, strict=True)]
 
 
+@jax.named_scope("batch_norm")
 def affine(
     x: Float[Array, "n h w c"],
     mean: Float[Array, "c"],

@@ -16,13 +16,10 @@ from einops import rearrange
 from jax import lax
 from jaxtyping import Array, Float
 
+from molo_jax.nn import convolution
+from molo_jax.nn.convolution import shifted
 from molo_jax.nn.precision import current
 
-# Largest number of (output pixel, input pixel) pairs for which a convolution is written as one
-# dense matrix product; beyond it most entries of that matrix would be zero.
-_DENSE_PAIRS = 16
-# Largest number of output pixels for which, on CPU, gathering patches beats XLA's own convolution.
-_PATCH_PIXELS = 16
 # Programs that are written as ONNX, which are for inference alone.
 ONNX = "onnx"
 # The platform whose formulations are traced alone; None: all, and the device decides.
@@ -41,6 +38,11 @@ def traced_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _PLATFORM.reset(before)
+
+
+def traced_platform() -> str:
+    """Returns the platform of :func:`traced_for`, or that of JAX's default device."""
+    return _PLATFORM.get() or jax.default_backend()
 
 
 def _by_platform(cpu: Callable, default: Callable, *arguments: Array):
@@ -106,7 +108,14 @@ def conv2d(
         Maps with ``oh = (h + 2 padding - kh) // stride + 1`` rows, likewise columns.
     """
     x, kernel = to_activations(x), to_activations(kernel)
-    return _conv2d(x, kernel, stride, padding, current().convolutions)
+    with _named(x, kernel):
+        return _conv2d(x, kernel, stride, padding, current().convolutions)
+
+
+def _named(x: Array, kernel: Array) -> contextlib.AbstractContextManager:
+    """Names a convolution in profiles, by the sizes of kernel and maps."""
+    height, width = kernel.shape[:2]
+    return jax.named_scope(f"conv_{height}x{width}_on_{x.shape[1]}")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -117,7 +126,10 @@ def _conv2d(x: Array, kernel: Array, stride: int, padding: int, precision: str) 
     """
     fast, xla = (
         functools.partial(each, stride=stride, padding=padding, precision=precision)
-        for each in (_fast_on_cpu(x.shape, kernel.shape, stride, padding), _conv_xla)
+        for each in (
+            convolution.fast_on_cpu(x.shape, kernel.shape, stride, padding),
+            convolution.by_xla,
+        )
     )
     return _by_platform(fast, xla, x, kernel)
 
@@ -127,94 +139,17 @@ def _conv2d_forward(x, kernel, *static):
 
 
 def _conv2d_backward(stride, padding, precision, kept, of_y):
-    def gradient(formulation):
-        convolve = functools.partial(
-            formulation, stride=stride, padding=padding, precision=precision
-        )
-        return lambda x, kernel, of_y: jax.vjp(convolve, x, kernel)[1](of_y)
+    static = {"stride": stride, "padding": padding, "precision": precision}
 
-    fast = _fast_on_cpu(*(each.shape for each in kept), stride, padding)
-    return _by_platform(gradient(fast), gradient(_conv_xla), *kept, of_y)
+    def differentiated(x, kernel, of_y):
+        return jax.vjp(functools.partial(convolution.by_xla, **static), x, kernel)[1](of_y)
+
+    of_operands = functools.partial(convolution.gradient_on_cpu, **static)
+    with _named(*kept):
+        return _by_platform(of_operands, differentiated, *kept, of_y)
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def _fast_on_cpu(
-    shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int
-) -> Callable[..., Array]:
-    """Returns the formulation that is fastest on a CPU for maps and kernels of these shapes."""
-    if kernel[:2] == (1, 1) and padding == 0:
-        return _conv_pointwise
-    out_h, out_w = _out_size(shape[1:3], kernel[:2], stride, padding)
-    if out_h * out_w * shape[1] * shape[2] <= _DENSE_PAIRS:
-        return _conv_dense
-    return _conv_patches if out_h * out_w <= _PATCH_PIXELS else _conv_xla
-
-
-def _out_size(size: tuple[int, ...], kernel: tuple[int, ...], stride: int, padding: int):
-    return tuple((s + 2 * padding - k) // stride + 1 for s, k in zip(size, kernel, strict=True))
-
-
-def _conv_xla(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-
-
-def _conv_pointwise(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
-    del padding
-    x = x[:, ::stride, ::stride]
-    return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0], precision=precision)
-
-
-def _conv_dense(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
-    """Multiplies all input pixels by a matrix that holds, for each pixel pair, its kernel tap."""
-    (h, w), (kh, kw) = x.shape[1:3], kernel.shape[:2]
-    out_h, out_w = _out_size((h, w), (kh, kw), stride, padding)
-    zero = jnp.zeros_like(kernel[0, 0])
-
-    def tap(out_y, out_x, in_y, in_x):
-        dy, dx = in_y - out_y * stride + padding, in_x - out_x * stride + padding
-        return kernel[dy, dx] if 0 <= dy < kh and 0 <= dx < kw else zero
-
-    rows = [
-        jnp.concatenate([tap(oy, ox, iy, ix) for oy in range(out_h) for ox in range(out_w)], axis=1)
-        for iy in range(h)
-        for ix in range(w)
-    ]
-    matrix = jnp.concatenate(rows, axis=0)
-    flat = jnp.matmul(rearrange(x, "n h w c -> n (h w c)"), matrix, precision=precision)
-    return rearrange(flat, "n (h w f) -> n h w f", h=out_h, w=out_w)
-
-
-def _conv_patches(x: Array, kernel: Array, *, stride: int, padding: int, precision: str) -> Array:
-    """Gathers every kernel window as one long vector and multiplies by the flattened kernel."""
-    kh, kw = kernel.shape[:2]
-    patches = jnp.concatenate(_shifted(x, (kh, kw), stride, padding, fill=0.0), axis=-1)
-    matrix = rearrange(kernel, "kh kw c f -> (kh kw c) f")
-    return jnp.einsum("nhwp,pf->nhwf", patches, matrix, precision=precision)
-
-
-def _shifted(x: Array, window: tuple[int, int], stride: int, padding: int, fill: float):
-    """The input seen through each tap of a window, in row-major order of the taps."""
-    out_h, out_w = _out_size(x.shape[1:3], window, stride, padding)
-    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = jnp.pad(x, pad, constant_values=fill)
-    return [
-        padded[
-            :,
-            dy : dy + (out_h - 1) * stride + 1 : stride,
-            dx : dx + (out_w - 1) * stride + 1 : stride,
-        ]
-        for dy in range(window[0])
-        for dx in range(window[1])
-    ]
 
 
 def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: int):
@@ -232,7 +167,7 @@ def max_pool(x: Float[Array, "n h w c"], *, window: int, stride: int, padding: i
 
 def _max_pool_by_axes(x: Array, window: int, stride: int, padding: int) -> Array:
     """Takes the maximum over rows, then over columns: few operations, and nothing kept."""
-    out = _out_size(x.shape[1:3], (window, window), stride, padding)
+    out = convolution.out_size(x.shape[1:3], (window, window), stride, padding)
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     x = jnp.pad(x, pad, constant_values=-jnp.inf)
     for axis, size in zip((1, 2), out, strict=True):
@@ -249,8 +184,9 @@ def _max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     return _max_pool_forward(x, window, stride, padding)[0]
 
 
+@jax.named_scope("max_pool")
 def _max_pool_forward(x, window, stride, padding):
-    first, *others = _shifted(x, (window, window), stride, padding, fill=-jnp.inf)
+    first, *others = shifted(x, (window, window), stride, padding, fill=-jnp.inf)
     best, place = first, jnp.zeros(first.shape, jnp.uint8)
     for number, view in enumerate(others, 1):
         # No comparison with a NaN holds, so one that is not first would be passed over.
@@ -261,6 +197,7 @@ def _max_pool_forward(x, window, stride, padding):
     return best, (place, jnp.zeros((0, *x.shape[1:3]), x.dtype))
 
 
+@jax.named_scope("max_pool")
 def _max_pool_backward(window, stride, padding, kept, of_y):
     """Sums what comes to an input pixel from the windows that it is the maximum of.
 
@@ -315,7 +252,18 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.maximum(x, 0)
 
 
-relu.defvjp(lambda x: (y := jnp.maximum(x, 0), y), lambda y, of_y: (jnp.where(y > 0, of_y, 0),))
+@jax.named_scope("relu")
+def _relu_forward(x):
+    y = jnp.maximum(x, 0)
+    return y, y
+
+
+@jax.named_scope("relu")
+def _relu_backward(y, of_y):
+    return (jnp.where(y > 0, of_y, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def upsampling_matrix(size: int, factor: int) -> Float[np.ndarray, "out size"]:
@@ -346,6 +294,7 @@ def _convolved(subscripts: str, *operands: Array | np.ndarray) -> Array:
     return jnp.einsum(subscripts, *operands, precision=current().convolutions)
 
 
+@jax.named_scope("upsample_conv")
 def upsample_conv3x3(
     x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 c f"], factor: int
 ) -> Float[Array, "n fh fw f"]:

@@ -4,14 +4,17 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import thin
 from flax import nnx
 
+from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
@@ -21,12 +24,19 @@ from molo_jax.weights.torch_map import decays
 
 CONFIG = MoLoSettings(
     num_classes=5,
-    backbone="resnet18",
+    backbone="thin",
     dropout_position=0.0,
     dropout_attention=0.0,
     dropout_feedforward=0.0,
 )
 EPISODES, WAY, SHOT, QUERY, FRAMES = 4, 2, 1, 1, 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    BACKBONES["thin"] = thin.THIN
+    yield
+    del BACKBONES["thin"]
 
 
 @functools.cache
@@ -186,6 +196,10 @@ import re
 
 import jax, numpy as np
 import test_step
+import thin
+from molo_jax.backbones import BACKBONES
+
+BACKBONES["thin"] = thin.THIN
 
 def run(devices, chunk):
     optimizer, step = test_step._step(devices)
@@ -244,10 +258,11 @@ assert others == [[], []]
 def test_four_devices_give_the_result_of_one():
     devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     flags = {"XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
-    folder = os.path.dirname(os.path.abspath(__file__))
+    here = Path(__file__).parent
+    folders = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     done = subprocess.run(
         [sys.executable, "-c", _SEVERAL_DEVICES],
-        env=os.environ | flags | {"PYTHONPATH": folder},
+        env=os.environ | flags | {"PYTHONPATH": folders},
         capture_output=True,
         text=True,
         check=False,

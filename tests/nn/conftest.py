@@ -7,6 +7,6 @@ from molo_jax.weights.networks import abstract_network
 
 @pytest.fixture
 def network(monkeypatch):
-    """Makes the structure and the abstract weights of a method, on a ResNet-18 of 8 channels."""
+    """Makes the structure and the abstract weights of a method, on the thin ResNet."""
     monkeypatch.setitem(BACKBONES, "thin", thin.THIN)
     return lambda method: abstract_network(thin.settings(method))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from molo_jax.nn import ops
+from molo_jax.nn import convolution, ops
 
 
 def _normal(seed, *shape):
@@ -59,7 +59,7 @@ def test_conv2d_has_the_gradients_of_the_library_convolution(case):
         loss = lambda x, k: jnp.sum(jnp.sin(convolve(x, k, stride=stride, padding=padding)))  # noqa: E731
         return jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-    library = functools.partial(ops._conv_xla, precision="highest")
+    library = functools.partial(convolution.by_xla, precision="highest")
     for ours, theirs in zip(gradients(ops.conv2d), gradients(library), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
@@ -104,7 +104,7 @@ def test_max_pool_sends_the_gradient_of_equal_maxima_to_the_first():
 
 def _passing_over_nan(x, *, window, stride, padding):
     """The maximum as it was taken before NaN counted: for finite input the same."""
-    first, *others = ops._shifted(x, (window, window), stride, padding, fill=-jnp.inf)
+    first, *others = convolution.shifted(x, (window, window), stride, padding, fill=-jnp.inf)
     best = first
     for view in others:
         best = jnp.where(view > best, view, best)

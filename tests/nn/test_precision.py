@@ -70,7 +70,7 @@ def test_every_convolution_and_every_product_states_the_precision_of_its_kind(
 ):
     found = traced(network, method, TOLD_APART)
     convolutions = named(found, "conv_general_dilated")
-    assert len(convolutions) >= 20
+    assert len(convolutions) >= 12
     assert {each.params["precision"] for each in convolutions} == {HIGH}
     assert {each.params["precision"] for each in named(found, "dot_general")} <= {HIGH, HIGHEST}
 
@@ -129,17 +129,19 @@ def to_bf16(function):
 
 
 FAULTS = {
-    "softmax": (attention.jax.nn, "softmax", to_bf16(jax.nn.softmax), "exp"),
-    "statistics": (normalization, "to_float32", lambda x: x, "rsqrt"),
-    "distances": (matching, "safe_norm", to_bf16(ops.safe_norm), "sqrt"),
+    "softmax": (attention.jax.nn, "softmax", to_bf16(jax.nn.softmax), "exp", "cpu"),
+    "statistics": (normalization, "to_float32", lambda x: x, "rsqrt", "cuda"),
+    "distances": (matching, "safe_norm", to_bf16(ops.safe_norm), "sqrt", "cuda"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_reduced_computation_of_what_must_be_float32_would_be_found(network, monkeypatch, fault):
-    module, name, faulty, operation = FAULTS[fault]
-    monkeypatch.setattr(module, name, faulty)
-    assert operation in in_bf16(trained(network, "molo", BF16))
+    module, name, faulty, operation, platform = FAULTS[fault]
+    with ops.traced_for(platform):
+        assert in_bf16(trained(network, "molo", BF16)) == set()
+        monkeypatch.setattr(module, name, faulty)
+        assert operation in in_bf16(trained(network, "molo", BF16))
 
 
 def described(tree):
@@ -209,7 +211,7 @@ def test_a_program_for_cuda_convolves_bfloat16_in_bf16_and_float32_in_tf32(netwo
         program = export.export(run, platforms=["cuda"])(*states, arrays())
         lines = program.mlir_module().splitlines()
         text[name] = [line for line in lines if "stablehlo.convolution" in line]
-        assert len(text[name]) >= 60
+        assert len(text[name]) >= 36
     assert all(line.count("xbf16>") == 3 for line in text["bf16"])
     # The default precision is the one that is not written.
     for name, written in (("float32", 2), ("tf32", 0)):

@@ -10,6 +10,7 @@ from jax import export
 from molo_jax.engine.state import create_model
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn import remat
+from molo_jax.nn.ops import traced_for
 from molo_jax.nn.precision import FLOAT32
 
 
@@ -59,7 +60,7 @@ def test_gradients_losses_statistics_and_dropout_are_those_without(network, meth
         if path[-1] == "num_batches_tracked"
     ]
     # Twice in the backbone, for its two sets, although it ran twice.
-    assert counts.count(2) == 20
+    assert counts.count(2) == 12
 
 
 def test_a_program_for_cuda_keeps_apart_what_is_computed_again(network):
@@ -67,9 +68,10 @@ def test_a_program_for_cuda_keeps_apart_what_is_computed_again(network):
     barriers = {}
     for name in remat.REMATS:
         run = jax.jit(thin.gradient(graphdef, FLOAT32, name))
-        program = export.export(run, platforms=["cuda"])(*states, thin.arrays()).mlir_module()
+        with traced_for("cuda"):
+            program = export.export(run, platforms=["cuda"])(*states, thin.arrays()).mlir_module()
         barriers[name] = program.count("stablehlo.optimization_barrier")
     assert barriers["none"] == 0
-    # The stem, eight blocks, three of the decoder, the motion step, two encoders.
-    assert barriers["blocks"] >= 15
+    # The stem, four blocks, three of the decoder, the motion step, two encoders.
+    assert barriers["blocks"] >= 11
     assert barriers["full"] >= barriers["blocks"] + 4
