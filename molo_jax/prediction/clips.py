@@ -144,6 +144,11 @@ def content_digest(path: str | os.PathLike[str]) -> str:
 
 def _check_regular(path: str) -> None:
     if os.path.isdir(path):
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            reason = f"it is a folder that cannot be listed: {error.strerror}"
+            raise BadVideoError(path, reason) from None
         raise BadVideoError(path, "it is a folder")
     if os.path.exists(path) and not os.path.isfile(path):
         raise BadVideoError(path, "it is no regular file")
@@ -161,11 +166,13 @@ def _check_length(path: str) -> None:
         )
 
 
-def spelled_time(seconds: float) -> str:
-    """Writes a time as `1:05` or `2:00:05`."""
-    minutes, rest = divmod(round(seconds), 60)
+def spelled_time(seconds: float, decimals: int = 0) -> str:
+    """Writes a time as `1:05` or `2:00:05`, with decimals of the seconds as `1:05.3`."""
+    unit = 10**decimals
+    minutes, rest = divmod(round(seconds * unit), 60 * unit)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    last = f"{rest / unit:0{decimals + 3 if decimals else 2}.{decimals}f}"
+    return f"{hours}:{minutes:02d}:{last}" if hours else f"{minutes}:{last}"
 
 
 def _of_file(path: str, rule: ClipRule, digest: str, deadline: Deadline) -> Clip:

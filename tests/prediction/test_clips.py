@@ -119,6 +119,7 @@ def test_what_is_no_video_has_a_reason(tmp_path):
 
 def test_times_are_spelled_for_people():
     assert [spelled_time(s) for s in (5, 65, 3600 * 2 + 5)] == ["0:05", "1:05", "2:00:05"]
+    assert [spelled_time(s, 1) for s in (2.54, 59.96, 3661.5)] == ["0:02.5", "1:00.0", "1:01:01.5"]
 
 
 @pytest.mark.parametrize(
