@@ -85,10 +85,14 @@ def identify(source: Source) -> tuple[str, str]:
 
     Raises:
         BadVideoError: the file cannot be used, as far as its header tells.
-        MoloError: the array has another shape or type.
+        MoloError: the array has another shape or type, or it is neither a path nor an array.
     """
     if isinstance(source, np.ndarray):
         return ARRAY, _array_digest(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise MoloError(
+            f"{source!r:.60} is no clip; expected the path of a video, or an array of its frames"
+        )
     path = os.fspath(source)
     with one_video(path):
         _check_regular(path)
