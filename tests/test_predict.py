@@ -150,6 +150,19 @@ def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips,
 
 
 def test_the_command_needs_no_tensorflow(saved, clips):
+    result = programs.run(
+        *("-X", "importtime", "-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache"),
+        f"--videos={clips / 'queries/b/3.mp4'}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert saved[1].predict(clips / "queries/b/3.mp4").nearest in result.stdout
+    lines = [line.split("|") for line in result.stderr.splitlines() if line.startswith("import ")]
+    imported = {line[-1].strip().split(".")[0] for line in lines}
+    assert {"molo_jax", "jax", "av"} <= imported
+    assert not {"tensorflow", "tensorflow_datasets", "torch"} & imported
+
+
+def test_a_program_needs_neither_tensorflow_nor_ml_collections(saved, clips):
     program = (
         "import sys; from molo_jax.prediction.api import load_classifier;"
         f"print(load_classifier({str(saved[0])!r}, cache=False).predict("
