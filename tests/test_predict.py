@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -147,6 +148,24 @@ def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips,
     assert "is itself one of the clips of 'a'" in result.stdout
     assert re.search(r"^seconds: start .*, prediction \(6 clips\) ", result.stdout, re.M)
     assert "кадр" in outputs[2].read_text(encoding="utf-8")
+
+
+def test_names_that_cannot_be_printed_are_shown_with_what_they_hold(
+    saved, clips, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    (tmp_path / "q").mkdir()
+    good, bad = (tmp_path / "q" / os.fsdecode(name) for name in (b"\xff\x1b[31m.mp4", b"\xfe.mp4"))
+    shutil.copy(clips / "support/a/0.mp4", good)
+    bad.write_bytes(b"no video")
+    command = ("-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache")
+    result = programs.run(*command, f"--videos={tmp_path}/q", f"--out={tmp_path}/out.csv")
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    assert f"{tmp_path}/q/\\xff\\x1b[31m.mp4 is itself one of the clips of 'a'" in result.stdout
+    assert f"\n{tmp_path}/q/\\xfe.mp4: not a video file" in result.stderr
+    assert "\\xff\\x1b[31m.mp4,a," in (tmp_path / "out.csv").read_text()
 
 
 def test_the_command_needs_no_tensorflow(saved, clips):

@@ -102,6 +102,10 @@ def test_a_saved_classifier_keeps_its_precision_unless_another_one_is_asked_for(
     assert other.embedder.network.precision.name == "float32"
     with pytest.raises(UsageError, match="precision 'foo' is unknown; choose one of float32"):
         load_classifier(path, precision="foo")
+    # A file without weights does not say of such a mistake that its network has gone.
+    classifier_of(network, cache=False).fit({"a": [pixels[0]]}).save(path)
+    with pytest.raises(UsageError, match="precision 'foo' is unknown; choose one of float32"):
+        load_classifier(path, precision="foo")
 
 
 def test_what_is_no_path_is_refused_with_what_is_expected(classifier):

@@ -120,9 +120,9 @@ def test_an_array_of_the_right_number_of_frames_is_taken_as_it_is():
 
 
 def test_frames_of_a_longer_array_are_chosen_as_those_of_a_video():
-    array = np.stack([videos.coded_frame(9, number) for number in range(17)])
+    array = np.stack([videos.coded_frame(9, number) for number in range(41)])
     clip = read_clip(array, RULE)
-    assert videos.read_codes(clip.pixels) == ([2, 6, 10, 14], [9] * 4)
+    assert videos.read_codes(clip.pixels) == ([5, 15, 25, 35], [9] * 4)
 
 
 @pytest.mark.parametrize(
