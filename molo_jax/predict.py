@@ -15,10 +15,11 @@ from absl import flags, logging
 
 from molo_jax import cli
 from molo_jax.console import Progress
+from molo_jax.data.lists.directory import printable
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn.precision import PRECISIONS
-from molo_jax.prediction.inputs import Query, list_support, list_videos
+from molo_jax.prediction.inputs import Query, SupportFiles, list_support, list_videos
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -47,9 +48,10 @@ _OUT = flags.DEFINE_multi_string(
 )
 _UNKNOWN = flags.DEFINE_string(
     "unknown",
-    "auto",
+    None,
     "When a clip is 'none of these': auto (farther from every class than 95 in 100 clips of the"
-    " classes would be), off, or the largest distance relative to that within the support set.",
+    " classes would be), off, or the largest distance relative to that within the support set;"
+    " default: what a saved classifier had, else auto.",
 )
 _REPORT = flags.DEFINE_string("report", None, "File for the explanation, a page .html.")
 _SAVE = flags.DEFINE_string("save", None, "File for the classifier, such as gym.molo.")
@@ -77,7 +79,10 @@ _CACHE = flags.DEFINE_bool(
 )
 _SECONDS = flags.DEFINE_float("seconds", 120.0, "Time limit for the reading of one clip.", 0.001)
 _PRECISION = flags.DEFINE_enum(
-    "precision", "tf32", list(PRECISIONS), "What the network computes in."
+    "precision",
+    None,
+    list(PRECISIONS),
+    "What the network computes in; default: what a saved classifier had, else tf32.",
 )
 
 
@@ -87,15 +92,15 @@ def main(argv: Sequence[str]) -> None:
     began = time.monotonic()
     _check_flags()
     _check_outputs()
-    support, queries = None, _queries()
-    if _SUPPORT.value is not None:
-        support = list_support(_SUPPORT.value)
+    queries = _queries()
+    support = list_support(_SUPPORT.value) if _SUPPORT.value else None
+    _check_overwritten(support, queries)
     # This imports JAX, for which a mistake in the flags should not have to wait.
     from molo_jax import predict_run as run
 
     options = run.Options(
-        weights=_WEIGHTS.value,
-        classifier=_CLASSIFIER.value,
+        weights=_WEIGHTS.value or None,
+        classifier=_CLASSIFIER.value or None,
         method=_METHOD.value or "",
         precision=_PRECISION.value,
         unknown=_UNKNOWN.value,
@@ -109,7 +114,8 @@ def main(argv: Sequence[str]) -> None:
         logging.warning("%s", line)
     if _SAVE.value:
         classifier.save(_SAVE.value, with_weights=_WITH_WEIGHTS.value)
-        print(f"{_SAVE.value}: the classifier; --classifier={_SAVE.value} uses it")
+        saved = printable(_SAVE.value)
+        print(f"{saved}: the classifier; --classifier={saved} uses it")
     if _WINDOW.value:
         window = seconds_of("window", _WINDOW.value)
         timeline = run.Timeline(
@@ -141,15 +147,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags() -> None:
-    if _CLASSIFIER.value is None:
+    if not _CLASSIFIER.value:
         for name, holder in (("weights", _WEIGHTS), ("support", _SUPPORT)):
-            if holder.value is None:
+            if not holder.value:
                 raise UsageError(
                     f"--{name} is missing; for example: python -m molo_jax.predict"
                     " --weights=runs/folder --support=clips --videos=new.mp4"
                 )
-    elif _SUPPORT.value is not None:
+    elif _SUPPORT.value:
         raise UsageError("--classifier has its classes already; leave --support out")
+    elif _METHOD.value:
+        raise UsageError("--classifier has its method already; leave --method out")
+    if "" in _VIDEOS.value:
+        raise UsageError("--videos= is empty: expected a clip or a folder of clips")
     if not _VIDEOS.value and not _SAVE.value:
         raise UsageError("--videos=FILE or --videos=DIR is missing: what is to be predicted?")
     if not _WINDOW.value:
@@ -171,7 +181,9 @@ def _check_flags() -> None:
     if _WITH_WEIGHTS.value and not _SAVE.value:
         raise UsageError("--with_weights belongs to --save=FILE")
     try:
-        if _UNKNOWN.value not in ("auto", "off") and not 0 < float(_UNKNOWN.value) < float("inf"):
+        if _UNKNOWN.value not in (None, "auto", "off") and not 0 < float(_UNKNOWN.value) < float(
+            "inf"
+        ):
             raise ValueError
     except ValueError:
         raise UsageError(
@@ -179,9 +191,9 @@ def _check_flags() -> None:
         ) from None
 
 
-def _check_outputs() -> None:
-    """Finds out before the work whether the files can be written, and are of a known kind."""
-    kinds = [
+def _outputs() -> list[tuple[str, str, tuple[str, ...]]]:
+    """Returns the files that are to be written: flag, name and the endings that it may have."""
+    kinds: list[tuple[str, str, tuple[str, ...]]] = [
         ("out", path, (".csv",) if _WINDOW.value else (".csv", ".json")) for path in _OUT.value
     ]
     kinds += [("subtitles", path, (".srt", ".vtt")) for path in _SUBTITLES.value]
@@ -193,7 +205,12 @@ def _check_outputs() -> None:
     ):
         if holder.value:
             kinds.append((name, holder.value, endings))
-    for name, text, endings in kinds:
+    return kinds
+
+
+def _check_outputs() -> None:
+    """Finds out before the work whether the files can be written, and are of a known kind."""
+    for name, text, endings in _outputs():
         path = Path(text)
         if endings and path.suffix.lower() not in endings:
             raise UsageError(
@@ -203,6 +220,23 @@ def _check_outputs() -> None:
             raise UsageError(f"--{name}={text}: expected a file in a folder that exists")
         if not os.access(path.absolute().parent, os.W_OK):
             raise UsageError(f"--{name}={text}: the folder cannot be written to")
+
+
+def _check_overwritten(support: SupportFiles | None, queries: Sequence[Query]) -> None:
+    """Finds out before the work whether a file would be written over another one of the run."""
+    taken = {}
+    for query in queries:
+        taken[os.path.realpath(query.path)] = f"a clip of --videos ({printable(query.path)})"
+    for path in (path for paths in support.classes.values() for path in paths) if support else ():
+        taken[os.path.realpath(path)] = f"a clip of --support ({printable(path)})"
+    for name, holder in (("weights", _WEIGHTS), ("classifier", _CLASSIFIER)):
+        if holder.value:
+            taken[os.path.realpath(holder.value)] = f"--{name}={printable(holder.value)}"
+    for name, text, _ in _outputs():
+        flag, path = f"--{name}={printable(text)}", os.path.realpath(text)
+        if path in taken:
+            raise UsageError(f"{flag} is the same file as {taken[path]}; choose another name")
+        taken[path] = flag
 
 
 def _queries() -> list[Query]:
@@ -215,20 +249,17 @@ def _queries() -> list[Query]:
             raise UsageError(
                 f"--{name} is for one video with --window, and there are {len(queries)}"
             )
-    videos = {os.path.realpath(query.path) for query in queries}
-    if _ANNOTATE.value and os.path.realpath(_ANNOTATE.value) in videos:
-        raise UsageError(f"--annotate={_ANNOTATE.value} is the video itself; choose another name")
     return queries
 
 
 def seconds_of(flag: str, text: str) -> float:
-    """Reads a time such as `2s`, `0.5` or `500ms`, in seconds.
+    """Reads a time such as `2s`, `0.5`, `500ms`, `1min` or `1h`, in seconds.
 
     Raises:
         UsageError: it is none, or not above 0.
     """
     number, unit = text.strip(), 1.0
-    for ending, factor in (("ms", 1e-3), ("s", 1.0), ("min", 60.0)):
+    for ending, factor in (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0)):
         if number.endswith(ending):
             number, unit = number.removesuffix(ending), factor
             break
@@ -237,7 +268,10 @@ def seconds_of(flag: str, text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise UsageError(f"--{flag}={text}: expected a time above 0, such as 2s or 500ms")
+        raise UsageError(
+            f"--{flag}={text}: expected a time above 0, such as 2s or 500ms; the units are ms, s,"
+            " min and h"
+        )
     return value
 
 

@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.monitoring
 import numpy as np
 
 from molo_jax.console import Progress
+from molo_jax.data.lists.directory import printable
 from molo_jax.data.video.containers import BadVideoError
 from molo_jax.data.video.timed import video_seconds
 from molo_jax.engine.runtime import unused_gpu
@@ -25,7 +27,7 @@ from molo_jax.prediction.inputs import Query, SupportFiles
 from molo_jax.prediction.long_video import LabeledVideo, label_video
 from molo_jax.prediction.report import write_report
 from molo_jax.prediction.results import UNKNOWN, Failure, Prediction, failure_of
-from molo_jax.prediction.sources import open_network
+from molo_jax.prediction.sources import DEFAULT_PRECISION, open_network
 from molo_jax.prediction.timeline import (
     write_segments_csv,
     write_srt,
@@ -47,8 +49,8 @@ class Options:
     weights: str | None
     classifier: str | None
     method: str
-    precision: str
-    unknown: str
+    precision: str | None
+    unknown: str | None
     cache: bool
     seconds: float
 
@@ -103,14 +105,18 @@ def make_classifier(
         if line:
             _LOGGER.warning("%s", line)
     timing = timing or Timing(time.monotonic())
-    how = {"unknown": options.unknown, "cache": options.cache, "seconds": options.seconds}
+    how: dict[str, Any] = {"cache": options.cache, "seconds": options.seconds}
+    if options.unknown is not None:
+        how["unknown"] = options.unknown
     if options.classifier is not None:
         classifier = load_classifier(
             options.classifier, weights=options.weights, precision=options.precision, **how
         )
         timing.note("classifier")
         return classifier
-    network = open_network(options.weights, method=options.method, precision=options.precision)
+    network = open_network(
+        options.weights, method=options.method, precision=options.precision or DEFAULT_PRECISION
+    )
     _LOGGER.info("%s: %s", network.source, network.origin)
     classifier = classifier_of(network, **how)
     timing.note("weights")
@@ -141,7 +147,7 @@ def notes(classifier: Classifier) -> list[str]:
 def failure_line(failure: Failure) -> str:
     """Says what is wrong with a clip."""
     where = f" (an example of {failure.label!r})" if failure.label else ""
-    return f"{failure.name}{where}: {failure.reason}"
+    return f"{printable(failure.name)}{where}: {failure.reason}"
 
 
 def predict_queries(
@@ -322,7 +328,7 @@ def _labeled(classifier: Classifier, path: str, timeline: Timeline) -> LabeledVi
 def _annotate(path: str, labeled: LabeledVideo, destination: Path) -> None:
     with _seconds_bar("drawing", path) as bar:
         annotate(path, labeled.segments, destination, progress=bar)
-    print(f"{destination}: the video with its labels")
+    print(f"{printable(str(destination))}: the video with its labels")
 
 
 @contextlib.contextmanager

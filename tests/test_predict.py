@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 
@@ -8,6 +9,8 @@ import jax
 import numpy as np
 import programs
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from flax import nnx
 
 from molo_jax import build, predict, predict_run
@@ -20,7 +23,7 @@ from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.api import classifier_of, load_classifier
 from molo_jax.prediction.clips import ClipRule
 from molo_jax.prediction.inputs import Query, list_support
-from molo_jax.prediction.sources import make_network
+from molo_jax.prediction.sources import make_network, variables_of
 from molo_jax.weights.networks import abstract_network
 
 RULE = ClipRule(num_frames=4, resize=40, crop=32)
@@ -147,7 +150,38 @@ def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips,
     assert "кадр" in outputs[2].read_text(encoding="utf-8")
 
 
+def test_names_that_cannot_be_printed_are_shown_with_what_they_hold(
+    saved, clips, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    (tmp_path / "q").mkdir()
+    good, bad = (tmp_path / "q" / os.fsdecode(name) for name in (b"\xff\x1b[31m.mp4", b"\xfe.mp4"))
+    shutil.copy(clips / "support/a/0.mp4", good)
+    bad.write_bytes(b"no video")
+    command = ("-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache")
+    result = programs.run(*command, f"--videos={tmp_path}/q", f"--out={tmp_path}/out.csv")
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
+    assert f"{tmp_path}/q/\\xff\\x1b[31m.mp4 is itself one of the clips of 'a'" in result.stdout
+    assert f"\n{tmp_path}/q/\\xfe.mp4: not a video file" in result.stderr
+    assert "\\xff\\x1b[31m.mp4,a," in (tmp_path / "out.csv").read_text()
+
+
 def test_the_command_needs_no_tensorflow(saved, clips):
+    result = programs.run(
+        *("-X", "importtime", "-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache"),
+        f"--videos={clips / 'queries/b/3.mp4'}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert saved[1].predict(clips / "queries/b/3.mp4").nearest in result.stdout
+    lines = [line.split("|") for line in result.stderr.splitlines() if line.startswith("import ")]
+    imported = {line[-1].strip().split(".")[0] for line in lines}
+    assert {"molo_jax", "jax", "av"} <= imported
+    assert not {"tensorflow", "tensorflow_datasets", "torch"} & imported
+
+
+def test_a_program_needs_neither_tensorflow_nor_ml_collections(saved, clips):
     program = (
         "import sys; from molo_jax.prediction.api import load_classifier;"
         f"print(load_classifier({str(saved[0])!r}, cache=False).predict("
@@ -268,6 +302,8 @@ WEIGHTS, SUPPORT, VIDEOS = "--weights=resnet18", "--support=.", "--videos=a.mp4"
         ([WEIGHTS, VIDEOS], "--support is missing"),
         ([WEIGHTS, SUPPORT], "--videos=FILE or --videos=DIR is missing"),
         (["--classifier=a.molo", SUPPORT, VIDEOS], "--classifier has its classes already"),
+        (["--classifier=a.molo", "--method=otam", VIDEOS], "--classifier has its method already"),
+        ([WEIGHTS, SUPPORT, "--videos="], "--videos= is empty: expected a clip or a folder"),
         ([WEIGHTS, SUPPORT, VIDEOS, "--unknown=-2"], "--unknown=-2: expected auto, off or a num"),
         ([WEIGHTS, SUPPORT, VIDEOS, "--out=a.txt"], "--out=a.txt: expected a name that ends in"),
         ([WEIGHTS, SUPPORT, VIDEOS, "--out=no/a.csv"], "expected a file in a folder that exists"),
@@ -286,15 +322,84 @@ def test_a_mistake_in_the_flags_is_said_before_anything_is_loaded(arguments, mes
 
 
 def test_times_have_units():
-    assert [predict.seconds_of("window", t) for t in ("2s", "0.5", "500ms", "1min")] == [
+    assert [predict.seconds_of("window", t) for t in ("2s", "0.5", "500ms", "1min", "2h")] == [
         2,
         0.5,
         0.5,
         60,
+        7200,
     ]
     for wrong in ("0s", "-1s", "two", "nan", "infs", ""):
-        with pytest.raises(UsageError, match=f"--window={wrong}: expected a time"):
+        with pytest.raises(UsageError, match=f"--window={wrong}: .*the units are ms, s, min and h"):
             predict.seconds_of("window", wrong)
+
+
+@pytest.fixture
+def run_main(monkeypatch, tmp_path):
+    """Runs the command with the given flags in a folder with two clips, which are empty files."""
+    for name in ("support/a/1.mp4", "queries/2.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for name in ("w.pth", "gym.molo"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["predict"])
+
+    def run(**values):
+        with flagsaver.flagsaver(**values):
+            predict.main(["predict"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "other"),
+    [
+        ("save", "queries/2.mp4", "a clip of --videos (queries/2.mp4)"),
+        ("save", "support/a/1.mp4", "a clip of --support (support/a/1.mp4)"),
+        ("save", "./w.pth", "--weights=w.pth"),
+        ("save", "out.csv", "--out=out.csv"),
+        ("report", "link.html", "a clip of --videos (queries/2.mp4)"),
+        ("annotate", "queries/2.mp4", "a clip of --videos (queries/2.mp4)"),
+        ("segments", "out.csv", "--out=out.csv"),
+        ("subtitles", ["a.srt", "./a.srt"], "--subtitles=a.srt"),
+    ],
+)
+def test_no_file_of_the_run_is_written_over_another_one(run_main, tmp_path, flag, value, other):
+    (tmp_path / "link.html").symlink_to("queries/2.mp4")
+    values = {"weights": "w.pth", "support": "support", "videos": ["queries"], "out": ["out.csv"]}
+    if flag in ("annotate", "segments", "subtitles"):
+        values["window"] = "2s"
+    last = value if isinstance(value, str) else value[-1]
+    message = f"--{flag}={last} is the same file as {other}; choose another name"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        run_main(**values, **{flag: value})
+
+
+def test_a_classifier_is_not_written_over_itself(run_main):
+    with pytest.raises(UsageError, match=r"--save=./gym.molo is the same file as --classifier=gym"):
+        run_main(classifier="gym.molo", save="./gym.molo")
+
+
+def test_flags_that_are_not_given_leave_a_saved_classifier_as_it_was(
+    run_main, network, clips, monkeypatch, tmp_path
+):
+    values = variables_of(network)
+    network = make_network("x", network.settings, values, rule=network.rule, precision="float32")
+    classifier = classifier_of(network, cache=False, unknown=1.7)
+    classifier.fit({name: sorted((clips / "support" / name).glob("*.mp4")) for name in "ab"})
+    classifier.save(tmp_path / "mine.molo", with_weights=True)
+    made, make = [], predict_run.make_classifier
+    monkeypatch.setattr(
+        predict_run, "make_classifier", lambda *a: made.append(make(*a)) or made[-1]
+    )
+    run_main(classifier="mine.molo", save="again.molo", cache=False)
+    run_main(
+        classifier="mine.molo", save="again.molo", cache=False, unknown="off", precision="tf32"
+    )
+    found = [(each.unknown, each.embedder.network.precision.name) for each in made]
+    assert found == [(1.7, "float32"), ("off", "tf32")]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"molo"}))

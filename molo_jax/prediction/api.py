@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from molo_jax.engine import runtime
-from molo_jax.errors import MoloError, shortened
+from molo_jax.errors import MoloError, UsageError, shortened
 from molo_jax.methods.settings import settings_from_json
 from molo_jax.prediction.archive import ArchiveRecord, check_features, read_archive
 from molo_jax.prediction.classifier import AUTO, Classifier
@@ -16,6 +16,8 @@ from molo_jax.prediction.embedder import Embedder
 from molo_jax.prediction.sources import (
     DEFAULT_PRECISION,
     Network,
+    OtherMethodError,
+    check_precision,
     make_network,
     network_digest,
     open_network,
@@ -51,7 +53,7 @@ def load(
         MoloError: the weights cannot be had, are damaged, or are of no network.
     """
     keep_compiled_programs()
-    network = open_network(os.fspath(source), method=method, precision=precision)
+    network = open_network(source, method=method, precision=precision)
     return classifier_of(network, unknown=unknown, cache=cache, seconds=seconds)
 
 
@@ -76,10 +78,16 @@ def load_classifier(
         seconds: as in :func:`load`.
 
     Raises:
+        UsageError: a value is not one of those that there are, or the weights are of another method
+            than the classifier.
         MoloError: the file is damaged, or its network cannot be had or is another one.
     """
     keep_compiled_programs()
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"the saved classifier is {path!r}; expected the path of a file")
     path = Path(path)
+    if precision is not None:
+        check_precision(precision)
     record = read_archive(path)
     chosen = precision or str(record.calibration.get("precision", DEFAULT_PRECISION))
     network = _network_of(path, record, weights, chosen)
@@ -96,6 +104,7 @@ def _network_of(path: Path, record: ArchiveRecord, weights: Any, precision: str)
     """Returns the network that the features of a file are from.
 
     Raises:
+        UsageError: the weights are of another method.
         MoloError: it cannot be had, or is another one.
     """
     try:
@@ -107,11 +116,17 @@ def _network_of(path: Path, record: ArchiveRecord, weights: Any, precision: str)
             " classifier again"
         ) from error
     if record.weights is not None and weights is None:
-        variables, source = record.weights, record.source
+        variables, source, shown = record.weights, record.source, record.source
     else:
-        source = str(record.source if weights is None else weights)
+        shown = record.source if weights is None else weights
         try:
-            found = open_network(source, method=settings.method, precision=precision)
+            found = open_network(shown, method=settings.method, precision=precision)
+        except OtherMethodError as error:
+            raise UsageError(
+                f"{path} is a classifier of {settings.method}, and the weights of {shown} are of"
+                f" {error.found}; name the weights of then: weights=SRC, on the command line"
+                " --weights=SRC"
+            ) from error
         except MoloError as error:
             if weights is not None:
                 raise
@@ -119,14 +134,14 @@ def _network_of(path: Path, record: ArchiveRecord, weights: Any, precision: str)
                 f"the network of {path} is not where it was ({error}); name its place:"
                 " weights=SRC, on the command line --weights=SRC"
             ) from error
-        variables = variables_of(found)
+        variables, source = variables_of(found), found.source
     network = make_network(
         source, settings, variables, rule=rule, precision=precision, origin=record.origin
     )
     saved = str(record.calibration.get("precision", precision))
     if network_digest(settings, rule, saved, variables) != record.digest:
         raise MoloError(
-            f"{path} was saved with other weights than those of {source}; use the weights of then,"
+            f"{path} was saved with other weights than those of {shown}; use the weights of then,"
             " or fit the classifier again"
         )
     return network

@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import math
 import os
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ from jaxtyping import UInt8
 
 from molo_jax.data.lists.directory import printable
 from molo_jax.data.video.containers import BadVideoError, Deadline
-from molo_jax.data.video.decode import one_video, probe, read_whole
+from molo_jax.data.video.decode import one_video, probe, read_timed
 from molo_jax.data.video.frames import SAMPLINGS, frame_chooser
 from molo_jax.data.video.images import resize_frames
 from molo_jax.errors import MoloError
@@ -66,7 +68,8 @@ class Clip:
         thumbnails: the same frames for people, upright, with the aspect ratio of the video; the
             longer side has at most :data:`THUMBNAIL` pixels.
         numbers: which frames of the video they are.
-        seconds: when they are shown; None where the video does not say how fast it runs.
+        seconds: when they are shown, in seconds after the first frame of the video, by the times in
+            the file; None where it has neither times nor a frame rate.
     """
 
     name: str
@@ -85,10 +88,14 @@ def identify(source: Source) -> tuple[str, str]:
 
     Raises:
         BadVideoError: the file cannot be used, as far as its header tells.
-        MoloError: the array has another shape or type.
+        MoloError: the array has another shape or type, or it is neither a path nor an array.
     """
     if isinstance(source, np.ndarray):
         return ARRAY, _array_digest(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise MoloError(
+            f"{source!r:.60} is no clip; expected the path of a video, or an array of its frames"
+        )
     path = os.fspath(source)
     with one_video(path):
         _check_regular(path)
@@ -144,6 +151,11 @@ def content_digest(path: str | os.PathLike[str]) -> str:
 
 def _check_regular(path: str) -> None:
     if os.path.isdir(path):
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            reason = f"it is a folder that cannot be listed: {error.strerror}"
+            raise BadVideoError(path, reason) from None
         raise BadVideoError(path, "it is a folder")
     if os.path.exists(path) and not os.path.isfile(path):
         raise BadVideoError(path, "it is no regular file")
@@ -161,29 +173,33 @@ def _check_length(path: str) -> None:
         )
 
 
-def spelled_time(seconds: float) -> str:
-    """Writes a time as `1:05` or `2:00:05`."""
-    minutes, rest = divmod(round(seconds), 60)
+def spelled_time(seconds: float, decimals: int = 0) -> str:
+    """Writes a time as `1:05` or `2:00:05`, with decimals of the seconds as `1:05.3`."""
+    unit = 10**decimals
+    minutes, rest = divmod(round(seconds * unit), 60 * unit)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    last = f"{rest / unit:0{decimals + 3 if decimals else 2}.{decimals}f}"
+    return f"{hours}:{minutes:02d}:{last}" if hours else f"{minutes}:{last}"
 
 
 def _of_file(path: str, rule: ClipRule, digest: str, deadline: Deadline) -> Clip:
     choose = _chooser(rule)
 
-    def both(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return resize_frames(frame[None], rule.resize)[0], thumbnail(frame)
+    def use(frame: np.ndarray, seconds: float | None) -> tuple[np.ndarray, np.ndarray, float]:
+        moment = math.nan if seconds is None else seconds
+        return resize_frames(frame[None], rule.resize)[0], thumbnail(frame), moment
 
     with one_video(path):
-        metadata, numbers, kept = read_whole(path, choose, both, deadline)
-    frames = [kept[number] for number in numbers.tolist()]
+        _, numbers, kept = read_timed(path, choose, use, deadline)
+    squares, thumbnails, times = zip(*(kept[n] for n in numbers.tolist()), strict=True)
+    seconds = np.array(times)
     return Clip(
         name=printable(path),
         digest=digest,
-        pixels=np.stack([square for square, _ in frames]),
-        thumbnails=_same_size([small for _, small in frames]),
+        pixels=np.stack(squares),
+        thumbnails=_same_size(thumbnails),
         numbers=np.asarray(numbers, np.int64),
-        seconds=numbers / metadata.fps if metadata.fps > 0 else None,
+        seconds=None if np.isnan(seconds).any() else seconds,
     )
 
 
@@ -230,7 +246,7 @@ def thumbnail(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]
     return cv2.resize(frame, size, None, 0, 0, cv2.INTER_AREA)
 
 
-def _same_size(frames: list[np.ndarray]) -> np.ndarray:
+def _same_size(frames: Sequence[np.ndarray]) -> np.ndarray:
     """Stacks frames; a video that changes its size on the way is shown in that of its first."""
     height, width = frames[0].shape[:2]
     return np.stack(

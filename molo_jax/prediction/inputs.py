@@ -1,13 +1,15 @@
 """The files that a prediction begins with: the clips of each class, and those to be predicted."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from molo_jax.data.lists.directory import Directory, printable
+from molo_jax.data.lists.directory import A_DIRECTORY, Directory, printable
 from molo_jax.errors import MoloError
 
+_LOGGER = logging.getLogger(__name__)
 _EXAMPLES = 3
 
 
@@ -45,7 +47,7 @@ def list_support(folder: str | os.PathLike[str]) -> SupportFiles:
         MoloError: there is no such folder, or no folder in it holds a video.
     """
     root = os.fspath(folder)
-    directory = _directory(root)
+    directory, shown = _directory(root), printable(root)
     classes: dict[str, list[str]] = {}
     loose = []
     for path in directory.files():
@@ -55,14 +57,14 @@ def list_support(folder: str | os.PathLike[str]) -> SupportFiles:
         else:
             loose.append(path)
     if not classes:
-        hint = f"; the videos in {root} itself have no class" if loose else ""
+        hint = f"; the videos in {shown} itself have no class" if loose else ""
         raise MoloError(
-            f"{root} holds no clips of classes: expected a folder for each class with videos in it,"
-            f" such as {os.path.join(root, 'squat', 'a.mp4')}{hint}"
+            f"{shown} holds no clips of classes: expected a folder for each class with videos in"
+            f" it, such as {os.path.join(shown, 'squat', 'a.mp4')}{hint}"
         )
     notes = _left_out(directory)
     if loose:
-        notes.append(f"{_some(loose)} in {root} itself: not in the folder of a class")
+        notes.append(f"{_some(loose)} in {shown} itself: not in the folder of a class")
     tops = {name for name in directory.folders() if "/" not in name}
     for name in sorted(printable(top) for top in tops):
         if name not in classes:
@@ -73,18 +75,36 @@ def list_support(folder: str | os.PathLike[str]) -> SupportFiles:
 def list_videos(path: str | os.PathLike[str]) -> list[Query]:
     """Lists the clips that a path stands for: the file itself, or all videos below a folder.
 
-    A file that is absent is listed, so that it is told like any other bad clip.
+    What cannot be read is listed too, so that it is told like any other bad clip: a file that is
+    absent; in a folder, a link to nothing, or a pipe, that is named like a video, and a folder
+    that cannot be listed.
 
     Raises:
-        MoloError: a folder cannot be listed, or holds no video.
+        MoloError: the folder itself cannot be listed, or holds no video.
     """
     root = os.fspath(path)
     if not os.path.isdir(root):
         return [Query(root)]
-    queries = [_query(root, name) for name in _directory(root).files()]
-    if not queries:
-        raise MoloError(f"{root} holds no videos (by the endings of their names)")
-    return queries
+    directory = _directory(root)
+    names = directory.files()
+    # A folder that is named like a video was looked into.
+    names += [name for name, why in directory.defects().items() if why != A_DIRECTORY]
+    for folder, why in directory.unlistable.items():
+        if _can_be_listed(folder):
+            _LOGGER.warning("%s is not looked into: %s", printable(folder), why)
+        else:
+            names.append(os.path.relpath(folder, root))
+    if not names:
+        raise MoloError(f"{printable(root)} holds no videos (by the endings of their names)")
+    return [_query(root, name) for name in sorted(names)]
+
+
+def _can_be_listed(folder: str) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _query(root: str, name: str) -> Query:
@@ -94,19 +114,22 @@ def _query(root: str, name: str) -> Query:
 
 def _directory(root: str) -> Directory:
     if not os.path.exists(root):
-        raise MoloError(f"the folder {root} does not exist")
+        raise MoloError(f"the folder {printable(root)} does not exist")
     if not os.path.isdir(root):
-        raise MoloError(f"{root} is no folder")
+        raise MoloError(f"{printable(root)} is no folder")
     return Directory.index(root)
 
 
 def _left_out(directory: Directory) -> list[str]:
-    defects = [f"{name}: {reason}" for name, reason in directory.defects().items()]
+    defects = [f"{printable(name)}: {reason}" for name, reason in directory.defects().items()]
     notes = [f"left out: {each}" for each in defects]
     others = [n for n in directory.others() if not Path(n).name.startswith(".")]
     if others:
         notes.append(f"{_some(others)}: no videos by their names, left out")
-    notes += [f"{folder} is not looked into: {why}" for folder, why in directory.unlistable.items()]
+    notes += [
+        f"{printable(folder)} is not looked into: {why}"
+        for folder, why in directory.unlistable.items()
+    ]
     return notes
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from molo_jax.nn.precision import PRECISIONS, Precision
 from molo_jax.prediction.clips import ClipRule
 from molo_jax.provenance import Provenance
 from molo_jax.weights import torch_files, torch_map
-from molo_jax.weights.imagenet import IMAGENET
+from molo_jax.weights.imagenet import imagenet_file
 from molo_jax.weights.networks import (
     abstract_network,
     filled,
@@ -29,8 +30,22 @@ from molo_jax.weights.networks import (
 _LOGGER = logging.getLogger(__name__)
 # How the features of a bare backbone are compared where nothing else is asked for.
 FRAME_METHOD = "bi_mhm"
+# What a prediction can do without a network.
+_WITHOUT_NETWORK = "name it with --weights=PATH (in a program: load(PATH))"
 # What evaluations compute in where nothing else is asked for.
 DEFAULT_PRECISION = "tf32"
+
+
+class OtherMethodError(UsageError):
+    """Weights are of another method than the one that was asked for.
+
+    Attributes:
+        found: what the weights are of.
+    """
+
+    def __init__(self, message: str, found: str):
+        super().__init__(message)
+        self.found = found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Network:
     """A network with its weights, and what it wants to see.
 
     Attributes:
-        source: the file, the checkpoint or the name of the backbone, as it is shown.
+        source: the absolute path of the file or of the checkpoint, or the name of the backbone.
         settings: those of its method.
         graphdef, params, batch_stats: structure, parameters and statistics.
         rule: which frames of a video it looks at.
@@ -74,22 +89,27 @@ def open_network(
         precision: what the network computes in, see :mod:`molo_jax.nn.precision`.
 
     Raises:
-        UsageError: `method` or `precision` is unknown, or does not fit the weights.
+        OtherMethodError: `method` does not fit the weights.
+        UsageError: `method` or `precision` is unknown, or `source` is no path and no name.
         MoloError: the weights cannot be had, are damaged, or are of no network.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is unknown; choose one of {_listed(PRECISIONS)}")
+    check_precision(precision)
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        raise UsageError(
+            f"the weights are {source!r}; expected the path of a work folder, of a checkpoint or of"
+            f" a PyTorch file, or one of {_listed(BACKBONES)}"
+        )
     if method and method not in METHODS:
         raise UsageError(f"method {method!r} is unknown; choose one of {_listed(METHODS)}")
     backbone = _bare_backbone(source)
     if backbone:
         settings = _settings_of_backbone(str(source), backbone, method or FRAME_METHOD)
         of_file = str(source) not in BACKBONES
-        variables = pretrained_backbone(str(source) if of_file else IMAGENET, backbone)
+        path = source if of_file else imagenet_file(backbone, otherwise=_WITHOUT_NETWORK)
         return make_network(
-            str(source),
+            _absolute(source) if of_file else backbone,
             settings,
-            variables,
+            pretrained_backbone(str(path), backbone),
             precision=precision,
             origin=(
                 f"{backbone} with ImageNet weights, which never saw an action; its frames are"
@@ -98,12 +118,13 @@ def open_network(
         )
     weights = load_weights(source, method)
     if method and weights.settings.method != method:
-        raise UsageError(
-            f"{weights.source} is a network of {weights.settings.method}, not of {method}; leave"
-            " the method out"
+        found = weights.settings.method
+        raise OtherMethodError(
+            f"{weights.source} is a network of {found}, not of {method}; leave the method out",
+            found,
         )
     return make_network(
-        weights.source,
+        _absolute(weights.source),
         weights.settings,
         weights.variables,
         rule=_rule(weights.source, weights.settings, weights.meta),
@@ -132,8 +153,10 @@ def make_network(
         origin: what is known of its training.
 
     Raises:
+        UsageError: `precision` is unknown.
         MoloError: a parameter is missing, left over or of another shape.
     """
+    check_precision(precision)
     rule = rule or ClipRule()
     graphdef, params, batch_stats = abstract_network(settings)
     _check_variables(source, (params, batch_stats), variables)
@@ -148,6 +171,21 @@ def make_network(
         origin=origin,
         digest=network_digest(settings, rule, precision, variables),
     )
+
+
+def check_precision(precision: str) -> None:
+    """Checks that there is a precision of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown; choose one of {_listed(PRECISIONS)}")
+
+
+def _absolute(path: str | Path) -> str:
+    """A saved classifier is opened in other folders too."""
+    return str(Path(path).absolute())
 
 
 def variables_of(network: Network) -> dict[torch_map.Path, np.ndarray]:
@@ -198,9 +236,10 @@ def _settings_of_backbone(source: str, backbone: str, method: str) -> Settings:
 
     if not learns_nothing_else(method):
         fitting = [name for name in METHODS if learns_nothing_else(name)]
-        raise UsageError(
+        raise OtherMethodError(
             f"{source} holds a backbone alone, and {method} has further weights, which have to be"
-            f" trained; choose one of {_listed(fitting)}"
+            f" trained; choose one of {_listed(fitting)}",
+            f"a backbone alone ({backbone})",
         )
     return settings(method)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from molo_jax.data.lists.directory import printable
 from molo_jax.errors import MoloError
 from molo_jax.files import write_text, written
 from molo_jax.prediction.classifier import Classifier
@@ -114,15 +115,15 @@ def segments_table(name: str, segments: Sequence[Segment]) -> str:
     """Lays out the labels of a long video for a terminal."""
     rows = [
         [
-            spelled_time(segment.start),
-            spelled_time(segment.end),
+            spelled_time(segment.start, 1),
+            spelled_time(segment.end, 1),
             segment.label,
             f"{segment.probability:.2f}" if segment.known else "",
         ]
         for segment in segments
     ]
     table = _table(["from", "to", "label", "probability"], rows, numbers=(0, 1, 3))
-    return f"{name}\n{table}\n"
+    return f"{printable(name)}\n{table}\n"
 
 
 def write_csv(path: Path, results: Sequence[Result], classes: Sequence[str]) -> None:
@@ -180,7 +181,11 @@ def write_json(path: Path, results: Sequence[Result], classifier: Classifier) ->
             if isinstance(result, Prediction)
         ],
         "not_usable": [
-            {"video": failure.name, "reason": failure.reason, "class": failure.label or None}
+            {
+                "video": printable(failure.name),
+                "reason": failure.reason,
+                "class": failure.label or None,
+            }
             for failure in (*classifier.failures_, *failures(results))
         ],
     }
@@ -216,6 +221,7 @@ def _number(value: float) -> str:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= _LONGEST_NAME else "…" + name[-_LONGEST_NAME + 1 :]
 
 

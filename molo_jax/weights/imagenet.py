@@ -13,6 +13,11 @@ LATEST, BEST = "checkpoints", "best"
 
 # What `model.pretrained` may be beside the path of a file.
 IMAGENET = "imagenet"
+# What a training can do without them.
+_TRAINING = (
+    "give its place with --config.model.pretrained=PATH, or begin with random weights:"
+    " --config.model.pretrained="
+)
 # The folder of torchvision's IMAGENET1K_V1 files.
 _IMAGENET_URL = "https://download.pytorch.org/models/"
 
@@ -49,23 +54,22 @@ def check_sources(
         check_file(Path(pretrained), "a PyTorch file")
 
 
-def imagenet_file(backbone: str) -> Path:
+def imagenet_file(backbone: str, *, otherwise: str = _TRAINING) -> Path:
     """Returns torchvision's `IMAGENET1K_V1` file from the cache; downloads it the first time.
 
     The cache is `$XDG_CACHE_HOME/molo_jax`, or `~/.cache/molo_jax`.
+
+    Args:
+        backbone: its name.
+        otherwise: what a user can do where there is no network, behind "or".
 
     Raises:
         MoloError: when it cannot be downloaded (with the address and where to put the file), or
             is not the file that it should be.
     """
     address, path = imagenet_place(backbone)
-    return downloads.fetch(
-        address,
-        path,
-        backbone_info(backbone).weights_digest,
-        otherwise="give its place with --config.model.pretrained=PATH, or begin with random"
-        " weights: --config.model.pretrained=",
-    )
+    digest = backbone_info(backbone).weights_digest
+    return downloads.fetch(address, path, digest, otherwise=otherwise)
 
 
 def imagenet_place(backbone: str) -> tuple[str, Path]:

@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 import torch
-from made_weights import torchvision_tensors
+from made_weights import official_tensors, torchvision_tensors
 
 import molo_jax
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, UsageError
 from molo_jax.prediction.api import classifier_of, load, load_classifier
+from molo_jax.prediction.embedder import Embedder
 from molo_jax.prediction.sources import make_network, variables_of
 
 
@@ -85,3 +86,70 @@ def test_importing_the_package_imports_nothing_slow():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout.split() == []
+
+
+def test_a_saved_classifier_keeps_its_precision_unless_another_one_is_asked_for(
+    small_networks, pixels, tmp_path
+):
+    network = small_networks("bi_mhm")
+    network = make_network(
+        "x", network.settings, variables_of(network), rule=network.rule, precision="bf16"
+    )
+    path = tmp_path / "gym.molo"
+    classifier_of(network, cache=False).fit({"a": [pixels[0]]}).save(path, with_weights=True)
+    assert load_classifier(path).embedder.network.precision.name == "bf16"
+    other = load_classifier(path, precision="float32")
+    assert other.embedder.network.precision.name == "float32"
+    with pytest.raises(UsageError, match="precision 'foo' is unknown; choose one of float32"):
+        load_classifier(path, precision="foo")
+    # A file without weights does not say of such a mistake that its network has gone.
+    classifier_of(network, cache=False).fit({"a": [pixels[0]]}).save(path)
+    with pytest.raises(UsageError, match="precision 'foo' is unknown; choose one of float32"):
+        load_classifier(path, precision="foo")
+
+
+def test_what_is_no_path_is_refused_with_what_is_expected(classifier):
+    with pytest.raises(UsageError, match="the weights are 5; expected the path of a work folder"):
+        load(5)
+    with pytest.raises(UsageError, match="the saved classifier is 5; expected the path of a file"):
+        load_classifier(5)
+    with pytest.raises(MoloError, match="5 is no clip; expected the path of a video, or an array"):
+        classifier.predict([5])
+
+
+def write_weights(path, tensors):
+    torch.save({n: torch.from_numpy(np.array(v)) for n, v in tensors.items()}, path)
+
+
+@pytest.mark.usefixtures("keep_no_networks")
+def test_weights_of_another_method_are_said_to_be_of_it(classifier, tmp_path):
+    classifier.save(tmp_path / "gym.molo")
+    write_weights(tmp_path / "hyrsm.pth", official_tensors(method="hyrsm"))
+    write_weights(tmp_path / "bare.pth", torchvision_tensors())
+    for name, what in (("hyrsm", "hyrsm"), ("bare", r"a backbone alone \(resnet18\)")):
+        path = tmp_path / f"{name}.pth"
+        message = f"gym.molo is a classifier of molo, and the weights of {path} are of {what}; name"
+        with pytest.raises(UsageError, match=message):
+            load_classifier(tmp_path / "gym.molo", weights=path)
+
+
+@pytest.mark.usefixtures("keep_no_networks")
+def test_a_classifier_finds_its_weights_from_another_folder(tmp_path, monkeypatch):
+    write_weights(tmp_path / "bare.pth", torchvision_tensors())
+    monkeypatch.chdir(tmp_path)
+    classifier = load("bare.pth", cache=False)
+    clip = np.zeros((8, 64, 64, 3), np.uint8)
+
+    def nothing(self, pixels):
+        return jax.tree.map(lambda x: np.zeros((len(pixels), *x.shape), x.dtype), self.structure)
+
+    # The network need not see the clip.
+    monkeypatch.setattr(Embedder, "embed_pixels", nothing)
+    classifier.fit({"a": [clip]}).save("gym.molo")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load_classifier("../gym.molo")
+    assert again.embedder.network.source == f"{tmp_path}/bare.pth"
+    monkeypatch.chdir(tmp_path)
+    moved = load_classifier("gym.molo", weights="bare.pth")
+    assert moved.embedder.network.source == f"{tmp_path}/bare.pth"

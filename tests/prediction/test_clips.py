@@ -7,7 +7,11 @@ import video_kinds
 import videos
 
 from molo_jax.data.video import frames
+from molo_jax.data.video.clock import FrameClock
 from molo_jax.data.video.containers import BadVideoError
+from molo_jax.data.video.decode import decode_clip
+from molo_jax.data.video.frames import frame_chooser
+from molo_jax.data.video.timed import timed_frames
 from molo_jax.errors import MoloError
 from molo_jax.prediction import clips
 from molo_jax.prediction.clips import ClipRule, identify, read_clip, spelled_time
@@ -29,6 +33,59 @@ def test_the_frames_in_the_middle_of_equal_segments_are_read(video):
     assert clip.seconds == pytest.approx(np.array([2, 6, 10, 14]) / 25)
     assert clip.name == str(video)
     assert clip.digest == hashlib.sha256(video.read_bytes()).hexdigest()
+
+
+def test_the_times_of_frames_are_those_of_the_file(tmp_path):
+    times = [18 * n if n < 12 else 216 + 3 * (n - 12) for n in range(24)]  # 5, then 30 a second
+    path = videos.write_video(tmp_path / "uneven.mp4", frames=24, times=[90 + t for t in times])
+    clip = read_clip(path, RULE)
+    assert clip.numbers.tolist() == [3, 9, 15, 21]
+    assert clip.seconds == pytest.approx([times[n] / 90 for n in (3, 9, 15, 21)], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["VP8 without a frame rate", "H.264 with an edit list"])
+def test_times_are_those_of_the_frames_one_after_the_other(tmp_path, name):
+    kind = video_kinds.KINDS[name]
+    path = tmp_path / kind.file_name
+    kind.make(path)
+    clip = read_clip(path, RULE)
+    times = [frame.seconds for frame in timed_frames(str(path))]
+    assert clip.seconds.tolist() == [times[number] for number in clip.numbers]
+    assert clip.seconds[-1] > 0.5
+
+
+def test_a_file_with_neither_times_nor_a_rate_has_no_times(video, monkeypatch):
+    monkeypatch.setattr(FrameClock, "read", lambda self, frame: (None, 0))
+    assert read_clip(video, RULE).seconds is None
+
+
+def test_the_time_limit_is_that_for_one_clip(video):
+    _, digest = identify(video)
+    with pytest.raises(BadVideoError, match="reading it takes longer than 1e-09 s"):
+        read_clip(video, RULE, digest=digest, seconds=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "frames", "numbers"),
+    [
+        ("segments", 17, [2, 6, 10, 14]),
+        ("segments", 100, [12, 37, 62, 87]),
+        ("window_middle", 17, [1, 0, 0, 0]),
+        ("window_middle", 100, [0, 22, 43, 65]),
+    ],
+)
+def test_a_file_is_read_as_an_evaluation_reads_it_with_draws_in_the_middle(
+    tmp_path, sampling, frames, numbers
+):
+    path = videos.write_video(tmp_path / "a.mp4", frames=frames, fps=12)
+    choose = frame_chooser(sampling, np.full(4, 0.5))
+    expected, metadata = decode_clip(str(path), choose, 64)
+    clip = read_clip(path, ClipRule(4, sampling, resize=64, crop=56))
+    np.testing.assert_array_equal(clip.pixels, expected)
+    assert clip.numbers.tolist() == numbers
+    # And as it is read again, when the frames of the file are known.
+    again, _ = decode_clip(str(path), choose, 64, metadata)
+    np.testing.assert_array_equal(clip.pixels, again)
 
 
 def test_a_window_in_the_middle_is_read_where_the_network_learnt_from_windows(video):
@@ -63,9 +120,9 @@ def test_an_array_of_the_right_number_of_frames_is_taken_as_it_is():
 
 
 def test_frames_of_a_longer_array_are_chosen_as_those_of_a_video():
-    array = np.stack([videos.coded_frame(9, number) for number in range(17)])
+    array = np.stack([videos.coded_frame(9, number) for number in range(41)])
     clip = read_clip(array, RULE)
-    assert videos.read_codes(clip.pixels) == ([2, 6, 10, 14], [9] * 4)
+    assert videos.read_codes(clip.pixels) == ([5, 15, 25, 35], [9] * 4)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +176,7 @@ def test_what_is_no_video_has_a_reason(tmp_path):
 
 def test_times_are_spelled_for_people():
     assert [spelled_time(s) for s in (5, 65, 3600 * 2 + 5)] == ["0:05", "1:05", "2:00:05"]
+    assert [spelled_time(s, 1) for s in (2.54, 59.96, 3661.5)] == ["0:02.5", "1:00.0", "1:01:01.5"]
 
 
 @pytest.mark.parametrize(

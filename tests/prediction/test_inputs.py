@@ -1,6 +1,10 @@
+import os
+
 import pytest
 
+from molo_jax.data.video.containers import BadVideoError
 from molo_jax.errors import MoloError
+from molo_jax.prediction import clips
 from molo_jax.prediction.inputs import Query, list_support, list_videos
 
 
@@ -52,5 +56,38 @@ def test_a_file_stands_for_itself_and_a_folder_for_all_videos_below_it(tmp_path)
         Query(f"{tmp_path}/squat/deep/c.avi", "squat"),
     ]
     (tmp_path / "none").mkdir()
+    (tmp_path / "none/d.txt").touch()
     with pytest.raises(MoloError, match="holds no videos"):
         list_videos(tmp_path / "none")
+
+
+def test_what_cannot_be_read_in_a_folder_is_listed_and_has_a_reason(tmp_path, monkeypatch, caplog):
+    touch(tmp_path, "a.mp4", "b.mp4/in.mp4", "closed/c.mp4")
+    (tmp_path / "dead.mp4").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
+    (tmp_path / "again").symlink_to(tmp_path / "b.mp4")
+    os.mkfifo(tmp_path / "squat.mp4")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path) == f"{tmp_path}/closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = list_videos(tmp_path)
+    assert [os.path.relpath(query.path, tmp_path) for query in found] == [
+        *("a.mp4", "b.mp4/in.mp4", "closed", "dead.mp4", "loop.mp4", "squat.mp4"),
+    ]
+    assert f"{tmp_path}/again is not looked into: it is the same folder as" in caplog.text
+    reasons = {}
+    for query in found[2:]:
+        with pytest.raises(BadVideoError) as caught:
+            clips.identify(query.path)
+        reasons[os.path.basename(query.path)] = caught.value.reason
+    assert reasons == {
+        "closed": "it is a folder that cannot be listed: Permission denied",
+        "dead.mp4": "cannot be opened: No such file or directory",
+        "loop.mp4": "cannot be opened: Too many levels of symbolic links",
+        "squat.mp4": "it is no regular file",
+    }

@@ -7,6 +7,7 @@ from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.clips import ClipRule
 from molo_jax.prediction.sources import make_network, open_network, variables_of
+from molo_jax.weights import imagenet
 
 pytestmark = pytest.mark.usefixtures("keep_no_networks")
 
@@ -42,13 +43,53 @@ def test_a_file_of_a_backbone_compares_frames_without_any_training(tmp_path):
 def test_a_name_of_a_backbone_fetches_its_weights(tmp_path, monkeypatch):
     asked = []
 
-    def fetched(pretrained, backbone):
+    def fetched(backbone, **_):
+        asked.append(backbone)
+        return tmp_path / "fetched.pth"
+
+    def read(pretrained, backbone):
         asked.append((pretrained, backbone))
         return {p: v for p, v in variables(method="bi_mhm").items() if p[0] == "backbone"}
 
-    monkeypatch.setattr("molo_jax.prediction.sources.pretrained_backbone", fetched)
-    assert open_network("resnet18").settings.backbone == "resnet18"
-    assert asked == [("imagenet", "resnet18")]
+    monkeypatch.setattr("molo_jax.prediction.sources.imagenet_file", fetched)
+    monkeypatch.setattr("molo_jax.prediction.sources.pretrained_backbone", read)
+    network = open_network("resnet18")
+    assert (network.settings.backbone, network.source) == ("resnet18", "resnet18")
+    assert asked == ["resnet18", (f"{tmp_path}/fetched.pth", "resnet18")]
+
+
+def test_weights_that_cannot_be_fetched_are_said_with_what_a_prediction_can_do(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(imagenet, "_IMAGENET_URL", "http://127.0.0.1:9/")
+    with pytest.raises(MoloError) as caught:
+        open_network("resnet50")
+    message = str(caught.value)
+    assert f"put it at {tmp_path}/molo_jax/resnet50-0676ba61.pth" in message
+    assert message.endswith("), or name it with --weights=PATH (in a program: load(PATH))")
+    assert "--config" not in message
+
+
+@pytest.mark.parametrize("tensors", [official_tensors, torchvision_tensors])
+def test_the_source_of_a_file_is_absolute(tmp_path, monkeypatch, tensors):
+    write(tmp_path / "w.pth", tensors())
+    monkeypatch.chdir(tmp_path)
+    assert open_network("w.pth").source == f"{tmp_path}/w.pth"
+
+
+@pytest.mark.parametrize("source", [5, None, "", b"a.pth"])
+def test_a_source_that_is_no_path_is_refused_with_what_is_expected(source):
+    with pytest.raises(UsageError, match=r"the weights are .*; expected the path of a work folder"):
+        open_network(source)
+
+
+def test_a_precision_that_is_unknown_is_refused_of_weights_in_memory_too():
+    settings = METHODS["bi_mhm"](num_classes=1, backbone="resnet18")
+    values = variables(method="bi_mhm", num_classes=1)
+    with pytest.raises(UsageError, match="precision 'foo' is unknown; choose one of float32"):
+        make_network("mine", settings, values, precision="foo")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from molo_jax.errors import MoloError
 from molo_jax.prediction import tables
 from molo_jax.prediction.classifier import Classifier
 from molo_jax.prediction.inputs import Query
+from molo_jax.prediction.results import UNKNOWN
+from molo_jax.prediction.timeline import Segment
 
 CLASSES = ["red", "blue"]
 
@@ -110,3 +112,24 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_stays(results, tmp_p
     with pytest.raises(MoloError, match=r"out.csv cannot be written"):
         tables.write_csv(blocked, results, CLASSES)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_names_that_cannot_be_printed_are_shown_with_what_they_hold(classifier, tmp_path):
+    name = "q/\udcff\x1b[31m\n.mp4"
+    shown = r"q/\xff\x1b[31m\n.mp4"
+    bad = [(Query(name), BadVideoError(name, "broken"))]
+    fine = [(Query(name), classifier.predict(clip(212)))]
+    for results in (bad, fine):
+        text = tables.console_table(results, CLASSES)
+        assert shown in text
+        assert len(text.encode().splitlines()) == 3
+    tables.write_json(tmp_path / "out.json", bad, classifier)
+    assert json.loads((tmp_path / "out.json").read_text())["not_usable"][0]["video"] == shown
+    assert tables.segments_table(name, []).splitlines()[0] == shown
+
+
+def test_the_segments_have_tenths_of_seconds():
+    segments = [Segment(0.0, 2.6, "lunge", True, 0.75), Segment(2.6, 64.0, UNKNOWN, False, 0.5)]
+    lines = tables.segments_table("long.mp4", segments).splitlines()
+    assert lines[3].split() == ["0:00.0", "0:02.6", "lunge", "0.75"]
+    assert lines[4].split() == ["0:02.6", "1:04.0", "none", "of", "these"]

@@ -16,13 +16,8 @@ import av
 import decord
 import numpy as np
 
-from molo_jax.data.video.containers import (
-    STREAMS,
-    UNLIMITED,
-    BadVideoError,
-    Deadline,
-    check_file,
-)
+from molo_jax.data.video.clock import FrameClock
+from molo_jax.data.video.containers import STREAMS, UNLIMITED, BadVideoError, Deadline, check_file
 from molo_jax.data.video.frames import ChooseFrames, FrameRateError
 from molo_jax.data.video.images import resize_frames
 from molo_jax.data.video.metadata import (
@@ -137,6 +132,18 @@ def read_whole(
     use: Callable[[np.ndarray], _Result],
     deadline: Deadline = UNLIMITED,
 ) -> tuple[VideoMetadata, np.ndarray, dict[int, _Result]]:
+    """Does what `read_timed` does, for those who need no times."""
+    return read_timed(path, choose, lambda frame, _: use(frame), deadline, clock=None)
+
+
+def read_timed(
+    path: str,
+    choose: ChooseFrames,
+    use: Callable[[np.ndarray, float | None], _Result],
+    deadline: Deadline = UNLIMITED,
+    *,
+    clock: type[FrameClock] | None = FrameClock,
+) -> tuple[VideoMetadata, np.ndarray, dict[int, _Result]]:
     """Decodes a video in order to its end, and keeps something of each of the chosen frames.
 
     What the decoder gives is the truth. Without any damage it can be fewer frames than there are
@@ -147,8 +154,10 @@ def read_whole(
     Args:
         path: the video file.
         choose: as for `decode_clip`.
-        use: called with each chosen frame once, (h, w, 3) uint8, in ascending order.
+        use: called with each chosen frame once, (h, w, 3) uint8, in ascending order, and with the
+            seconds after the first frame at which it is shown; None where the file does not tell.
         deadline: when the reading has to be over.
+        clock: tells the times; without one, they are all None.
 
     Returns:
         The metadata, the chosen numbers, and the results by number.
@@ -159,8 +168,9 @@ def read_whole(
     metadata = scan(path, deadline)
     for _ in range(2):
         numbers = _choose(path, choose, metadata)
-        reading = _Reading(path, deadline)
-        kept = {n: use(frame) for n, frame in reading.frames(set(numbers.tolist()))}
+        reading = _Reading(path, deadline, clock)
+        frames = reading.frames(set(numbers.tolist()))
+        kept = {number: use(frame, reading.seconds) for number, frame in frames}
         if reading.count == metadata.length:
             sure = metadata.jumps_are_right and reading.plain
             return dataclasses.replace(metadata, jumps_are_right=sure), numbers, kept
@@ -233,11 +243,14 @@ class _Reading:
     Attributes:
         count: number of frames that were decoded.
         plain: whether decord gives the same pixels, see `decord_shows`.
+        seconds: when the last frame was shown, if that is known.
     """
 
-    def __init__(self, path: str, deadline: Deadline):
+    def __init__(self, path: str, deadline: Deadline, clock: type[FrameClock] | None = None):
         self.count = 0
         self.plain = True
+        self.seconds: float | None = None
+        self._clock = clock
         self._path, self._deadline = path, deadline
         self._pixels = UprightPixels(path)
 
@@ -247,9 +260,13 @@ class _Reading:
         """Yields the wanted frames, and ends after number `last` if given."""
         size = None
         with open_video(self._path, self._deadline) as (container, stream):
+            clock = self._clock and self._clock(stream)
             for frame in whole_frames(self._path, container, stream, self._deadline):
                 number = self.count
                 self.count += 1
+                if clock:
+                    seconds = clock.read(frame)[0]
+                    self.seconds = None if seconds is None else float(seconds)
                 size = size or (frame.width, frame.height)
                 self.plain = (
                     self.plain and decord_shows(frame) and size == (frame.width, frame.height)

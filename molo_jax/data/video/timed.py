@@ -14,15 +14,14 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 
+from molo_jax.data.video.clock import FrameClock, seconds_a_frame
 from molo_jax.data.video.container_parts import hole_in
 from molo_jax.data.video.containers import UNLIMITED, BadVideoError, Deadline, check_file
 from molo_jax.data.video.decode import UprightPixels, one_video, whole_frames
-from molo_jax.data.video.metadata import container_name, open_video, packets_of
+from molo_jax.data.video.metadata import open_video, packets_of
 
 _Item = TypeVar("_Item")
 
-# A time stamp that lies further back than this many seconds begins a new counting.
-_NEW_COUNTING = 1
 _ZERO = fractions.Fraction(0)
 
 
@@ -58,11 +57,7 @@ class TimedFrame:
 def timed_frames(path: str, deadline: Deadline = UNLIMITED) -> Iterator[TimedFrame]:
     """Decodes a video from its start to its end, one frame at a time.
 
-    The time of a frame is its time stamp, counted from that of the first frame. A frame without a
-    time stamp follows the one before it at the frame rate of the file, and so do frames in AVI,
-    unless others are left out between them. Times never go back: a frame
-    whose time stamp is earlier than the one before it is shown together with that one. A time stamp
-    more than a second earlier begins a new counting, as in recordings that were joined.
+    :class:`~molo_jax.data.video.clock.FrameClock` says what the time of a frame is.
 
     A file of which bytes are missing, as its container tells, is read up to there. Then this is
     said.
@@ -145,57 +140,17 @@ def _defect(path: str, walk: bool) -> BadVideoError | None:
 def _frames(path: str, deadline: Deadline, hole: int | None) -> Iterator[TimedFrame]:
     convert, number = UprightPixels(path), -1
     with open_video(path, deadline) as (container, stream):
-        clock = _Clock(path, stream)
+        clock = FrameClock(stream)
         for number, frame in enumerate(whole_frames(path, container, stream, deadline, hole)):
             seconds, duration = clock.read(frame)
+            if seconds is None:
+                raise BadVideoError(
+                    path,
+                    "it says neither when its frames are shown nor how many there are a second",
+                )
             yield TimedFrame(number, float(seconds), float(duration), frame, convert)
     if number < 0:
         raise BadVideoError(path, "none of its frames can be decoded")
-
-
-class _Clock:
-    """Tells when the frames of a stream are shown, which are handed to it in order."""
-
-    def __init__(self, path: str, stream: av.VideoStream):
-        self._path, self._base, self._step = path, stream.time_base, _step_of(stream)
-        # AVI has a place for each frame in the order of decoding, and no time at which it is shown:
-        # the n-th frame that is shown has the n-th place, not its own.
-        self._by_place = container_name(stream.container) == "avi"
-        self._origin: fractions.Fraction | None = None  # time stamp of the moment 0, if known
-        self._last: fractions.Fraction | None = None
-
-    def read(self, frame: av.VideoFrame) -> tuple[fractions.Fraction, fractions.Fraction]:
-        """Returns when the next frame is shown, and for how long, in seconds."""
-        base = frame.time_base or self._base
-        stamp = frame.dts if self._by_place else frame.pts
-        stamp = None if stamp is None else stamp * base
-        if self._last is None:
-            seconds = _ZERO
-        elif stamp is None or self._origin is None:
-            seconds = self._next_step()
-        else:
-            seconds = stamp - self._origin
-            if seconds < self._last - _NEW_COUNTING:
-                self._origin, seconds = None, self._next_step()
-            seconds = max(seconds, self._last)
-        if self._origin is None and stamp is not None:
-            self._origin = stamp - seconds
-        self._last = seconds
-        return seconds, frame.duration * base if frame.duration else self._step
-
-    def _next_step(self) -> fractions.Fraction:
-        if not self._step:
-            raise BadVideoError(
-                self._path,
-                "it says neither when its frames are shown nor how many there are a second",
-            )
-        return self._last + self._step
-
-
-def _step_of(stream: av.VideoStream) -> fractions.Fraction:
-    """Seconds from one frame to the next, by the frame rate of the file; 0 if it states none."""
-    rate = stream.average_rate or stream.guessed_rate
-    return 1 / rate if rate else _ZERO
 
 
 def video_seconds(path: str) -> float | None:
@@ -213,7 +168,7 @@ def video_seconds(path: str) -> float | None:
             return float(stream.duration * stream.time_base)
         if container.duration:
             return float(fractions.Fraction(container.duration, av.time_base))
-        return float(stream.frames * _step_of(stream)) or None
+        return float(stream.frames * seconds_a_frame(stream)) or None
 
 
 def last_moment(path: str, deadline: Deadline = UNLIMITED) -> float:
@@ -231,7 +186,7 @@ def last_moment(path: str, deadline: Deadline = UNLIMITED) -> float:
     """
     first, end, count, all_known = None, _ZERO, 0, True
     with _as_far_as_it_goes(path), open_video(path, deadline) as (container, stream):
-        step = _step_of(stream)
+        step = seconds_a_frame(stream)
         try:
             for packet in packets_of(path, container, stream, deadline):
                 if not packet.size or packet.is_discard:

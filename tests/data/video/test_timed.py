@@ -2,14 +2,14 @@ import gc
 import os
 import weakref
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from video_kinds import _UNEVEN, FRAMES, KINDS, VIDEO
 from videos import read_packets, write_packets
 
-from molo_jax.data.video import decode, timed
+from molo_jax.data.video import decode
+from molo_jax.data.video.clock import FrameClock
 from molo_jax.data.video.containers import BadVideoError, Deadline
 from molo_jax.data.video.timed import last_moment, timed_frames, video_seconds
 
@@ -100,48 +100,14 @@ def test_turned_videos_come_upright(degrees, file_of_kind):
     assert shape == ((48, 64, 3) if degrees == 180 else (64, 48, 3))
 
 
-# Times that are missing or wrong
+# Times that are missing
 
 
-class FakeFrame:
-    def __init__(self, pts, duration=0):
-        self.pts, self.dts, self.duration, self.time_base = pts, None, duration, None
-
-
-class FakeStream:
-    def __init__(self, rate=None):
-        self.container = SimpleNamespace(format=SimpleNamespace(name="mov,mp4"))
-        self.time_base = Fraction(1, 100)
-        self.average_rate, self.guessed_rate = rate and Fraction(rate), None
-
-
-def clocked(stamps, rate=25):
-    clock = timed._Clock("a.mp4", FakeStream(rate))
-    return [float(clock.read(FakeFrame(stamp))[0]) for stamp in stamps]
-
-
-@pytest.mark.parametrize(
-    ("stamps", "times"),
-    [
-        ([700, 704, 712], [0, 0.04, 0.12]),
-        ([None, None, None], [0, 0.04, 0.08]),
-        ([700, None, 712, None], [0, 0.04, 0.12, 0.16]),
-        ([None, 704, 712], [0, 0.04, 0.12]),
-        # Two frames out of order, and two for the same moment.
-        ([700, 712, 708, 716, 716], [0, 0.12, 0.12, 0.16, 0.16]),
-        # A recording that was joined to another one.
-        ([700, 900, 100, 108], [0, 2, 2.04, 2.12]),
-        ([700, 704, 9_000_000, 9_000_004], [0, 0.04, 89_993, 89_993.04]),
-    ],
-)
-def test_time_stamps_count_from_the_first_frame_and_never_go_back(stamps, times):
-    assert clocked(stamps) == pytest.approx(times)
-
-
-def test_a_file_with_neither_times_nor_a_rate_is_bad():
-    assert clocked([None], rate=None) == [0]
+def test_a_file_with_neither_times_nor_a_rate_is_bad(file_of_kind, monkeypatch):
+    path, _ = file_of_kind("H.264 in MP4")
+    monkeypatch.setattr(FrameClock, "read", lambda self, frame: (None, Fraction(0)))
     with pytest.raises(BadVideoError, match="says neither when its frames are shown nor how many"):
-        clocked([700, None], rate=None)
+        next(timed_frames(path))
 
 
 # Files that are damaged, or none
