@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,9 @@ from typing import IO, Any
 from absl import logging
 
 from molo_jax.errors import MoloError, shortened
+
+# How tensorstore quotes the operating system.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 _KINDS = {
     stat.S_IFREG: "a file",
@@ -113,6 +117,16 @@ def checked_fields(kind: type, values: Any) -> dict[str, Any]:
         if type(value) is not types[name]:
             raise ValueError(f"{name} is {shortened(str(value))}, expected {types[name].__name__}")
     return values
+
+
+def failure_of_storage(error: Exception) -> str:
+    """Says in one line what the operating system said, which tensorstore wraps in many lines."""
+    found = _OS_ERROR.search(str(error))
+    if found:
+        return failure(OSError(int(found[1]), os.strerror(int(found[1]))))
+    if isinstance(error, OSError):
+        return failure(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def failure(error: OSError) -> str:

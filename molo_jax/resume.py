@@ -106,7 +106,7 @@ def open_training(training: Training, workdir: Path) -> Iterator[tuple[Start, "K
     if not any(entry.name.isdigit() for entry in (workdir / LATEST).glob("*")):
         # First, so that weights which do not fit leave no empty folders behind.
         start = _begin(training)
-    with Checkpoints(workdir / LATEST) as latest, Checkpoints(workdir / BEST, keep=1) as best:
+    with Checkpoints(workdir / LATEST) as latest, Checkpoints(workdir / BEST) as best:
         for checkpoints in (best, latest):
             _check_own(checkpoints, training.method)
         _discard_newer_best(training, best, latest)
@@ -186,6 +186,9 @@ def _check_own(checkpoints: Checkpoints, method: Settings) -> None:
 def _discard_newer_best(training: Training, best: Checkpoints, latest: Checkpoints) -> None:
     """Removes a best network from after the last checkpoint: training will come to it again.
 
+    The one before it is kept too, and is then the best so far: on a GPU, training may come to
+    another network, which is none of the best.
+
     Raises:
         MoloError: when there is no checkpoint and the best network is of other settings.
     """
@@ -199,6 +202,7 @@ def _discard_newer_best(training: Training, best: Checkpoints, latest: Checkpoin
         )
     logging.info("going back to before %s", best.describe(newest))
     best.delete(newest)
+    _discard_newer_best(training, best, latest)
 
 
 class Keeper:

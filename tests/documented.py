@@ -314,6 +314,11 @@ TABLE = (
         " data",
     ),
     Row(
+        "benchmarks/cpu_profile.py",
+        ("tests/test_cpu_profile.py::test_a_step_of_both_is_taken_apart",),
+        "backbone crop frames way query remat",
+    ),
+    Row(
         "benchmarks/data.py",
         ("tests/test_data_benchmark.py::test_the_table_follows_from_the_recorded_rounds",),
         "way shot query classes videos_per_class workers seconds_scale episodes rounds clips json",

@@ -10,7 +10,10 @@ from programs import run
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 SCRIPT = FOLDER / "cpu_profile.py"
-SIZES = ("--crop=32", "--frames=2", "--way=2", "--query=1")
+SIZES = (
+    *("--backbone=resnet18", "--crop=32", "--frames=2", "--way=2", "--query=1"),
+    "--remat=none",
+)
 COLUMNS = 4
 
 

@@ -286,6 +286,19 @@ def test_a_best_network_from_after_the_last_checkpoint_is_found_again(stand_in, 
     assert weights(tmp_path / "best")[0] == 6
 
 
+def test_the_best_network_before_one_that_is_not_found_again_is_kept(stand_in, config, tmp_path):
+    config.train.eval_every, config.train.checkpoint_every = 2, 4
+    stand_in.accuracies, stand_in.at_step = iter([0.5, 0.25, 0.75]), {7: crash}
+    with pytest.raises(RuntimeError):
+        stand_in.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 6
+    # From step 4 on, as on a GPU that adds in another order.
+    stand_in.accuracies, stand_in.at_step = iter([0.25, 0.125]), {}
+    stand_in.train(config, tmp_path)
+    assert weights(tmp_path / "best")[0] == 2
+    assert best_meta(tmp_path)[1]["val_accuracy"] == 0.5
+
+
 def test_a_best_network_of_other_settings_without_a_checkpoint_is_refused(
     stand_in, config, tmp_path
 ):

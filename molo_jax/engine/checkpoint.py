@@ -8,8 +8,6 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 import contextlib
 import functools
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,14 +20,12 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import failure, write_json
+from molo_jax.files import failure, failure_of_storage, write_json
 from molo_jax.old_checkpoints import former_path
 
-# How tensorstore quotes the operating system.
-_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _ITEMS = ("model", "optimizer")
-
-
+# Folder -> bytes of the checkpoint that this process is writing there; folders share a disk.
+_IN_WRITING: dict[Path, int] = {}
 # What a checkpoint says of itself, by the types of its values.
 _META_TYPES = {
     **dict.fromkeys(("config", "seen", "validation"), dict),
@@ -119,6 +115,7 @@ class Checkpoints:
             self._saved = step
         finally:
             self._writing = None
+            _IN_WRITING.pop(self.folder, None)
 
     @property
     def saved_step(self) -> int | None:
@@ -130,7 +127,11 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint."""
-        return None if self._manager is None else self._manager.latest_step()
+        if self._manager is None:
+            return None
+        # orbax counts the one that is being written.
+        unfinished = {self._writing} - {self.saved_step}
+        return max(set(self._manager.all_steps()) - unfinished, default=None)
 
     def save(
         self, step: int, *, meta: Mapping[str, Any], model: Any, optimizer: Any | None = None
@@ -154,7 +155,7 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
-        self._check_space(model, optimizer)
+        size = self._check_space(model, optimizer)
         items = {"model": ocp.args.StandardSave(to_plain(model))}
         if optimizer is not None:
             items["optimizer"] = ocp.args.StandardSave(to_plain(optimizer))
@@ -167,6 +168,7 @@ class Checkpoints:
                 " one; remove it or use another --workdir"
             )
         self._writing = step
+        _IN_WRITING[self.folder] = size
 
     @contextlib.contextmanager
     def _described(self, step: int) -> Iterator[None]:
@@ -177,7 +179,7 @@ class Checkpoints:
         except Exception as error:
             self._remove_unfinished(step)
             raise MoloError(
-                f"the checkpoint {self.describe(step)} cannot be saved: {_reason(error)}"
+                f"the checkpoint {self.describe(step)} cannot be saved: {failure_of_storage(error)}"
             ) from error
 
     def _remove_unfinished(self, step: int) -> None:
@@ -188,19 +190,30 @@ class Checkpoints:
         """Removes the checkpoint of `step`."""
         self._manager.delete(step)
 
-    def _check_space(self, *trees: Any) -> None:
+    def _check_space(self, *trees: Any) -> int:
         """Stops before a disk that is too full, on which orbax would fail in the background.
 
+        Returns the bytes of the checkpoint.
+
         Raises:
-            MoloError: naming how much room a checkpoint takes and how much there is.
+            MoloError: naming the room that checkpoints take, with those of other folders that are
+                being written, and how much there is; also when the folder is gone.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
+        others = sum(_IN_WRITING.values())
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
             raise MoloError(
-                f"a checkpoint in {self.folder} takes up to {needed / 2**20:.0f} MiB, and"
+                f"no checkpoint can be saved in {self.folder}: {failure(error)}"
+            ) from error
+        if free < needed + others:
+            beside = f", beside {others / 2**20:.0f} MiB that are being written" if others else ""
+            raise MoloError(
+                f"a checkpoint in {self.folder} takes up to {needed / 2**20:.0f} MiB{beside}, and"
                 f" {free / 2**20:.0f} MiB are free; make room, then run the same command again"
             )
+        return needed
 
     def meta(self, step: int) -> dict[str, Any]:
         """Reads the JSON that was saved with the checkpoint of `step`.
@@ -314,16 +327,6 @@ class Checkpoints:
                 f"the checkpoint {self.describe(step)} does not fit this network:"
                 f" {'; '.join(problems[:3])}{more}"
             )
-
-
-def _reason(error: Exception) -> str:
-    """Returns what the operating system said, which tensorstore wraps in many lines, or line 1."""
-    found = _OS_ERROR.search(str(error))
-    if found:
-        return failure(OSError(int(found[1]), os.strerror(int(found[1]))))
-    if isinstance(error, OSError):
-        return failure(error)
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _is_finite(leaf: Any) -> bool:

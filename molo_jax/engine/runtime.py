@@ -8,10 +8,11 @@ import errno
 import glob
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 # The value of a setting that stands for the user's cache folder.
 USERS_FOLDER = "user"
@@ -39,23 +40,29 @@ def prepare(*, deterministic: bool, compilation_cache: str) -> str:
     """
     if deterministic and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
-    if _CACHE_VARIABLE in os.environ or not compilation_cache:
+    given = os.environ.get(_CACHE_VARIABLE)
+    # JAX keeps programs in remote storage too, which only JAX can ask.
+    if (given is not None and ("://" in given or not given)) or not (given or compilation_cache):
         return ""
     try:
-        folder = (
-            users_folder()
-            if compilation_cache == USERS_FOLDER
-            else Path(compilation_cache).expanduser()
-        )
+        if given:
+            folder = Path(given)
+        elif compilation_cache == USERS_FOLDER:
+            folder = users_folder()
+        else:
+            folder = Path(compilation_cache).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     # A user without a home folder is a RuntimeError.
     except (OSError, RuntimeError) as error:
+        setting = _CACHE_VARIABLE if given else "--config.runtime.compilation_cache"
         return (
             f"compiled programs are not kept, so that the next start compiles again: {error}; name"
-            " another folder with --config.runtime.compilation_cache=DIR"
+            f" another folder with {setting}=DIR"
         )
+    if given:
+        return ""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
@@ -92,6 +99,12 @@ def unused_gpu() -> str:
     found = nvidia_gpu() if jax.default_backend() == "cpu" else ""
     if not found:
         return ""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return (
+            f"this machine has a GPU ({found}), and JAX computes on the CPU, because the"
+            f" environment hides it: CUDA_VISIBLE_DEVICES={visible}; unset it to use the GPU"
+        )
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked and not any(name in asked for name in ("cuda", "gpu")):
         return (
@@ -113,9 +126,8 @@ def nvidia_gpu() -> str:
                 if line.startswith("Model:"):
                     return line.partition(":")[2].strip()
     devices = sorted(glob.glob("/dev/nvidia[0-9]*"))
-    if devices:
-        return devices[0]
-    return "there is nvidia-smi" if shutil.which("nvidia-smi") else ""
+    # The tool nvidia-smi alone shows nothing: images for containers have it on any machine.
+    return devices[0] if devices else ""
 
 
 class CacheUse:
@@ -152,6 +164,35 @@ def parse_steps(text: str) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def _say_untraced(steps: tuple[int, int], started: list[int]) -> None:
+    if not started:
+        logging.warning(
+            "there is no trace: no step from %d to %d was made; --config.train.profile_steps names"
+            " steps of the whole training, that this run must reach",
+            *steps,
+        )
+
+
+def _stop_trace(folder: Path) -> None:
+    import jax
+
+    with _only_said("be written", folder):
+        jax.profiler.stop_trace()
+
+
+@contextlib.contextmanager
+def _only_said(what: str, folder: Path) -> Iterator[None]:
+    """Turns an error of the profiler into one line: a training need not end for it."""
+    try:
+        yield
+    # Whatever XLA raises.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        logging.warning(
+            "a trace cannot %s in %s: %s; the training goes on without it", what, folder, reason
+        )
+
+
 @contextlib.contextmanager
 def profiled(
     step: Callable[[Any, Any], Any], steps: tuple[int, int] | None, *, done: int, folder: Path
@@ -172,7 +213,8 @@ def profiled(
     (first, last), numbers = steps, itertools.count(done + 1)
     # The step that the trace begins with: later than the first where training goes on behind it.
     started: list[int] = []
-    with contextlib.ExitStack() as trace:
+    with contextlib.ExitStack() as end, contextlib.ExitStack() as trace:
+        end.callback(_say_untraced, steps, started)
 
         def traced(state: Any, batch: Any) -> Any:
             number = next(numbers)
@@ -182,8 +224,9 @@ def profiled(
                 started.append(number)
                 # What was started before is no part of the trace.
                 jax.block_until_ready(state)
-                jax.profiler.start_trace(str(folder))
-                trace.callback(jax.profiler.stop_trace)
+                with _only_said("be begun", folder):
+                    jax.profiler.start_trace(str(folder))
+                    trace.callback(_stop_trace, folder)
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 result = step(state, batch)
             if number == last:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -126,6 +127,39 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path, mo
         with pytest.raises(MoloError, match="takes up to 4 MiB, and 3 MiB are free"):
             checkpoints.save(2, meta={}, model=model)
         assert checkpoints.latest_step() is None
+
+
+def test_what_another_folder_is_writing_needs_room_too(tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=7 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    model = {"kernel": jnp.zeros((2**20,))}
+    with Checkpoints(tmp_path / "best") as best, Checkpoints(tmp_path / "last") as last:
+        best.save(2, meta={}, model=model)
+        message = "takes up to 4 MiB, beside 4 MiB that are being written, and 7 MiB are free"
+        with pytest.raises(MoloError, match=message):
+            last.save(2, meta={}, model=model)
+        best.wait()
+        last.save(2, meta={}, model=model)
+
+
+def test_a_folder_that_is_gone_is_one_error(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        shutil.rmtree(tmp_path / "c")
+        with pytest.raises(MoloError, match=r"no checkpoint can be saved in .*/c: No such file"):
+            checkpoints.save(2, meta={}, model=model_tree())
+
+
+def test_the_newest_complete_step_is_none_that_is_being_written(tmp_path):
+    save(tmp_path, 3)
+    with Checkpoints(tmp_path) as checkpoints:
+        manager = checkpoints._manager
+        checkpoints._manager = SimpleNamespace(all_steps=lambda: [3, 4])
+        checkpoints._writing = 4
+        assert checkpoints.latest_step() == 3
+        (tmp_path / "4").mkdir()
+        assert checkpoints.latest_step() == 4
+        (tmp_path / "4").rmdir()
+        checkpoints._manager, checkpoints._writing = manager, None
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):
@@ -309,4 +343,5 @@ def test_a_process_killed_while_saving_leaves_a_complete_earlier_checkpoint(tmp_
         for leaf in leaves(restored):
             np.testing.assert_array_equal(leaf, step)
         checkpoints.save(step + 1, meta={}, model=target)
+        checkpoints.wait()
         assert checkpoints.latest_step() == step + 1

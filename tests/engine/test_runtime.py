@@ -58,7 +58,8 @@ def test_compiled_programs_are_kept_in_the_folder_that_is_asked_for(tmp_path):
     own = _SETTINGS.format(deterministic=False, cache=str(tmp_path / "own"))
     assert _run(own)[1] == f"{tmp_path}/own"
     # What the environment says comes first.
-    assert _run(own, JAX_COMPILATION_CACHE_DIR="/elsewhere")[1] == "/elsewhere"
+    other = str(tmp_path / "elsewhere")
+    assert _run(own, JAX_COMPILATION_CACHE_DIR=other)[1] == other
 
 
 _REFUSED = """
@@ -78,6 +79,12 @@ def test_without_a_folder_that_can_be_written_programs_are_not_kept_and_it_is_sa
     assert f"'{tmp_path}/file/molo_jax/compiled'; name another folder with --config.r" in said
     said, folder = _run(_REFUSED.format(cache=str(tmp_path / "good")))
     assert (said, folder) == ("", f"{tmp_path}/good")
+    variable = {"JAX_COMPILATION_CACHE_DIR": f"{tmp_path}/file/programs"}
+    said, _ = _run(_REFUSED.format(cache="user"), **variable)
+    assert said.endswith("; name another folder with JAX_COMPILATION_CACHE_DIR=DIR")
+    assert f"'{tmp_path}/file/programs'" in said
+    # JAX's own business.
+    assert _run(_REFUSED.format(cache="user"), JAX_COMPILATION_CACHE_DIR="gs://a/b")[0] == ""
 
 
 _COUNTED = """
@@ -130,25 +137,32 @@ def test_a_gpu_that_is_not_used_is_named_with_the_remedy(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(runtime, "nvidia_gpu", lambda: gpu)
     monkeypatch.setenv("JAX_PLATFORMS", asked)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     warning = runtime.unused_gpu()
     assert expected in warning
     assert bool(warning) == bool(expected)
     assert ("(NVIDIA H100)" in warning) == bool(expected)
 
 
-def test_a_gpu_is_found_by_its_files_or_its_tool(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("visible", "hidden"), [("", True), ("-1", True), ("0", False)])
+def test_a_gpu_that_is_hidden_on_purpose_is_said_to_be(monkeypatch, visible, hidden):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(runtime, "nvidia_gpu", lambda: "NVIDIA H100")
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    told = f"the environment hides it: CUDA_VISIBLE_DEVICES={visible}; unset it"
+    assert (told in runtime.unused_gpu()) == hidden
+
+
+def test_a_gpu_is_found_by_its_files(monkeypatch, tmp_path):
     (tmp_path / "information").write_text("Model: \t\t NVIDIA A100-SXM4-40GB\nIRQ: 3\n")
     places = {"/proc/driver/nvidia/gpus/*/information": [str(tmp_path / "information")]}
     monkeypatch.setattr(runtime.glob, "glob", lambda pattern: places.get(pattern, []))
-    monkeypatch.setattr(runtime.shutil, "which", lambda name: None)
     assert runtime.nvidia_gpu() == "NVIDIA A100-SXM4-40GB"
     places.clear()
     assert runtime.nvidia_gpu() == ""
     places["/dev/nvidia[0-9]*"] = ["/dev/nvidia1", "/dev/nvidia0"]
     assert runtime.nvidia_gpu() == "/dev/nvidia0"
-    places.clear()
-    monkeypatch.setattr(runtime.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert runtime.nvidia_gpu() == "there is nvidia-smi"
 
 
 def _traced(folder, steps, done, calls):
@@ -184,3 +198,23 @@ def test_a_trace_that_is_cut_short_is_written(tmp_path):
     assert list(tmp_path.rglob("*.xplane.pb")) != []
     # A run that goes on behind the steps has nothing to trace.
     assert _traced(Path("/nowhere"), (1, 2), done=2, calls=1)[1] == [False]
+
+
+def test_steps_that_are_not_reached_and_errors_of_the_profiler_are_said(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(runtime.logging, "warning", lambda text, *a: said.append(text % a))
+    _traced(tmp_path / "none", (8, 9), done=0, calls=2)
+    assert said.pop().startswith("there is no trace: no step from 8 to 9 was made;")
+
+    def fail(*_):
+        raise RuntimeError("no room\nfor it")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", fail)
+    seen, running = _traced(tmp_path / "a", (1, 2), done=0, calls=2)
+    assert (len(seen), running) == (2, [False, False])
+    line = f"a trace cannot be begun in {tmp_path}/a: no room; the training goes on without it"
+    assert said == [line]
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda _: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+    _traced(tmp_path / "b", (1, 2), done=0, calls=3)
+    assert said[1:] == [line.replace("begun", "written").replace("/a:", "/b:")]
