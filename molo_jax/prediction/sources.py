@@ -74,7 +74,7 @@ class Network:
 
 
 def open_network(
-    source: str | Path, *, method: str = "", precision: str = DEFAULT_PRECISION
+    source: str | os.PathLike[str], *, method: str = "", precision: str = DEFAULT_PRECISION
 ) -> Network:
     """Opens a network to predict with.
 
@@ -116,7 +116,7 @@ def open_network(
                 f" compared by {settings.title}"
             ),
         )
-    weights = load_weights(source, method)
+    weights = load_weights(Path(source), method)
     if method and weights.settings.method != method:
         found = weights.settings.method
         raise OtherMethodError(
@@ -183,7 +183,7 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"precision {precision!r} is unknown; choose one of {_listed(PRECISIONS)}")
 
 
-def _absolute(path: str | Path) -> str:
+def _absolute(path: str | os.PathLike[str]) -> str:
     """A saved classifier is opened in other folders too."""
     return str(Path(path).absolute())
 
@@ -213,7 +213,7 @@ def _check_variables(source: str, states: tuple[nnx.State, ...], variables: Mapp
     )
 
 
-def _bare_backbone(source: str | Path) -> str:
+def _bare_backbone(source: str | os.PathLike[str]) -> str:
     """Returns the backbone that the source holds alone, or nothing."""
     if str(source) in BACKBONES and not Path(source).exists():
         return str(source)
