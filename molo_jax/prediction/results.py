@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from molo_jax.data.lists.directory import printable
 from molo_jax.data.video.containers import BadVideoError
 from molo_jax.errors import MoloError
 from molo_jax.prediction.calibration import confusion
@@ -112,7 +113,7 @@ class Failure:
 def failure_of(error: MoloError, label: str = "") -> Failure:
     """Returns what an error says of a clip."""
     if isinstance(error, BadVideoError):
-        return Failure(error.path, error.reason, label)
+        return Failure(printable(error.path), error.reason, label)
     return Failure(ARRAY, str(error), label)
 
 

@@ -113,7 +113,7 @@ def test_what_is_no_path_is_refused_with_what_is_expected(classifier):
         load(5)
     with pytest.raises(UsageError, match="the saved classifier is 5; expected the path of a file"):
         load_classifier(5)
-    with pytest.raises(MoloError, match="5 is no clip; expected the path of a video, or an array"):
+    with pytest.raises(MoloError, match="'5' is no clip; expected a path, or an array"):
         classifier.predict([5])
 
 
