@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from molo_jax.nn import remat
 from parity_tests.golden import __main__ as command
 from parity_tests.golden.files import RefusedError, read
 from parity_tests.golden.replay import compare, compute, findings, replay
@@ -34,7 +35,9 @@ def test_recorded_values_are_reproduced(request, backend, kind):
         file, recording = request.getfixturevalue("recomputed")
         found = compare(file, recording, backend)
     else:
-        found = replay(read(FOLDER / f"r18_{kind}.npz"), backend)
+        # What is computed again need not be kept: a replay of gradients takes 0.7 GB less.
+        with remat.using("blocks" if kind == "train" else "none"):
+            found = replay(read(FOLDER / f"r18_{kind}.npz"), backend)
     assert list(dict.fromkeys(finding.group for finding in found)) == GROUPS[kind]
     assert [finding for finding in found if not finding.inside] == []
 
