@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,17 +161,20 @@ def make_network(
     rule = rule or ClipRule()
     graphdef, params, batch_stats = abstract_network(settings)
     _check_variables(source, (params, batch_stats), variables)
-    return Network(
-        source=source,
-        settings=settings,
-        graphdef=graphdef,
-        params=filled(params, variables),
-        batch_stats=filled(batch_stats, variables),
-        rule=rule,
-        precision=PRECISIONS[precision],
-        origin=origin,
-        digest=network_digest(settings, rule, precision, variables),
-    )
+    # The digest of 360 MB takes most of a second, and lets other threads work.
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(network_digest, settings, rule, precision, variables)
+        return Network(
+            source=source,
+            settings=settings,
+            graphdef=graphdef,
+            params=filled(params, variables),
+            batch_stats=filled(batch_stats, variables),
+            rule=rule,
+            precision=PRECISIONS[precision],
+            origin=origin,
+            digest=digest.result(),
+        )
 
 
 def check_precision(precision: str) -> None:
