@@ -21,7 +21,7 @@ from absl import flags, logging
 from molo_jax import cli, stopping
 from molo_jax.errors import MoloError, UsageError
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+_LOCAL = ("127.0.0.1", "localhost")
 _PREFIX = "molo_jax-app-"
 _FIRST_PORT = 7860
 # Of further visitors the one whose visit is the longest ago is forgotten: each may take 400 MB.
@@ -69,6 +69,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _WEIGHTS.value:
         raise UsageError("--weights=SRC is required, for example --weights=resnet50")
+    if ":" in _HOST.value:
+        raise UsageError(
+            f"--host={_HOST.value}: expected a name or an address of IPv4, such as 127.0.0.1"
+        )
     if _HOST.value not in _LOCAL:
         logging.warning(
             "the page listens at %s: whoever reaches this machine can use it, and it has no"
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _serve(folder: Path) -> None:
-    prepare_environment(folder)
+    prepare_environment(folder, _HOST.value)
     if importlib.util.find_spec("gradio") is None:
         raise MoloError(
             "the page needs Gradio, which is not installed; install it with"
@@ -112,6 +116,11 @@ def _serve(folder: Path) -> None:
         threading.Event().wait()
 
 
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    del cache_dir
+    raise ValueError(f"{url} is no upload")
+
+
 @contextlib.contextmanager
 def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iterator[str]:
     """Serves a page while the block runs, and gives its address.
@@ -125,12 +134,15 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
     Raises:
         MoloError: the port is in use, or the address is not one of this machine.
     """
+    from gradio import processing_utils
     from starlette.middleware import Middleware
 
     from molo_jax.prediction.page import theme
     from molo_jax.prediction.page_guard import OwnContentOnly
     from molo_jax.prediction.page_html import STYLE
 
+    # A request may name an address in place of an upload, which Gradio would fetch.
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     try:
         _, url, _ = blocks.queue(max_size=64).launch(
             server_name=host,
@@ -151,7 +163,10 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
             allowed_paths=[],
             theme=theme(),
             css=STYLE,
-            app_kwargs={"middleware": [Middleware(OwnContentOnly)], "docs_url": None},
+            app_kwargs={
+                "middleware": [Middleware(OwnContentOnly, hosts=_LOCAL if host in _LOCAL else ())],
+                "docs_url": None,
+            },
         )
     except OSError as error:
         where = f"{host}:{port}" if port else host
@@ -165,8 +180,13 @@ def serving(blocks: Any, *, host: str, port: int | None, megabytes: int) -> Iter
         blocks.close(verbose=False)
 
 
-def prepare_environment(folder: Path) -> None:
-    """Sets what Gradio reads from the environment when it is imported."""
+def prepare_environment(folder: Path, host: str = "") -> None:
+    """Sets what Gradio reads from the environment when it is imported.
+
+    Args:
+        folder: where uploads are kept.
+        host: the address to listen at.
+    """
     # Nothing is told or opened to anybody, whatever the user's environment says.
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
@@ -177,7 +197,7 @@ def prepare_environment(folder: Path) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Gradio asks its own page for a sign of life, which no proxy can answer.
     for name in ("no_proxy", "NO_PROXY"):
-        own = [part for part in (os.environ.get(name), *_LOCAL) if part]
+        own = [part for part in (os.environ.get(name), *_LOCAL, host) if part]
         os.environ[name] = ",".join(own)
 
 

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,6 +134,15 @@ def failure(error: OSError) -> str:
     reason = error.strerror or str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno)
     return f"{reason}; {remedy}" if remedy else reason
+
+
+def bytes_of(paths: Iterable[Path]) -> int:
+    """Adds up the sizes of files; others may move or remove these meanwhile."""
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @contextlib.contextmanager

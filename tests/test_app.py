@@ -119,4 +119,4 @@ def test_gradio_is_told_to_tell_nobody(tmp_path, monkeypatch):
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == os.environ["GRADIO_SHARE"] == "False"
     assert "GRADIO_ALLOWED_PATHS" not in os.environ
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "uploads")
-    assert os.environ["no_proxy"] == "example.org,127.0.0.1,localhost,::1"
+    assert os.environ["no_proxy"] == "example.org,127.0.0.1,localhost"

@@ -20,10 +20,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.errors import MoloError, shortened
-from molo_jax.files import failure, failure_of_storage, write_json
+from molo_jax.files import bytes_of, failure, failure_of_storage, write_json
 from molo_jax.old_checkpoints import former_path
 
 _ITEMS = ("model", "optimizer")
+_PARTS = "*orbax-checkpoint-tmp*/**/*"  # what orbax has written before it is complete
 # Folder -> bytes of the checkpoint that this process is writing there; folders share a disk.
 _IN_WRITING: dict[Path, int] = {}
 # What a checkpoint says of itself, by the types of its values.
@@ -200,13 +201,14 @@ class Checkpoints:
                 being written, and how much there is; also when the folder is gone.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
-        others = sum(_IN_WRITING.values())
+        # What is on disk of them already is not free any more.
+        written = ((size, bytes_of(at.glob(_PARTS))) for at, size in _IN_WRITING.items())
+        others = sum(max(0, size - done) for size, done in written)
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
-            raise MoloError(
-                f"no checkpoint can be saved in {self.folder}: {failure(error)}"
-            ) from error
+            why = failure(error)
+            raise MoloError(f"no checkpoint can be saved in {self.folder}: {why}") from error
         if free < needed + others:
             beside = f", beside {others / 2**20:.0f} MiB that are being written" if others else ""
             raise MoloError(

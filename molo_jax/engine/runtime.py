@@ -127,7 +127,11 @@ def nvidia_gpu() -> str:
                     return line.partition(":")[2].strip()
     devices = sorted(glob.glob("/dev/nvidia[0-9]*"))
     # The tool nvidia-smi alone shows nothing: images for containers have it on any machine.
-    return devices[0] if devices else ""
+    if devices:
+        return devices[0]
+    # Windows' subsystem for Linux shows a GPU in another way.
+    wsl = os.path.exists("/dev/dxg") and os.path.exists("/usr/lib/wsl/lib/libcuda.so.1")
+    return "/dev/dxg, of Windows" if wsl else ""
 
 
 class CacheUse:

@@ -54,4 +54,4 @@ def _zero(cotangent: Array) -> Array | float:
     """Zero, computed from an array; a plain zero where the array is that of an integer."""
     if cotangent.dtype == jax.dtypes.float0:
         return 0.0
-    return 0.0 * cotangent.ravel()[0].astype(jnp.float32)
+    return 0.0 * jnp.sum(cotangent.ravel()[:1]).astype(jnp.float32)

@@ -1,7 +1,6 @@
 """The pieces of the page that show classes and answers, as HTML; every text in them is escaped."""
 
 import base64
-import functools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -150,18 +149,12 @@ def _picture(clip: EmbeddedClip) -> str:
 
 
 def _image(frame: UInt8[np.ndarray, "h w 3"], name: str) -> str:
-    data = _encoded(np.ascontiguousarray(frame).tobytes(), frame.shape)
+    data = base64.b64encode(encode_jpeg(frame, _QUALITY, _CHROMA)).decode()
     title = f' title="{escape(name, quote=True)}"' if name else ""
     return (
         f'<img src="data:image/jpeg;base64,{data}" alt="{escape(name, quote=True)}"{title}'
         f' width="{frame.shape[1]}" height="{frame.shape[0]}">'
     )
-
-
-@functools.lru_cache(maxsize=2000)
-def _encoded(pixels: bytes, shape: tuple[int, ...]) -> str:
-    frame = np.frombuffer(pixels, np.uint8).reshape(shape)
-    return base64.b64encode(encode_jpeg(frame, _QUALITY, _CHROMA)).decode()
 
 
 # Colors have enough contrast on light and on dark ground.

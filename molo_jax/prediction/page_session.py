@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -67,6 +68,8 @@ class PageSession:
         self._recordings = 0
         # Files that the user was given to download, each in a folder of its own, by their names.
         self._offered: dict[str, Path] = {}
+        # Gradio forgets a visitor without a word where there are too many.
+        weakref.finalize(self, _remove_folders, self._offered)
 
     @property
     def classes(self) -> dict[str, list[EmbeddedClip]]:
@@ -97,6 +100,7 @@ class PageSession:
             raise MoloError(
                 f"There is no clip to add to “{name}”: drop videos into the field first."
             )
+        self._check_room(sum(map(len, self.classes.values())) + len(files))
         found, problems = [], []
         for number, file in enumerate(files):
             step(number)
@@ -174,9 +178,9 @@ class PageSession:
                     f" {embedder.network.source}"
                 )
             check_features(path, record, embedder.structure)
-            clips = {key: list(members) for key, members in record.clips.items() if members}
-            for key in clips:
-                checked_name(key)
+            clips = {
+                checked_name(key): list(members) for key, members in record.clips.items() if members
+            }
             self._check_room(sum(map(len, clips.values())))
             if not clips:
                 raise MoloError(f"{path} has no classes")
@@ -209,7 +213,11 @@ class PageSession:
 
     def _read(self, file: str | os.PathLike[str]) -> EmbeddedClip:
         path, embedder = os.fspath(file), self.classifier.embedder
-        size = os.path.getsize(path) / 1e6
+        try:
+            size = os.path.getsize(path) / 1e6
+        except OSError:
+            # Whoever gave the same file has had it removed.
+            raise BadVideoError(path, "the upload is gone; drop it again", transient=True) from None
         if size > self._limits.megabytes:
             raise BadVideoError(
                 path, f"it has {size:,.0f} MB, and a clip here at most {self._limits.megabytes:,}"
@@ -293,6 +301,11 @@ def write_explanation(classifier: Classifier, prediction: Prediction, path: Path
     from molo_jax.prediction.report import write_report
 
     write_report(path, classifier, [prediction], [explain(classifier, prediction)])
+
+
+def _remove_folders(offered: dict[str, Path]) -> None:
+    for path in offered.values():
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def forget(session: PageSession | None) -> None:

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from molo_jax.nn.normalization import normalize_sets
+from molo_jax.nn.ops import traced_for
 
 SETS = (2, 3)
 SHAPE = (sum(SETS), 4, 3, 6)
+
+
+@pytest.fixture(autouse=True, params=["cpu", "cuda"])
+def platform(request):
+    """The formulation for a CPU, and that for a GPU, which a CPU computes as well."""
+    with traced_for(request.param):
+        yield request.param
 
 
 def plain(x, scale, bias):

@@ -1,5 +1,6 @@
 """What one user of the page can do, without a browser."""
 
+import gc
 import shutil
 
 import numpy as np
@@ -235,3 +236,30 @@ def test_with_a_real_network_a_clip_is_classified_and_explained(small_networks, 
     session.save(tmp_path / "gym.molo")
     session.load(tmp_path / "gym.molo")
     assert session.prediction.nearest == "green"
+
+
+def test_an_upload_that_is_gone_is_said_and_the_others_are_taken(session, videos, tmp_path):
+    (problem,) = session.add("red", [videos / "red0.mp4", tmp_path / "gone.mp4"])
+    assert "gone.mp4" in problem
+    assert "the upload is gone; drop it again" in problem
+    assert [clip.name for clip in session.classes["red"]] == ["red0.mp4"]
+    with pytest.raises(MoloError, match="the upload is gone; drop it again"):
+        session.ask(tmp_path / "gone.mp4")
+
+
+def test_too_many_clips_are_refused_before_any_is_read(videos):
+    session = PageSession(ColorEmbedder(), Limits(clips=2))
+    with pytest.raises(MoloError, match="2"):
+        session.add("red", [videos / f"red{n}.mp4" for n in range(3)])
+    assert session.classifier.embedder.embedded == 0
+
+
+def test_files_of_a_visitor_who_is_forgotten_are_removed(tmp_path):
+    session = PageSession(ColorEmbedder(), Limits())
+    (tmp_path / "one").mkdir()
+    path = tmp_path / "one" / "gym.molo"
+    path.touch()
+    session.offer(path)
+    del session
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
