@@ -19,7 +19,7 @@ from molo_jax.data.lists.directory import printable
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn.precision import PRECISIONS
-from molo_jax.prediction.inputs import Query, SupportFiles, list_support, list_videos
+from molo_jax.prediction.inputs import Query, SupportFiles, list_support, list_videos, parse_seconds
 
 _WEIGHTS = flags.DEFINE_string(
     "weights",
@@ -117,11 +117,11 @@ def main(argv: Sequence[str]) -> None:
         saved = printable(_SAVE.value)
         print(f"{saved}: the classifier; --classifier={saved} uses it")
     if _WINDOW.value:
-        window = seconds_of("window", _WINDOW.value)
+        window = parse_seconds("window", _WINDOW.value)
         timeline = run.Timeline(
             window=window,
-            stride=seconds_of("stride", _STRIDE.value) if _STRIDE.value else window / 4,
-            shortest=seconds_of("shortest", _SHORTEST.value) if _SHORTEST.value else 0.0,
+            stride=parse_seconds("stride", _STRIDE.value) if _STRIDE.value else window / 4,
+            shortest=parse_seconds("shortest", _SHORTEST.value) if _SHORTEST.value else 0.0,
             windows=[Path(path) for path in _OUT.value],
             segments=Path(_SEGMENTS.value) if _SEGMENTS.value else None,
             subtitles=[Path(path) for path in _SUBTITLES.value],
@@ -175,7 +175,7 @@ def _check_flags() -> None:
     else:
         for name, holder in (("window", _WINDOW), ("stride", _STRIDE), ("shortest", _SHORTEST)):
             if holder.value:
-                seconds_of(name, holder.value)
+                parse_seconds(name, holder.value)
         if _REPORT.value:
             raise UsageError("--report explains clips; it cannot be combined with --window")
     if _WITH_WEIGHTS.value and not _SAVE.value:
@@ -250,29 +250,6 @@ def _queries() -> list[Query]:
                 f"--{name} is for one video with --window, and there are {len(queries)}"
             )
     return queries
-
-
-def seconds_of(flag: str, text: str) -> float:
-    """Reads a time such as `2s`, `0.5`, `500ms`, `1min` or `1h`, in seconds.
-
-    Raises:
-        UsageError: it is none, or not above 0.
-    """
-    number, unit = text.strip(), 1.0
-    for ending, factor in (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0)):
-        if number.endswith(ending):
-            number, unit = number.removesuffix(ending), factor
-            break
-    try:
-        value = float(number) * unit
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(
-            f"--{flag}={text}: expected a time above 0, such as 2s or 500ms; the units are ms, s,"
-            " min and h"
-        )
-    return value
 
 
 if __name__ == "__main__":

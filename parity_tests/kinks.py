@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from molo_jax.nn import matching, ops
+from molo_jax.nn import convolution, matching, ops
 from parity_tests import jax_backend
 from parity_tests.case import Arrays, Case, Tensors
 from parity_tests.recording import Recording
@@ -131,7 +131,7 @@ class _Watch:
         return self._relu(x) if self._given is None else jnp.where(taken, x, 0)
 
     def max_pool(self, x, *, window, stride, padding):
-        first, *others = ops._shifted(x, (window, window), stride, padding, fill=-jnp.inf)
+        first, *others = convolution.shifted(x, (window, window), stride, padding, fill=-jnp.inf)
         best = first
         for view in others:
             # Beyond the border two infinities may meet.

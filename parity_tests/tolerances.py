@@ -122,9 +122,10 @@ TRAINING_FIRST_LOSS = Tolerance(
 )
 YARDSTICKS = Tolerance(
     "training: loss of a later step, float32, in units of PyTorch's float32 − float64",
-    1.4,
-    5.0,
-    "both sides drift, each by the rounding of its own order of operations",
+    8.2,
+    25.0,
+    "both sides drift, each by the rounding of its own order of operations; Adam's first steps take"
+    " the signs of gradients, so the drift begins with the first tiny gradient that changes its sign",
 )
 SINGLE: Sequence[Tolerance] = (
     DOUBLE_EPISODE,

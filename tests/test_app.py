@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from made_weights import torchvision_tensors
 
-from molo_jax import app
+from molo_jax import serve
 
 
 def started(tmp_path, *flags):
@@ -101,7 +101,7 @@ def test_folders_of_pages_that_were_killed_are_removed_and_those_of_others_are_n
         (tmp_path / f"molo_jax-app-{pid}-x" / "uploads").mkdir(parents=True)
     (tmp_path / "molo_jax-app-notes-x").mkdir()
     (tmp_path / "other").mkdir()
-    app.remove_abandoned(tmp_path)
+    serve.remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         f"molo_jax-app-{os.getpid()}-x",
         "molo_jax-app-notes-x",
@@ -115,7 +115,7 @@ def test_gradio_is_told_to_tell_nobody(tmp_path, monkeypatch):
     for name in ("GRADIO_TEMP_DIR", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("no_proxy", "example.org")
-    app.prepare_environment(tmp_path)
+    serve.prepare_environment(tmp_path)
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == os.environ["GRADIO_SHARE"] == "False"
     assert "GRADIO_ALLOWED_PATHS" not in os.environ
     assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path / "uploads")

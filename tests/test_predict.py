@@ -9,11 +9,9 @@ import jax
 import numpy as np
 import programs
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from flax import nnx
 
-from molo_jax import build, predict, predict_run
+from molo_jax import build, predict_run
 from molo_jax.config import base_config
 from molo_jax.data.video.decode import read_whole
 from molo_jax.engine.evaluation import FeatureStore
@@ -22,7 +20,7 @@ from molo_jax.evaluator import Evaluator
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.api import classifier_of, load_classifier
 from molo_jax.prediction.clips import ClipRule
-from molo_jax.prediction.inputs import Query, list_support
+from molo_jax.prediction.inputs import Query, list_support, parse_seconds
 from molo_jax.prediction.sources import make_network, variables_of
 from molo_jax.weights.networks import abstract_network
 
@@ -322,7 +320,7 @@ def test_a_mistake_in_the_flags_is_said_before_anything_is_loaded(arguments, mes
 
 
 def test_times_have_units():
-    assert [predict.seconds_of("window", t) for t in ("2s", "0.5", "500ms", "1min", "2h")] == [
+    assert [parse_seconds("window", t) for t in ("2s", "0.5", "500ms", "1min", "2h")] == [
         2,
         0.5,
         0.5,
@@ -331,73 +329,65 @@ def test_times_have_units():
     ]
     for wrong in ("0s", "-1s", "two", "nan", "infs", ""):
         with pytest.raises(UsageError, match=f"--window={wrong}: .*the units are ms, s, min and h"):
-            predict.seconds_of("window", wrong)
+            parse_seconds("window", wrong)
 
 
 @pytest.fixture
-def run_main(monkeypatch, tmp_path):
-    """Runs the command with the given flags in a folder with two clips, which are empty files."""
-    for name in ("support/a/1.mp4", "queries/2.mp4"):
-        (tmp_path / name).parent.mkdir(parents=True)
+def folder(tmp_path):
+    """Two clips, weights and a classifier, which are empty files."""
+    for name in ("support/a/1.mp4", "queries/2.mp4", "w.pth", "gym.molo"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for name in ("w.pth", "gym.molo"):
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["predict"])
-
-    def run(**values):
-        with flagsaver.flagsaver(**values):
-            predict.main(["predict"])
-
-    return run
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "other"),
+    ("flags", "other"),
     [
-        ("save", "queries/2.mp4", "a clip of --videos (queries/2.mp4)"),
-        ("save", "support/a/1.mp4", "a clip of --support (support/a/1.mp4)"),
-        ("save", "./w.pth", "--weights=w.pth"),
-        ("save", "out.csv", "--out=out.csv"),
-        ("report", "link.html", "a clip of --videos (queries/2.mp4)"),
-        ("annotate", "queries/2.mp4", "a clip of --videos (queries/2.mp4)"),
-        ("segments", "out.csv", "--out=out.csv"),
-        ("subtitles", ["a.srt", "./a.srt"], "--subtitles=a.srt"),
+        (["--save=queries/2.mp4"], "a clip of --videos (queries/2.mp4)"),
+        (["--save=support/a/1.mp4"], "a clip of --support (support/a/1.mp4)"),
+        (["--save=./w.pth"], "--weights=w.pth"),
+        (["--save=out.csv"], "--out=out.csv"),
+        (["--report=link.html"], "a clip of --videos (queries/2.mp4)"),
+        (["--window=2s", "--annotate=queries/2.mp4"], "a clip of --videos (queries/2.mp4)"),
+        (["--window=2s", "--segments=out.csv"], "--out=out.csv"),
+        (["--window=2s", "--subtitles=a.srt", "--subtitles=./a.srt"], "--subtitles=a.srt"),
     ],
 )
-def test_no_file_of_the_run_is_written_over_another_one(run_main, tmp_path, flag, value, other):
-    (tmp_path / "link.html").symlink_to("queries/2.mp4")
-    values = {"weights": "w.pth", "support": "support", "videos": ["queries"], "out": ["out.csv"]}
-    if flag in ("annotate", "segments", "subtitles"):
-        values["window"] = "2s"
-    last = value if isinstance(value, str) else value[-1]
-    message = f"--{flag}={last} is the same file as {other}; choose another name"
-    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        run_main(**values, **{flag: value})
+def test_no_file_of_the_run_is_written_over_another_one(folder, flags, other, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "link.html").symlink_to("queries/2.mp4")
+    given = ["--weights=w.pth", "--support=support", "--videos=queries", "--out=out.csv"]
+    result = programs.run("-m", "molo_jax.predict", *given, *flags)
+    assert result.returncode == 2, result.stderr
+    message = f"error: {flags[-1]} is the same file as {other}; choose another name"
+    assert result.stderr.strip() == message
 
 
-def test_a_classifier_is_not_written_over_itself(run_main):
-    with pytest.raises(UsageError, match=r"--save=./gym.molo is the same file as --classifier=gym"):
-        run_main(classifier="gym.molo", save="./gym.molo")
+def test_a_classifier_is_not_written_over_itself(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    command = ("-m", "molo_jax.predict", "--classifier=gym.molo", "--save=./gym.molo")
+    result = programs.run(*command)
+    assert result.returncode == 2, result.stderr
+    assert "--save=./gym.molo is the same file as --classifier=gym.molo" in result.stderr
 
 
-def test_flags_that_are_not_given_leave_a_saved_classifier_as_it_was(
-    run_main, network, clips, monkeypatch, tmp_path
-):
+def test_flags_that_are_not_given_leave_a_saved_classifier_as_it_was(network, clips, tmp_path):
     values = variables_of(network)
     network = make_network("x", network.settings, values, rule=network.rule, precision="float32")
     classifier = classifier_of(network, cache=False, unknown=1.7)
     classifier.fit({name: sorted((clips / "support" / name).glob("*.mp4")) for name in "ab"})
     classifier.save(tmp_path / "mine.molo", with_weights=True)
-    made, make = [], predict_run.make_classifier
-    monkeypatch.setattr(
-        predict_run, "make_classifier", lambda *a: made.append(make(*a)) or made[-1]
+    options = dataclasses.replace(
+        OPTIONS,
+        weights=None,
+        classifier=str(tmp_path / "mine.molo"),
+        cache=False,
+        unknown=None,
+        precision=None,
     )
-    run_main(classifier="mine.molo", save="again.molo", cache=False)
-    run_main(
-        classifier="mine.molo", save="again.molo", cache=False, unknown="off", precision="tf32"
-    )
+    given = dataclasses.replace(options, unknown="off", precision="tf32")
+    made = [predict_run.make_classifier(each, None) for each in (options, given)]
     found = [(each.unknown, each.embedder.network.precision.name) for each in made]
     assert found == [(1.7, "float32"), ("off", "tf32")]
 

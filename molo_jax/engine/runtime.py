@@ -7,13 +7,13 @@ import contextlib
 import errno
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
+_LOGGER = logging.getLogger(__name__)
 # The value of a setting that stands for the user's cache folder.
 USERS_FOLDER = "user"
 # On a GPU, XLA otherwise measures which kernel is the fastest, and adds in any order.
@@ -170,7 +170,7 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 
 def _say_untraced(steps: tuple[int, int], started: list[int]) -> None:
     if not started:
-        logging.warning(
+        _LOGGER.warning(
             "there is no trace: no step from %d to %d was made; --config.train.profile_steps names"
             " steps of the whole training, that this run must reach",
             *steps,
@@ -192,7 +192,7 @@ def _only_said(what: str, folder: Path) -> Iterator[None]:
     # Whatever XLA raises.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        logging.warning(
+        _LOGGER.warning(
             "a trace cannot %s in %s: %s; the training goes on without it", what, folder, reason
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from molo_jax.data.lists.directory import A_DIRECTORY, Directory, printable
-from molo_jax.errors import MoloError
+from molo_jax.errors import MoloError, UsageError
 
 _LOGGER = logging.getLogger(__name__)
 _EXAMPLES = 3
@@ -137,3 +137,26 @@ def _some(names: list[str]) -> str:
     shown = ", ".join(printable(name) for name in names[:_EXAMPLES])
     more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
     return f"{shown}{more}"
+
+
+def parse_seconds(flag: str, text: str) -> float:
+    """Reads a time such as `2s`, `0.5`, `500ms`, `1min` or `1h`, in seconds.
+
+    Raises:
+        UsageError: it is none, or not above 0.
+    """
+    number, unit = text.strip(), 1.0
+    for ending, factor in (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0)):
+        if number.endswith(ending):
+            number, unit = number.removesuffix(ending), factor
+            break
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(
+            f"--{flag}={text}: expected a time above 0, such as 2s or 500ms; the units are ms, s,"
+            " min and h"
+        )
+    return value

@@ -11,7 +11,7 @@ pytest.importorskip("gradio")
 
 from playwright.sync_api import expect
 
-from molo_jax import app
+from molo_jax import serve
 from molo_jax.prediction.page import build_page
 from molo_jax.prediction.page_session import Limits
 
@@ -40,10 +40,10 @@ def address(folder):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE"):
             patch.setenv(name, "")
-        app.prepare_environment(folder)
+        serve.prepare_environment(folder)
         limits = Limits(megabytes=1, seconds=5)
         blocks = build_page(ColorEmbedder(), folder, limits=limits, explainer=write_page)
-        with app.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
+        with serve.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
             yield url
 
 

@@ -43,8 +43,9 @@ def counted_and_compiled(request):
 def test_the_operations_are_those_of_the_compiler_but_for_what_is_no_product(counted_and_compiled):
     counted, program, *_ = counted_and_compiled
     compiler = program.cost_analysis()["flops"]
-    # The compiler also counts additions, comparisons and so on, one for each element.
-    assert counted.flops.total < compiler < 1.05 * counted.flops.total
+    # The compiler also counts additions, comparisons and so on, one for each element, and on a CPU
+    # those of the patches that gradients by kernels are products of.
+    assert counted.flops.total < compiler < 1.08 * counted.flops.total
 
 
 def test_the_estimated_peak_is_within_a_quarter_of_what_the_compiler_allots(counted_and_compiled):

@@ -13,7 +13,7 @@ from page_stand_in import ColorEmbedder, write_color, write_page
 
 gradio = pytest.importorskip("gradio")
 
-from molo_jax import app  # noqa: E402
+from molo_jax import serve  # noqa: E402
 from molo_jax.errors import MoloError  # noqa: E402
 from molo_jax.prediction import page as page_module  # noqa: E402
 from molo_jax.prediction.given import AUTO  # noqa: E402
@@ -193,9 +193,9 @@ def address(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE"):
             patch.setenv(name, "")
-        app.prepare_environment(folder)
+        serve.prepare_environment(folder)
         blocks = build_page(ColorEmbedder(), folder, explainer=write_page)
-        with app.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
+        with serve.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
             yield url
 
 
@@ -240,7 +240,7 @@ def test_a_port_that_is_in_use_is_one_message(address, tmp_path):
     port = int(address.rstrip("/").rpartition(":")[2])
     blocks = build_page(ColorEmbedder(), tmp_path)
     message = rf"cannot listen at 127\.0\.0\.1:{port}: the port is in use"
-    served = app.serving(blocks, host="127.0.0.1", port=port, megabytes=1)
+    served = serve.serving(blocks, host="127.0.0.1", port=port, megabytes=1)
     with pytest.raises(MoloError, match=message), served:
         pass
 
@@ -248,11 +248,11 @@ def test_a_port_that_is_in_use_is_one_message(address, tmp_path):
 def test_uploads_that_nobody_used_are_removed(tmp_path, monkeypatch):
     for name in ("no_proxy", "NO_PROXY", "GRADIO_TEMP_DIR", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")
-    app.prepare_environment(tmp_path)
+    serve.prepare_environment(tmp_path)
     monkeypatch.setattr(page_module, "_LOOKED_AT", 1)
     monkeypatch.setattr(page_module, "_FORGOTTEN", 1)
     blocks = build_page(ColorEmbedder(), tmp_path, explainer=write_page)
-    with app.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
+    with serve.serving(blocks, host="127.0.0.1", port=None, megabytes=1) as url:
         body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
         request = urllib.request.Request(
             f"{url}gradio_api/upload",
