@@ -125,7 +125,8 @@ YARDSTICKS = Tolerance(
     8.2,
     25.0,
     "both sides drift, each by the rounding of its own order of operations; Adam's first steps take"
-    " the signs of gradients, so the drift begins with the first tiny gradient that changes its sign",
+    " the signs of gradients, so the drift begins with the first tiny gradient that changes its"
+    " sign",
 )
 SINGLE: Sequence[Tolerance] = (
     DOUBLE_EPISODE,

@@ -65,8 +65,8 @@ def test_the_package_offers_what_a_program_begins_with(tmp_path):
     assert isinstance(classifier, molo_jax.Classifier)
     assert classifier.embedder.network.settings.title == "Bi-MHM"
     assert set(molo_jax.__all__) <= set(dir(molo_jax))
-    with pytest.raises(AttributeError, match="has no attribute 'train'"):
-        _ = molo_jax.train
+    with pytest.raises(AttributeError, match="has no attribute 'teach'"):
+        _ = molo_jax.teach
 
 
 def test_a_folder_of_compiled_programs_that_a_program_has_chosen_stays(tmp_path):
