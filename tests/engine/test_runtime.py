@@ -202,7 +202,7 @@ def test_a_trace_that_is_cut_short_is_written(tmp_path):
 
 def test_steps_that_are_not_reached_and_errors_of_the_profiler_are_said(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(runtime.logging, "warning", lambda text, *a: said.append(text % a))
+    monkeypatch.setattr(runtime._LOGGER, "warning", lambda text, *a: said.append(text % a))
     _traced(tmp_path / "none", (8, 9), done=0, calls=2)
     assert said.pop().startswith("there is no trace: no step from 8 to 9 was made;")
 
