@@ -208,7 +208,7 @@ def test_a_program_for_cuda_convolves_bfloat16_in_bf16_and_float32_in_tf32(netwo
     text = {}
     for name in PRECISIONS:
         run = jax.jit(gradient(graphdef, PRECISIONS[name]))
-        with traced_for("cuda"):
+        with ops.traced_for("cuda"):
             program = export.export(run, platforms=["cuda"])(*states, arrays())
         lines = program.mlir_module().splitlines()
         text[name] = [line for line in lines if "stablehlo.convolution" in line]
