@@ -21,8 +21,10 @@ def status(headers, hosts=LOCAL, kind="http"):
         sent.append(message)
 
     scope = {"type": kind, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
-    # In a thread of its own: a browser that an earlier test has opened keeps this thread's event loop running.
-    answered = threading.Thread(target=lambda: asyncio.run(OwnContentOnly(page, hosts)(scope, None, send)))
+    # In a thread of its own: a browser that an earlier test has opened keeps this thread's event
+    # loop running.
+    asked = OwnContentOnly(page, hosts)(scope, None, send)
+    answered = threading.Thread(target=asyncio.run, args=(asked,))
     answered.start()
     answered.join()
     return sent[0].get("status", sent[0].get("code")), sent[0]
