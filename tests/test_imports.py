@@ -50,12 +50,15 @@ ROOMS = {
     "nn": (),
     "backbones": ("molo_jax.nn",),
     "methods": ("molo_jax.backbones", "molo_jax.nn"),
+    # Statistics on arrays.
+    "analysis": (),
     # No concrete method: the engine sees what all of them have in common.
     "engine": (
         "molo_jax.methods.base",
         "molo_jax.methods.episode",
         "molo_jax.methods.settings",
         "molo_jax.nn",
+        "molo_jax.analysis",
         # How tensors were named in older files.
         "molo_jax.old_checkpoints",
     ),

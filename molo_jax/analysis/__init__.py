@@ -1,0 +1,1 @@
+"""Statistics of evaluations: on the predictions of many episodes, without network and data."""
