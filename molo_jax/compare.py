@@ -20,6 +20,8 @@ from molo_jax.analysis.tables import as_latex, as_markdown, as_text
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json, write_text, written
 
+ARGUMENTS = ("RUN", "RUN", cli.ANY_MORE)
+
 _BASELINE = flags.DEFINE_string(
     "baseline", None, "The run that the others are compared with; default: the first RUN."
 )
@@ -32,7 +34,10 @@ _OUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
     """Runs the command with the parsed flags."""
     given = [_BASELINE.value, *argv[1:]] if _BASELINE.value else argv[1:]
-    sources = list({Path(source).resolve(): source for source in reversed(given)}.values())[::-1]
+    by_place: dict[Path, str] = {}
+    for source in given:
+        by_place.setdefault(Path(source).resolve(), source)
+    sources = list(by_place.values())
     if len(sources) < 2:
         raise UsageError("a comparison needs two different runs; expected RUN RUN …")
     if _OUT.value is not None and (not _OUT.value or Path(_OUT.value).is_file()):
@@ -116,4 +121,4 @@ def _write(folder: Path, groups: Sequence[Group]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, ("RUN", "RUN", cli.ANY_MORE))
+    cli.run(main, ARGUMENTS)

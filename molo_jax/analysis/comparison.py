@@ -15,8 +15,8 @@ from molo_jax.errors import MoloError, shortened
 _SAME = {
     "split": "the split",
     "list_digest": "the digest of the list of videos",
-    "class_sizes": "the numbers of usable videos of the classes",
     "bad_videos": "the videos left out as bad",
+    "class_sizes": "the numbers of usable videos of the classes",
     "seed": "the seed of the episodes",
     "episodes": "the number of episodes",
     "n_query": "the queries of a class",
@@ -169,8 +169,8 @@ def check_comparable(first: Run, other: Run) -> None:
         if values[0] != values[1]:
             here, there = _both(*values)
             raise MoloError(
-                f"{first.path} and {other.path} are not comparable: {name} differs: {here} and"
-                f" {there}; {_REMEDY}"
+                f"{first.path} and {other.path} are not comparable, for they differ in {name}:"
+                f" {here} and {there}; {_REMEDY}"
             )
 
 
@@ -214,7 +214,7 @@ def _both(one: Any, two: Any) -> tuple[str, str]:
         only = [sorted(set(a) - set(b)) for a, b in ((one, two), (two, one))]
         names = [f" ({shortened(str(part[0]))} only there)" if part else "" for part in only]
         return tuple(f"{len(v)} entries{n}" for v, n in zip((one, two), names, strict=True))
-    return shortened(str(one)), shortened(str(two))
+    return tuple(shortened(v) if isinstance(v, str) else str(v) for v in (one, two))
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:

@@ -64,8 +64,8 @@ class Design:
 
     @functools.cached_property
     def count(self) -> Float[np.ndarray, "c"]:
-        """The number of episodes with each class."""
-        return self.sum_by_class(np.ones(self.classes.shape))
+        """The number of episodes with each class; 1 for a class that was never drawn."""
+        return np.maximum(self.sum_by_class(np.ones(self.classes.shape)), 1.0)
 
     @functools.cached_property
     def width(self) -> int:
