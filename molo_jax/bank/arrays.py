@@ -106,11 +106,25 @@ class ArrayFile:
         finally:
             os.close(number)
 
-    def read(self, rows: int) -> np.ndarray:
-        """Reads all rows into memory."""
-        return np.fromfile(
-            self.path, self.dtype, rows * math.prod(self.shape), offset=len(self._header(rows))
-        ).reshape(rows, *self.shape)
+    def take(self, rows: Int[np.ndarray, "r"]) -> np.ndarray:
+        """Reads rows into memory: (r, ...).
+
+        Raises:
+            DamagedError: the file ends before one of them.
+            OSError: it cannot be read.
+        """
+        values = np.empty((len(rows), *self.shape), self.dtype)
+        data, start = values.reshape(-1).view(np.uint8), len(self._header(0))
+        with self.path.open("rb", buffering=0) as file:
+            for first, stop in _runs(rows):
+                part = memoryview(data)[first * self._row_bytes : stop * self._row_bytes]
+                file.seek(start + int(rows[first]) * self._row_bytes)
+                while len(part):
+                    count = file.readinto(part)
+                    if not count:
+                        raise DamagedError(f"{self.path.name} is cut off")
+                    part = part[count:]
+        return values
 
     def mapped(self, rows: int) -> np.ndarray:
         """Returns the rows as a read-only array that lies in the file."""
@@ -136,7 +150,9 @@ class ArrayFile:
 
 
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yields where neighboring rows begin and end."""
+    """Yields where runs of rows that lie behind one another begin and end."""
+    if not len(rows):
+        return
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     bounds = [0, *cuts.tolist(), len(rows)]
     yield from itertools.pairwise(bounds)

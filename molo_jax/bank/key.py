@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from molo_jax.bank.description import DESCRIPTION
-from molo_jax.errors import MoloError, shortened
+from molo_jax.errors import MoloError
 from molo_jax.files import bytes_of, read_json
 
 # To be raised where the same inputs lead to other features: by another way of reading frames, of
@@ -24,7 +24,7 @@ from molo_jax.files import bytes_of, read_json
 FEATURES_VERSION = 1
 BANKS = "bank"
 _DIGITS = 16
-_MOST_CHANGES = 4
+_MOST_CHANGES, _LONGEST = 4, 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +150,12 @@ def differences(root: Path, key: BankKey) -> str:
 
 def _changed(old: BankKey, new: BankKey) -> Sequence[str]:
     names = [*new.values, *(name for name in old.values if name not in new.values)]
+    other_method = old.values.get("method") != new.values["method"]
     lines = []
     for name in names:
         values = [each.values.get(name) for each in (old, new)]
-        if values[0] == values[1]:
+        # The settings of another method are other ones.
+        if values[0] == values[1] or (other_method and name.startswith("method.")):
             continue
         if name == "weights":
             steps = [each.about.get("step") for each in (old, new)]
@@ -167,4 +169,5 @@ def _changed(old: BankKey, new: BankKey) -> Sequence[str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) and len(value) < 60 else shortened(str(value))
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -133,7 +133,7 @@ class FeatureBank:
             self.bad = read_bad(self.folder / BAD, self.layout.class_sizes)
             for file in self._files():
                 file.check(self.draws * self.videos, growing=stored["growing"] * self.videos)
-            self._state = self._rows_file().read(self.draws * self.videos)
+            self._state = self._rows_file().take(np.arange(self.draws * self.videos))
 
     def rows(self, classes: Any, videos: Any, draws: Any = 0) -> Int[np.ndarray, "..."]:
         """Returns the rows of clips; arrays of positions and of numbers of draws are broadcast."""
@@ -168,10 +168,21 @@ class FeatureBank:
     def features(self) -> Features:
         """Returns the features of all rows as read-only arrays that lie in the files.
 
-        Rows that are not there hold zeros or anything else.
+        What is read of them counts as memory of the process until the system needs room. Rows that
+        are not there hold zeros or anything else.
         """
         count = self.draws * self.videos
         return rebuild(self.layout.structure, [file.mapped(count) for file in self._leaf_files()])
+
+    def take(self, rows: Int[np.ndarray, "r"]) -> Features:
+        """Reads the features of rows into memory.
+
+        Raises:
+            MoloError: a file is damaged, or cannot be read.
+        """
+        with damage(self.folder):
+            leaves = [file.take(np.asarray(rows)) for file in self._leaf_files()]
+        return rebuild(self.layout.structure, leaves)
 
     @contextlib.contextmanager
     def writing(self, draws: int) -> Iterator[None]:
