@@ -152,17 +152,28 @@ class EpisodeSampler:
 
     def __call__(self, index: int) -> EpisodeSpec:
         """Episode `index`, 0 ≤ index < 2³¹."""
+        random, classes, orders = self._order(index)
+        return EpisodeSpec(
+            index=index,
+            classes=classes,
+            orders=orders,
+            support_slots=random.permutation(self.n_way * self.n_shot),
+            query_slots=random.permutation(self.n_way * self.n_query),
+        )
+
+    def order(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """The classes of episode `index`, and for each a random order of its video positions.
+
+        They do not depend on the numbers of shots and queries.
+        """
+        return self._order(index)[1:]
+
+    def _order(self, index: int) -> tuple[np.random.Generator, np.ndarray, tuple[np.ndarray, ...]]:
         if not 0 <= index < INDEX_LIMIT:
             raise ValueError(f"episode index {index} is outside 0..{INDEX_LIMIT - 1}")
         random = self._random(_STREAM_EPISODE, index)
         classes = random.choice(len(self.class_sizes), self.n_way, replace=False)
-        return EpisodeSpec(
-            index=index,
-            classes=classes,
-            orders=tuple(random.permutation(self.class_sizes[c]) for c in classes),
-            support_slots=random.permutation(self.n_way * self.n_shot),
-            query_slots=random.permutation(self.n_way * self.n_query),
-        )
+        return random, classes, tuple(random.permutation(self.class_sizes[c]) for c in classes)
 
     def resolve(
         self, spec: EpisodeSpec, is_bad: Callable[[int, int], bool] = _none_is_bad
