@@ -46,6 +46,14 @@ def define_config() -> flags.FlagHolder:
     )
 
 
+def work_folder_of(given: str | None) -> Path:
+    """Returns the work folder of a run, where none is given that of the configuration file."""
+    file, _, method = flags.FLAGS[_CONFIG_FLAG].config_filename.partition(":")
+    # Two methods of one configuration file are two trainings.
+    name = f"{Path(file).stem}_{method}" if method else Path(file).stem
+    return Path(given or f"runs/{name}").absolute()
+
+
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) -> NoReturn:
     """Parses the flags, calls `main` with the arguments that are no flags, and exits.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -158,11 +159,16 @@ class Evaluator:
                 advance=bar.update,
             )
 
-    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
-        """Returns how many clips' features fit into the memory that they may take."""
+    def like(self, params: nnx.State, batch_stats: nnx.State) -> Features:
+        """Returns the features of no clip: empty arrays of the types and shapes of a network's."""
         data, clips = self._data, self._data.mesh.size
         shape = (clips, data.num_frames, *[data.reading["resize"]] * 2, 3)
         pixels = jax.ShapeDtypeStruct(shape, np.uint8)
         features = jax.eval_shape(self._embed, params, batch_stats, pixels)
-        total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
-        return max(1, data.cache_mib * 2**20 * clips // total)
+        return jax.tree.map(lambda leaf: np.empty((0, *leaf.shape[1:]), leaf.dtype), features)
+
+    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
+        """Returns how many clips' features fit into the memory that they may take."""
+        leaves = jax.tree.leaves(self.like(params, batch_stats))
+        each = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
+        return max(1, self._data.cache_mib * 2**20 // each)

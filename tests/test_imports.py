@@ -33,6 +33,7 @@ NO_TENSORFLOW = (
 QUICK = (
     "molo_jax.app",
     "molo_jax.main",
+    "molo_jax.embed",
     "molo_jax.summary",
     "molo_jax.predict",
     "molo_jax.export",
@@ -80,6 +81,10 @@ ROOMS = {
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
         *("molo_jax.provenance", "molo_jax.downloads"),
     ),
+    # Features on disk: how a file describes their structure is that of predictions.
+    "bank": (
+        *("molo_jax.data.clips", "molo_jax.prediction.container", "molo_jax.prediction.trees"),
+    ),
     # The only room that reads the configuration.
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
@@ -92,7 +97,15 @@ ROOMS = {
 # The files beside the rooms that know the configuration: its definition, and the commands.
 KNOW_THE_CONFIGURATION = {
     *("config.py", "config_checks.py", "config_help.py", "presets.py", "cli.py"),
-    *("main.py", "prepare.py", "convert.py", "summary.py", "training_cost.py", "next_step.py"),
+    *(
+        "main.py",
+        "embed.py",
+        "prepare.py",
+        "convert.py",
+        "summary.py",
+        "training_cost.py",
+        "next_step.py",
+    ),
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
 # What knows no configuration and no command line.

@@ -173,6 +173,17 @@ def evaluation(config: ConfigDict) -> Evaluation:
     )
 
 
+def embedding(config: ConfigDict, split: str) -> Evaluation:
+    """Returns the evaluation of a split without episodes, for which any list is long enough.
+
+    Raises:
+        MoloError: when data are missing, see :func:`evaluation_data`.
+    """
+    without_episodes = config.copy_and_resolve_references()
+    without_episodes.eval.split, without_episodes.eval.shots = split, ()
+    return evaluation(without_episodes)
+
+
 def _clips(config: ConfigDict) -> dict[str, Any]:
     """Returns what is made of a video, see :func:`molo_jax.provenance.settings_seen`."""
     return {key: config.data[key] for key in ("num_frames", "sampling", "resize", "crop")}
