@@ -76,6 +76,9 @@ class ResolvedEpisode:
         query_labels: (q,) int32 in 0..way-1.
         support_classes: (s,) int32, position of the class in the split's ascending class numbers.
         query_classes: (q,) int32, likewise.
+        support_order: (s,) the places of the clips of class 0, then of class 1 and so on, in the
+            order in which the videos of a class were taken.
+        query_order: (q,) the same for the queries.
     """
 
     index: int
@@ -85,6 +88,8 @@ class ResolvedEpisode:
     query_labels: np.ndarray
     support_classes: np.ndarray
     query_classes: np.ndarray
+    support_order: np.ndarray
+    query_order: np.ndarray
 
 
 def _none_is_bad(class_position: int, video_position: int) -> bool:
@@ -214,6 +219,8 @@ class EpisodeSampler:
             query_labels=query_labels,
             support_classes=spec.classes[support_labels].astype(np.int32),
             query_classes=spec.classes[query_labels].astype(np.int32),
+            support_order=np.argsort(spec.support_slots),
+            query_order=np.argsort(spec.query_slots),
         )
 
     def clip(
