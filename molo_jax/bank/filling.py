@@ -55,7 +55,12 @@ def open_bank(root: Path, key: BankKey, like: Features, class_sizes: Sequence[in
 
 
 def fill(
-    bank: FeatureBank, source: ClipSource, clip_of: ClipOfDraw, embed: EmbedClips, draws: int = 1
+    bank: FeatureBank,
+    source: ClipSource,
+    clip_of: ClipOfDraw,
+    embed: EmbedClips,
+    draws: int = 1,
+    wanted: Int[np.ndarray, "r"] | None = None,
 ) -> int:
     """Embeds the clips that a bank lacks, and writes their features as they come.
 
@@ -68,6 +73,7 @@ def fill(
         clip_of: returns the clip of a draw.
         embed: embeds clips; leaves out those that turn out bad.
         draws: so many draws of each video.
+        wanted: the rows that are needed; None: all of so many draws.
 
     Returns:
         The number of clips that were embedded.
@@ -76,14 +82,19 @@ def fill(
         MoloError: a video is bad and the policy is "fail", or the bank cannot be written.
     """
     retry = source.on_bad_video == "fail"
-    if bank.draws >= draws and not len(bank.missing(draws, retry_bad=retry)):
+
+    def lacking() -> Int[np.ndarray, "r"]:
+        rows = bank.missing(draws, retry_bad=retry)
+        return rows if wanted is None else np.intersect1d(rows, wanted)
+
+    if bank.draws >= draws and not len(lacking()):
         source.note_bad(bank.bad)
         _LOGGER.info("the features of %s are used (%s)", bank.folder, in_mib(bank.bytes))
         return 0
     with bank.writing(draws):
         source.note_bad(bank.bad)
         bank.note_bad(source.bad_places())
-        rows = bank.missing(draws, retry_bad=retry)
+        rows = lacking()
         _LOGGER.info(
             "%d of %d clips are embedded into %s", len(rows), draws * bank.videos, bank.folder
         )

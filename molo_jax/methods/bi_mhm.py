@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from molo_jax.methods.evidence import BI_MHM, Evidence, Metric, of_prototypes
 from molo_jax.methods.frames import FrameMethod, Stages
+from molo_jax.methods.streams import Rule, Stream
 from molo_jax.nn import matching
 
 
@@ -39,3 +40,6 @@ class BiMHM(FrameMethod):
         classes = matching.prototypes(support, support_labels, n_way)
         distances = matching.cosine_distances(query, classes)
         return {"match": of_prototypes(distances, Metric(BI_MHM))}
+
+    def streams(self, features: Float[Array, "v t d"]) -> dict[str, Stream]:
+        return {"match": Stream(features, Rule(Metric(BI_MHM)))}

@@ -76,6 +76,9 @@ class ResolvedEpisode:
         query_labels: (q,) int32 in 0..way-1.
         support_classes: (s,) int32, position of the class in the split's ascending class numbers.
         query_classes: (q,) int32, likewise.
+        support_order: (s,) the places of the clips of class 0, then of class 1 and so on, in the
+            order in which the videos of a class were taken.
+        query_order: (q,) the same for the queries.
     """
 
     index: int
@@ -85,6 +88,8 @@ class ResolvedEpisode:
     query_labels: np.ndarray
     support_classes: np.ndarray
     query_classes: np.ndarray
+    support_order: np.ndarray
+    query_order: np.ndarray
 
 
 def _none_is_bad(class_position: int, video_position: int) -> bool:
@@ -163,17 +168,28 @@ class EpisodeSampler:
 
     def __call__(self, index: int) -> EpisodeSpec:
         """Episode `index`, 0 ≤ index < 2³¹."""
+        random, classes, orders = self._order(index)
+        return EpisodeSpec(
+            index=index,
+            classes=classes,
+            orders=orders,
+            support_slots=random.permutation(self.n_way * self.n_shot),
+            query_slots=random.permutation(self.n_way * self.n_query),
+        )
+
+    def order(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """The classes of episode `index`, and for each a random order of its video positions.
+
+        They do not depend on the numbers of shots and queries.
+        """
+        return self._order(index)[1:]
+
+    def _order(self, index: int) -> tuple[np.random.Generator, np.ndarray, tuple[np.ndarray, ...]]:
         if not 0 <= index < INDEX_LIMIT:
             raise ValueError(f"episode index {index} is outside 0..{INDEX_LIMIT - 1}")
         random = _random(self._root, _STREAM_EPISODE, index)
         classes = random.choice(len(self.class_sizes), self.n_way, replace=False)
-        return EpisodeSpec(
-            index=index,
-            classes=classes,
-            orders=tuple(random.permutation(self.class_sizes[c]) for c in classes),
-            support_slots=random.permutation(self.n_way * self.n_shot),
-            query_slots=random.permutation(self.n_way * self.n_query),
-        )
+        return random, classes, tuple(random.permutation(self.class_sizes[c]) for c in classes)
 
     def resolve(
         self, spec: EpisodeSpec, is_bad: Callable[[int, int], bool] = _none_is_bad
@@ -203,6 +219,8 @@ class EpisodeSampler:
             query_labels=query_labels,
             support_classes=spec.classes[support_labels].astype(np.int32),
             query_classes=spec.classes[query_labels].astype(np.int32),
+            support_order=np.argsort(spec.support_slots),
+            query_order=np.argsort(spec.query_slots),
         )
 
     def clip(
