@@ -48,15 +48,14 @@ class ArrayFile:
         """
         size = self.path.stat().st_size if self.path.is_file() else None
         least, most = self.bytes_of(rows), self.bytes_of(growing)
-        if growing > rows and (size is None or size < least) and rows == 0:
+        if not rows and growing and (size is None or size < least):
             return
         if size is None:
             raise DamagedError(f"{self.path.name} is missing")
         if not least <= size <= most:
             raise DamagedError(f"{self.path.name} has {size:,} bytes, expected {least:,}")
-        with self.path.open("rb") as file:
-            found = file.read(len(self._header(rows)))
-        if found not in (self._header(rows), self._header(growing)):
+        # Where it grows, the header is about to be written.
+        if rows == growing and self._begin() != self._header(rows):
             raise DamagedError(f"{self.path.name} does not begin as the bank says")
 
     def resize(self, rows: int) -> None:
@@ -136,6 +135,10 @@ class ArrayFile:
     @property
     def _row_bytes(self) -> int:
         return self.dtype.itemsize * math.prod(self.shape)
+
+    def _begin(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.read(len(self._header(0)))
 
     def _header(self, rows: int) -> bytes:
         """What NumPy writes in front of the numbers; as long for any number of rows."""

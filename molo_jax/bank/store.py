@@ -133,7 +133,8 @@ class FeatureBank:
             self.bad = read_bad(self.folder / BAD, self.layout.class_sizes)
             for file in self._files():
                 file.check(self.draws * self.videos, growing=stored["growing"] * self.videos)
-            self._state = self._rows_file().take(np.arange(self.draws * self.videos))
+            if self.draws:
+                self._state = self._rows_file().take(np.arange(self.draws * self.videos))
 
     def rows(self, classes: Any, videos: Any, draws: Any = 0) -> Int[np.ndarray, "..."]:
         """Returns the rows of clips; arrays of positions and of numbers of draws are broadcast."""
