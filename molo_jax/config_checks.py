@@ -151,9 +151,7 @@ def _check_other_dataset(config: ConfigDict) -> None:
         expected = f"with data.source={config.data.source} set {' and '.join(places)} of eval alone"
         _require(not value or name in places, f"eval.{name}", value, expected)
     if config.eval.dataset:
-        expected = (
-            f"it must be the place of the data set {config.eval.dataset!r} that is evaluated"
-        )
+        expected = f"it must be the place of the data set {config.eval.dataset!r} that is evaluated"
         _require(bool(config.eval[places[0]]), f"eval.{places[0]}", "", expected)
 
 

@@ -177,9 +177,7 @@ class _Rows:
         part = jax.tree.map(lambda leaf: jnp.asarray(leaf[padded]), self._features)
         cuts = np.cumsum([each.size for each in rows])[:-1]
         split = np.split(places.reshape(-1).astype(np.int32), cuts)
-        return part, [
-            place.reshape(each.shape) for place, each in zip(split, rows, strict=True)
-        ]
+        return part, [place.reshape(each.shape) for place, each in zip(split, rows, strict=True)]
 
 
 def _matched(
