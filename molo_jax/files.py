@@ -48,6 +48,11 @@ class InUseError(MoloError):
     """Another process holds a lock."""
 
 
+def safe_name(name: str) -> str:
+    """Returns a user's own word as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "-", name).lstrip(".")
+
+
 def kind_of(path: Path) -> str:
     """Returns what is at a path, in words such as `a folder` or `a named pipe (FIFO)`."""
     return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "no file")

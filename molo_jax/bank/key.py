@@ -8,7 +8,6 @@ libraries, and how many clips are embedded at once.
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from molo_jax.bank.description import DESCRIPTION
 from molo_jax.errors import MoloError
-from molo_jax.files import bytes_of, read_json
+from molo_jax.files import bytes_of, read_json, safe_name
 
 # To be raised where the same inputs lead to other features: by another way of reading frames, of
 # cropping them, or of computing a method.
@@ -52,9 +51,7 @@ class BankKey:
     def folder(self, root: Path) -> Path:
         """Returns the folder of the bank: `<dataset>_<split>_<16 digits>` in the one of banks."""
         name = f"{self.values['dataset']}_{self.values['split']}"
-        # The name of a data set is a user's own word.
-        safe = re.sub(r"[^\w.-]", "-", name).lstrip(".")
-        return root / f"{safe}_{self.digest[:_DIGITS]}"
+        return root / f"{safe_name(name)}_{self.digest[:_DIGITS]}"
 
 
 def bank_key(

@@ -64,8 +64,7 @@ def embed_with(source: Source, bank: FeatureBank, batch: int = 2):
                     continue
                 positions.append(position)
             places = [requests[position] for position in positions]
-            draws = [_draw(request) for request in places]
-            rows = [bank.rows(*request.video, draw) for request, draw in zip(places, draws)]
+            rows = [bank.rows(*request.video, _draw(request)) for request in places]
             yield np.array(positions, int), features(np.array(rows, int))
 
     return embed
