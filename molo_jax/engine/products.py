@@ -141,7 +141,7 @@ class _Groups:
         place: the place of each row in its group.
     """
 
-    rows: list[Int[np.ndarray, "g"]]
+    rows: list[np.ndarray]
     group: Int[np.ndarray, "r"]
     place: Int[np.ndarray, "r"]
 

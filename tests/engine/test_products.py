@@ -35,7 +35,7 @@ def method(request):
     """A network, and features of its kind for every row."""
     graphdef, *states = abstract_network(METHODS[request.param])
     # No weight enters a match.
-    weights = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), states)
+    weights = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), states)
     model = nnx.merge(graphdef, *weights)
     kinds = jax.eval_shape(model.embed, jnp.zeros((1, FRAMES, 32, 32, 3)))
     random = np.random.default_rng(3)
