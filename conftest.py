@@ -23,6 +23,9 @@ _QUICK = (
 )
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
+# PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
 # `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
