@@ -23,6 +23,9 @@ _QUICK = (
 )
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
+# PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
 # `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
@@ -50,6 +53,15 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves out of every later search for garbage what was imported, which stays.
+
+    That is millions of objects, and each search took half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
