@@ -203,6 +203,15 @@ TABLE = (
         {"config": "*", "method": "?*"},
     ),
     Row(
+        "molo_jax.embed",
+        (
+            "tests/test_embed.py::test_the_command_embeds_once_exports_and_finds_the_features_again",
+            "tests/test_embed.py::test_where_features_cannot_be_exported_to_is_said_before_the_work",
+        ),
+        "config workdir split draws export",
+        {"config": "*"},
+    ),
+    Row(
         "molo_jax.predict",
         (
             "tests/test_predict.py::test_the_command_predicts_tells_bad_clips_and_writes_its_files",

@@ -84,7 +84,8 @@ ROOMS = {
     ),
     # Features on disk: how a file describes their structure is that of predictions.
     "bank": (
-        *("molo_jax.data.clips", "molo_jax.prediction.container", "molo_jax.prediction.trees"),
+        *("molo_jax.data.clips", "molo_jax.data.lists"),
+        *("molo_jax.prediction.container", "molo_jax.prediction.trees"),
     ),
     # The only room that reads the configuration.
     "build": (
@@ -173,7 +174,7 @@ def test_a_room_imports_what_is_below_it_only(room):
     assert found == []
 
 
-@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine", "prediction"])
+@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine", "prediction", "bank"])
 def test_what_computes_knows_no_configuration_and_no_command_line(room):
     assert offenders(room, (*NO_COMMAND, "tensorflow", "tensorflow_datasets")) == []
 
