@@ -80,6 +80,12 @@ ROOMS = {
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
         *("molo_jax.provenance", "molo_jax.downloads"),
     ),
+    # What people see. The configuration is read by the command.
+    "reporting": (
+        *("molo_jax.analysis", "molo_jax.data", "molo_jax.engine", "molo_jax.methods"),
+        *("molo_jax.evaluate", "molo_jax.evaluator", "molo_jax.results", "molo_jax.provenance"),
+        *("molo_jax.nn.precision", "molo_jax.prediction"),
+    ),
     # The only room that reads the configuration.
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),

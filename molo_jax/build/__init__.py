@@ -190,7 +190,7 @@ def training(config: ConfigDict) -> Training:
     seen = settings_seen(_clips(config), dataset, method, train.precision)
     graphdef, *_ = abstract_network(method)
     trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
-    scored, validation = None, {}
+    scored, data, validation = None, None, {}
     if train.eval_every:
         shots, n_way = (train.n_shot,), train.n_way
         data = evaluation_data(config, "val", n_way=n_way, shots=shots, mesh=mesh)
@@ -225,6 +225,7 @@ def training(config: ConfigDict) -> Training:
             count=train.episodes_per_step // (train.microbatch * mesh.size),
         ),
         scored=scored,
+        validation_data=data,
         batches=functools.partial(_batches, config, dataset, sampler, mesh),
         mesh=mesh,
         schedule=schedule(config),
