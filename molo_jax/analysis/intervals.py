@@ -1,0 +1,148 @@
+"""Confidence intervals of a mean over episodes, for three questions.
+
+Episodes draw their videos from the same few, again and again. So the interval over episodes, which
+is the convention of the field, says only how well the mean over infinitely many episodes of exactly
+these videos is known. It becomes as narrow as one likes with more episodes. What the accuracy on
+other videos of the same classes is, and what it is on other classes, two wider intervals say.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import brentq
+from scipy.special import erf
+from scipy.stats import truncnorm
+
+from molo_jax.analysis.outcome import Outcome
+from molo_jax.analysis.variance import Design, Variance, class_variance, video_variance
+
+# Two-sided 95 % of a normal distribution.
+_Z95 = 1.96
+# Fewest videos of a class, beyond those of an episode's support set, and fewest classes beyond
+# those of an episode, with which the intervals were found to cover.
+_SPARE_VIDEOS = 4
+_SPARE_CLASSES = 5
+# Points at which the unknown variance is looked at.
+_POINTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """A mean with 95 % confidence intervals; each is given as half its width.
+
+    Attributes:
+        mean: over the episodes.
+        ci95: for infinitely many episodes of exactly these videos.
+        ci95_videos: for other videos of the same classes; None where that cannot be said.
+        ci95_classes: for other classes, and their videos; None where that cannot be said.
+        no_videos: why `ci95_videos` is None; empty where it is not.
+        no_classes: why `ci95_classes` is None; empty where it is not.
+    """
+
+    mean: float
+    ci95: float
+    ci95_videos: float | None
+    ci95_classes: float | None
+    no_videos: str = ""
+    no_classes: str = ""
+
+
+def intervals(
+    outcome: Outcome,
+    class_sizes: Int[np.ndarray, "c"],
+    values: Float[np.ndarray, "e w q"] | Bool[np.ndarray, "e w q"] | None = None,
+) -> Intervals:
+    """Computes the mean over episodes and its intervals.
+
+    Args:
+        outcome: the episodes.
+        class_sizes: the number of usable videos of each class of the split, from which the episodes
+            were drawn.
+        values: what is averaged; by default whether the queries are classified correctly, otherwise
+            for example the difference of two methods on the same episodes.
+    """
+    values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
+    sizes = np.asarray(class_sizes, dtype=np.int64)
+    each = values.mean(axis=(1, 2))
+    noise = float(each.var(ddof=1)) / len(each) if len(each) > 1 else math.nan
+    no_videos, no_classes = _too_few_videos(outcome, sizes), _too_few_classes(outcome, sizes)
+    videos = classes = None
+    if not no_videos:
+        design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
+        videos = half_width(video_variance(values, design))
+    if not no_classes:
+        classes = half_width(class_variance(each, outcome.classes, len(sizes)))
+    ci95 = _Z95 * math.sqrt(noise)
+    return Intervals(float(each.mean()), ci95, videos, classes, no_videos, no_classes)
+
+
+def half_width(variance: Variance) -> float:
+    """Returns half the width of the 95 % interval of a mean whose variance is itself an estimate.
+
+    The error of the mean is taken as normal. Its variance is taken as normal as well, with the
+    error of the estimate, and not less than the noise of the episodes. The width is such that 95 %
+    of the errors are inside, over all these variances.
+    """
+    low = variance.noise
+    if low == 0.0 and variance.shared <= 0.0:
+        return 0.0
+    if variance.error == 0.0:
+        return _Z95 * math.sqrt(low + max(0.0, variance.shared))
+    center = low + variance.shared
+    probabilities = (np.arange(_POINTS) + 0.5) / _POINTS
+    bound = (low - center) / variance.error
+    deviations = np.sqrt(
+        truncnorm.ppf(probabilities, bound, math.inf, loc=center, scale=variance.error)
+    )
+
+    def missing(width: float) -> float:
+        return 0.95 - float(np.mean(erf(width / (math.sqrt(2) * deviations))))
+
+    return float(brentq(missing, 0.0, 5 * float(deviations.max())))
+
+
+def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
+    need, least = outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
+    if least >= need:
+        return ""
+    return (
+        f"a class has {least} videos, and {outcome.n_shot}-shot needs {need} for an interval over"
+        " videos"
+    )
+
+
+def _too_few_classes(outcome: Outcome, sizes: np.ndarray) -> str:
+    way = outcome.classes.shape[1]
+    need = way + _SPARE_CLASSES
+    if len(sizes) >= need:
+        return ""
+    return (
+        f"the split has {len(sizes)} classes; {way}-way needs {need} for an interval over classes"
+    )
+
+
+def class_intervals(
+    outcome: Outcome,
+    class_sizes: Int[np.ndarray, "c"],
+    values: Float[np.ndarray, "e w q"] | Bool[np.ndarray, "e w q"] | None = None,
+) -> dict[int, Intervals]:
+    """Computes the mean over the queries of each class, and its intervals.
+
+    Args:
+        outcome: as in `intervals`.
+        class_sizes: as in `intervals`.
+        values: as in `intervals`.
+
+    Returns:
+        By the position of the class in the split; only classes that were drawn.
+    """
+    values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
+    each = values.mean(axis=2)
+    found = {}
+    for position in np.unique(outcome.classes).tolist():
+        own = each[outcome.classes == position]
+        noise = float(own.var(ddof=1)) / len(own) if len(own) > 1 else math.nan
+        found[position] = Intervals(float(own.mean()), _Z95 * math.sqrt(noise), None, None)
+    return found

@@ -1,0 +1,270 @@
+"""The variance of an accuracy whose episodes share videos and classes.
+
+The mean over infinitely many episodes is a U-statistic of the videos: an average of what is found
+with each choice of videos (Hoeffding 1948). Its variance is a sum of components: of single videos,
+of pairs of videos, and so on. The jackknife counts the component of pairs twice (Efron and Stein
+1981). So the component of single videos is estimated as the infinitesimal jackknife does it
+(Efron 2014; Wager, Hastie and Efron 2014, with the factor of Wager and Athey 2018 for drawing
+without replacement), and the component of pairs is estimated by itself and taken away once.
+
+A sum of squares of means over few episodes is too large by the noise of these means. Here every
+square leaves out the products of an episode with itself, so that no noise is in its expectation.
+
+Letters: e episodes, w way, k shots, q queries of a class, c classes of the split.
+"""
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from jaxtyping import Float, Int
+
+# Products (query, video of another class) that the component of pairs across classes is made of at
+# most; more episodes would make this small component slower, and hardly more exact.
+_CROSS_PRODUCTS = 1_000_000
+# A component of pairs is left out where a pair occurs less often than this: it is then smaller than
+# this part of the noise of the episodes.
+_FEWEST_VISITS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Variance:
+    """An estimated variance of the mean over episodes.
+
+    Attributes:
+        noise: its part that comes from the number of episodes, which is known well.
+        shared: its part that comes from what episodes share. The estimate has the right mean; so it
+            may be negative where the truth is close to 0.
+        error: standard deviation of the estimate of `shared`.
+    """
+
+    noise: float
+    shared: float
+    error: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Design:
+    """Which videos the episodes have, prepared for sums over them.
+
+    Attributes:
+        classes: the class of each label, a position in the split.
+        videos: the positions of the videos within their class, those of the support set first.
+        n_shot: how many of these are of the support set.
+        sizes: the number of usable videos of each class, from which episodes draw.
+    """
+
+    classes: Int[np.ndarray, "e w"]
+    videos: Int[np.ndarray, "e w k+q"]
+    n_shot: int
+    sizes: Int[np.ndarray, "c"]
+
+    @functools.cached_property
+    def count(self) -> Float[np.ndarray, "c"]:
+        """The number of episodes with each class."""
+        return self.sum_by_class(np.ones(self.classes.shape))
+
+    @functools.cached_property
+    def width(self) -> int:
+        """Length of a row of videos, where a table has a row for each class."""
+        return int(self.videos.max()) + 1
+
+    @functools.cached_property
+    def ids(self) -> Int[np.ndarray, "e w k+q"]:
+        """The place of each video in a table with a row for each class, read row by row."""
+        return self.classes[..., None].astype(np.int64) * self.width + self.videos
+
+    @property
+    def support(self) -> Int[np.ndarray, "e w k"]:
+        """`ids` of the support set."""
+        return self.ids[..., : self.n_shot]
+
+    @property
+    def queries(self) -> Int[np.ndarray, "e w q"]:
+        """`ids` of the queries."""
+        return self.ids[..., self.n_shot :]
+
+    def sum_by_class(self, values: Float[np.ndarray, "e w"]) -> Float[np.ndarray, "c"]:
+        """Adds up values of labels by their class."""
+        return np.bincount(self.classes.ravel(), values.ravel(), len(self.sizes))
+
+    def sum_by_video(self, ids: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "c v"]:
+        """Adds up values by video; the values are broadcast to the shape of the places."""
+        spread = np.broadcast_to(values, ids.shape).ravel()
+        cells = len(self.sizes) * self.width
+        return np.bincount(ids.ravel(), spread, cells).reshape(-1, self.width)
+
+
+def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Variance:
+    """Estimates the variance of the mean when the videos of the same classes are drawn anew.
+
+    Args:
+        values: a value for each query, such as 1 where it is classified correctly, in the order of
+            the labels.
+        design: the videos of the episodes; each class has more than k + 2 usable ones.
+    """
+    e, w, _ = values.shape
+    classes, k = len(design.sizes), design.n_shot
+    n = design.sizes.astype(np.float64)
+    of_query = values.mean(axis=2)
+    total = of_query.sum(axis=1, keepdims=True) + np.zeros(w)
+    own = values - (design.sum_by_class(of_query) / design.count)[design.classes][..., None]
+    rest = total - (design.sum_by_class(total) / design.count)[design.classes]
+    effects, alone = _effects(own, rest, design)
+    factor = ((n - 1) / (n - 1 - k)) ** 2 / (n * (n - 1)) / classes**2
+    parts = (effects**2 - alone[:, None]) * (factor * _without_itself(design.count))[:, None]
+    # Rows of the table are longer than their class where videos are unusable.
+    parts = parts[effects != 0]
+    single = float(parts.sum())
+    within = _pairs_within(own, design) / (2 * n * (n - 1)) / classes**2
+    across = _pairs_across(own, design) if w > 1 else 0.0
+    shared = single - float((within * n / (n - 2)).sum()) - across
+    noise = float(values.mean(axis=(1, 2)).var(ddof=1)) / e
+    return Variance(noise, shared, math.sqrt(np.square(parts - parts.mean()).sum()))
+
+
+def _without_itself(count: np.ndarray) -> np.ndarray:
+    """Scales a sum over pairs of different episodes as if there were as many as of all pairs."""
+    return count / np.maximum(count - 1, 1)
+
+
+def _effects(
+    own: Float[np.ndarray, "e w q"], rest: Float[np.ndarray, "e w"], design: Design
+) -> tuple[Float[np.ndarray, "c v"], Float[np.ndarray, "c"]]:
+    """Returns the effect of each video, as a query and in the support set together.
+
+    An effect is in units of the sum over labels. It is as much too small as drawing without
+    replacement makes it: by (n - 1) / (n - 1 - k) for a class of n videos.
+
+    Returns:
+        The effects, and the noise of the square of an effect in each class.
+    """
+    k, q = design.n_shot, own.shape[2]
+    n = design.sizes[design.classes].astype(np.float64)
+    count = design.count[design.classes]
+    asked, shown = n / (count * q), n / count
+    effects = design.sum_by_video(design.queries, own * asked[..., None])
+    effects += design.sum_by_video(design.support, (rest * shown)[..., None])
+    sums, squares = own.sum(axis=2), np.square(own).sum(axis=2)
+    noise = asked**2 * (squares - sums**2 / n) + (shown * rest) ** 2 * k * (1 - k / n)
+    noise -= 2 * asked * shown * rest * sums * k / n
+    return effects, design.sum_by_class(noise) / design.sizes
+
+
+def _pairs_within(own: Float[np.ndarray, "e w q"], design: Design) -> Float[np.ndarray, "c"]:
+    """Estimates the variance of the joint effect of two videos of a class, in each class.
+
+    A table of the mean for each pair (one of them the query, one in the support set) is taken apart
+    into the effects of its videos and a rest (the analysis of a diallel cross, Griffing 1956).
+    """
+    k, q, width = design.n_shot, own.shape[2], design.width
+    classes, n_each = len(design.sizes), design.sizes.astype(np.float64)
+    visits = design.count * q * k / (n_each * (n_each - 1))
+    if visits.mean() < _FEWEST_VISITS:
+        return np.zeros(classes)
+    scale = (k * (n_each - 2) / (n_each - 1 - k) / visits)[design.classes]
+    keys = design.queries[..., None] * width + design.videos[:, :, None, :k]
+    spread = np.broadcast_to((own * scale[..., None])[..., None], keys.shape)
+    table = np.bincount(keys.ravel(), spread.ravel(), classes * width**2)
+    table = table.reshape(classes, width, width)
+    table = table + table.transpose(0, 2, 1)
+    rows = table.sum(axis=2)
+    whole = rows.sum(axis=1) / 2
+    n = n_each
+    found = np.square(table).sum(axis=(1, 2)) / 2 - np.square(rows).sum(axis=1) / (n - 2)
+    found += 2 * whole**2 / ((n - 1) * (n - 2))
+    # The same of the table of each single episode.
+    n = n_each[design.classes]
+    sums, squares = own.sum(axis=2), np.square(own).sum(axis=2)
+    noise = k * squares - (k**2 * squares + k * sums**2) / (n - 2)
+    noise += 2 * (k * sums) ** 2 / ((n - 1) * (n - 2))
+    found -= design.sum_by_class(noise * scale**2)
+    return found * _without_itself(design.count) / (n_each * (n_each - 3) / 2)
+
+
+def _pairs_across(own: Float[np.ndarray, "e w q"], design: Design) -> float:
+    """Estimates the part of the variance that is of pairs of videos of two classes.
+
+    As `_pairs_within`, with a table of two ways for each pair of classes.
+    """
+    _, w, q = own.shape
+    k, classes = design.n_shot, len(design.sizes)
+    e = max(2, min(len(own), _CROSS_PRODUCTS // (w * (w - 1) * k * q)))
+    cells = classes * design.width
+    if e * w * (w - 1) * k * q / cells**2 < _FEWEST_VISITS:
+        return 0.0
+    own, labels = own[:e], design.classes[:e]
+    n = design.sizes.astype(np.float64)
+    both = e * w * (w - 1) / (classes * (classes - 1))
+    # How much a product counts: that of a query of class a and a support video of class b.
+    scales = n[:, None] * n / (both * q * k) * (k * (n - 1) / (n - k))
+    scale = scales[labels[:, :, None], labels[:, None, :]] * ~np.eye(w, dtype=bool)
+    keys = design.queries[:e, :, :, None, None] * cells + design.support[:e, None, None]
+    spread = np.broadcast_to((own[..., None] * scale[:, :, None, :])[..., None], keys.shape)
+    table = np.bincount(keys.ravel(), spread.ravel(), cells**2).reshape(cells, cells)
+    table += table.T.copy()
+    table = table.reshape(classes, design.width, classes, design.width)
+    rows = table.sum(axis=3)
+    by_row = np.square(rows).sum(axis=1) / n
+    found = np.square(table).sum(axis=(1, 3)) - by_row - by_row.T
+    found += rows.sum(axis=1) ** 2 / (n[:, None] * n)
+    # The same of the tables of each single episode.
+    sums, squares = own.sum(axis=2), np.square(own).sum(axis=2)
+    mine, theirs = n[labels][:, :, None], n[labels][:, None, :]
+    first, second = k * sums[:, :, None], k * sums[:, None, :]
+    noise = scale**2 * (
+        k * (1 - k / theirs) * squares[:, :, None] - first**2 / (k * mine) * (1 - k / theirs)
+    )
+    noise += scale * scale.transpose(0, 2, 1) * first * second / (mine * theirs)
+    places = (labels[:, :, None] * classes + labels[:, None, :]).ravel()
+    noise = np.bincount(places, noise.ravel(), classes**2).reshape(classes, classes)
+    found -= noise + noise.T
+    share = (w - 1) / (classes * (classes - 1))
+    variances = found / ((n[:, None] - 1) * (n - 1)) * share**2 / (n[:, None] * n)
+    return float(np.triu(variances, 1).sum())
+
+
+def class_variance(
+    values: Float[np.ndarray, "e"], classes: Int[np.ndarray, "e w"], count: int
+) -> Variance:
+    """Estimates the variance of the mean when classes, and with them their videos, are drawn anew.
+
+    Args:
+        values: a value for each episode.
+        classes: the classes of each episode.
+        count: how many classes the split has; more than w + 1.
+    """
+    e, w = classes.shape
+    rest = values - values.mean()
+    scale = count / (e * w)
+    effects = np.bincount(classes.ravel(), np.repeat(rest * scale, w), count)
+    noise = float(np.square(rest * scale).sum()) * w * (1 - w / count) / count
+    factor = (w / count * (count - 1) / (count - w)) ** 2 * count / (count - 1)
+    parts = (effects**2 - noise) * factor * e / (e - 1)
+    pairs = _class_pairs(rest, classes, count) * (w * (w - 1)) ** 2 / (2 * count * (count - 1))
+    shared = float(parts.sum()) - pairs * count / (count - 2)
+    spread = float(np.square(parts - parts.mean()).sum())
+    return Variance(float(values.var(ddof=1)) / e, shared, math.sqrt(spread))
+
+
+def _class_pairs(
+    rest: Float[np.ndarray, "e"], classes: Int[np.ndarray, "e w"], count: int
+) -> float:
+    """Estimates the variance of the joint effect of two classes, as `_pairs_within`."""
+    e, w = classes.shape
+    alone = (count - w) * (count - w - 1) / ((count - 2) * (count - 3))
+    scale = count * (count - 1) / (e * w * (w - 1)) / alone
+    upper = np.triu_indices(w, 1)
+    first, second = classes[:, upper[0]], classes[:, upper[1]]
+    spread = np.repeat(rest * scale, len(upper[0]))
+    table = np.bincount((first * count + second).ravel(), spread, count**2).reshape(count, count)
+    table = table + table.T
+    rows = table.sum(axis=1)
+    whole = rows.sum() / 2
+    last = 2 / ((count - 1) * (count - 2))
+    found = np.square(table).sum() / 2 - np.square(rows).sum() / (count - 2) + last * whole**2
+    alike = w * (w - 1) / 2
+    noise = alike - w * (w - 1) ** 2 / (count - 2) + last * alike**2
+    found -= noise * np.square(rest * scale).sum()
+    return float(found) * e / (e - 1) / (count * (count - 3) / 2)
