@@ -35,6 +35,7 @@ QUICK = (
     "molo_jax.main",
     "molo_jax.summary",
     "molo_jax.predict",
+    "molo_jax.report",
     "molo_jax.export",
     "molo_jax.config",
     "molo_jax.config_checks",
@@ -84,7 +85,7 @@ ROOMS = {
     "reporting": (
         *("molo_jax.analysis", "molo_jax.data", "molo_jax.engine", "molo_jax.methods"),
         *("molo_jax.evaluate", "molo_jax.evaluator", "molo_jax.results", "molo_jax.provenance"),
-        *("molo_jax.nn.precision", "molo_jax.prediction"),
+        *("molo_jax.nn.precision", "molo_jax.prediction.report", "molo_jax.stored_config"),
     ),
     # The only room that reads the configuration.
     "build": (
@@ -99,6 +100,7 @@ ROOMS = {
 KNOW_THE_CONFIGURATION = {
     *("config.py", "config_checks.py", "config_help.py", "presets.py", "cli.py"),
     *("main.py", "prepare.py", "convert.py", "summary.py", "training_cost.py", "next_step.py"),
+    "report_run.py",
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
 # What knows no configuration and no command line.

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,6 +11,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import norm, t
 
 from molo_jax.analysis.outcome import Outcome
+from molo_jax.analysis.summary import Cell
 from molo_jax.reporting.work_folder import Result
 
 # How the interval of a class came about.
@@ -245,56 +245,72 @@ def order_of_classes(confusion: Int[np.ndarray, "c c"]) -> list[int]:
     return leaves_list(tree).tolist()
 
 
-def confused_pairs(result: Result, count: int) -> list[dict[str, Any]]:
-    """Returns the pairs of classes that are most often confused, in both directions together."""
+@dataclasses.dataclass(frozen=True)
+class Confused:
+    """A class that is taken for another one.
+
+    Attributes:
+        true, predicted: names of the two classes.
+        count: queries of the first that are taken for the second.
+        total: queries of the first.
+        possible: those of them in whose episodes the second class was a choice; None where that is
+            not known.
+    """
+
+    true: str
+    predicted: str
+    count: int
+    total: int
+    possible: int | None
+
+    @property
+    def share(self) -> float:
+        """The part of the queries for which the mistake was possible, as far as that is known."""
+        return self.count / (self.possible or self.total)
+
+
+def confused_pairs(
+    result: Result, together: Int[np.ndarray, "c c"] | None, count: int
+) -> list[Confused]:
+    """Returns the classes that are most often taken for another one.
+
+    Args:
+        result: with its confusion.
+        together: queries by true class and by class of the episode, where that is known.
+        count: how many pairs at most.
+    """
     if result.confusion is None:
         return []
     counts, totals = result.confusion, result.confusion.sum(axis=1)
+    wrong = [(i, j) for i, j in np.argwhere(counts).tolist() if i != j]
     pairs = [
-        {
-            "first": result.classes[i],
-            "second": result.classes[j],
-            "there": int(counts[i, j]),
-            "back": int(counts[j, i]),
-            "share": float((counts[i, j] + counts[j, i]) / (totals[i] + totals[j])),
-        }
-        for i in range(len(counts))
-        for j in range(i)
-        if counts[i, j] + counts[j, i]
+        Confused(
+            true=result.classes[i],
+            predicted=result.classes[j],
+            count=int(counts[i, j]),
+            total=int(totals[i]),
+            possible=None if together is None else int(together[i, j]),
+        )
+        for i, j in wrong
     ]
-    return sorted(pairs, key=lambda pair: -pair["share"])[:count]
+    return sorted(pairs, key=lambda pair: (-pair.share, pair.true, pair.predicted))[:count]
 
 
-def shares_in_one_episode(outcome: Outcome, count: int) -> Float[np.ndarray, "c c"]:
-    """Returns how often each class was a choice when another was asked.
-
-    Args:
-        outcome: what was predicted.
-        count: number of classes.
-
-    Returns:
-        Queries by true class and by class of the episode.
-    """
-    asked = np.zeros((count, count))
-    queries = outcome.predicted.shape[2]
-    way = outcome.classes.shape[1]
-    for label in range(way):
-        for other in range(way):
-            np.add.at(asked, (outcome.classes[:, label], outcome.classes[:, other]), queries)
-    return asked
-
-
-def with_confusion(result: Result, outcome: Outcome | None, names: Sequence[str]) -> Result:
-    """Returns the result with the confusion that its file does not hold, where it can be counted.
+def completed(result: Result, cell: Cell | None, names: Sequence[str]) -> Result:
+    """Returns the result with what its file does not hold and its outcomes tell.
 
     Args:
         result: of the file.
-        outcome: what was predicted; None where it is not known.
-        names: the classes by their positions in `outcome`.
+        cell: the summary of the outcomes; None where there are none.
+        names: the classes by their positions in the split.
     """
-    if result.confusion is not None or outcome is None:
+    if cell is None:
         return result
-    counts = np.zeros((len(names), len(names)), np.int64)
-    true = np.broadcast_to(outcome.classes[:, :, None], outcome.predicted.shape)
-    np.add.at(counts, (true.reshape(-1), outcome.predicted_classes.reshape(-1)), 1)
-    return dataclasses.replace(result, classes=tuple(names), confusion=counts)
+    intervals, changes = cell.intervals, {}
+    if result.confusion is None:
+        changes |= {"classes": tuple(names), "confusion": cell.confusion}
+    if result.ci95_videos is None:
+        changes["ci95_videos"] = intervals.ci95_videos
+    if result.ci95_classes is None:
+        changes["ci95_classes"] = intervals.ci95_classes
+    return dataclasses.replace(result, **changes)

@@ -12,6 +12,8 @@ from molo_jax.data.video.images import encode_jpeg
 
 # Side of a frame in pixels, and frames of a clip that are shown.
 SIDE, MOST_FRAMES = 72, 16
+# White on both sides of a frame, in pixels.
+_GAP = 1
 _QUALITY, _CHROMA = 80, "420"
 
 
@@ -63,13 +65,13 @@ class Strips:
 
     def _added(self, clip: UInt8[np.ndarray, "t h w 3"]) -> Strip:
         chosen = clip[:: -(-len(clip) // MOST_FRAMES)]
-        small = [
-            cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-            if max(frame.shape[:2]) > SIDE
-            else cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-            for frame in chosen
-        ]
-        file = encode_jpeg(np.concatenate(small, axis=1), _QUALITY, _CHROMA)
+        picture = np.full((SIDE, SIDE * len(chosen), 3), 255, np.uint8)
+        for place, frame in enumerate(chosen):
+            how = cv2.INTER_AREA if max(frame.shape[:2]) > SIDE else cv2.INTER_NEAREST
+            left = SIDE * place + _GAP
+            right = left + SIDE - 2 * _GAP
+            picture[:, left:right] = cv2.resize(frame, (right - left, SIDE), interpolation=how)
+        file = encode_jpeg(picture, _QUALITY, _CHROMA)
         encoded = base64.b64encode(file).decode("ascii")
         if len(encoded) > self._room:
             self.left_out += 1

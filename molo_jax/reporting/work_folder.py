@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from molo_jax.analysis.outcome import Outcome
+from molo_jax.analysis.outcome_file import read_outcomes
 from molo_jax.engine.metrics import METRICS_FILE, read_metrics
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import check_file, parse_json, read_json
@@ -147,10 +148,8 @@ def _evaluated(name: str, files: Mapping[str, Sequence[Path]]) -> Evaluated:
             by_cell.setdefault(row.cell, row)
     header, outcomes, source = {}, {}, ""
     for path in files.get("npz", ()):
-        # Where there are no outcomes, their reader is not needed.
-        from molo_jax.analysis.outcome_file import read_outcomes
-
         header, outcomes = read_outcomes(path)
+        _check_header(path, header, outcomes)
         source = path.name
     return Evaluated(
         name=name,
@@ -224,6 +223,25 @@ class _Fields:
         if not all(type(n) is int and 0 <= n < _LARGEST for row in rows for n in row):
             raise self.wrong("confusion", "whole numbers from 0 on")
         return tuple(names), np.array(rows, np.int64)
+
+
+def _check_header(
+    path: Path, header: Mapping[str, Any], outcomes: Mapping[tuple[int, int], Outcome]
+) -> None:
+    """Checks that the classes and videos of the outcomes have names."""
+    names, videos = header.get("class_names"), header.get("video_names")
+    sizes = header.get("class_sizes")
+    lists = all(isinstance(each, list) for each in (names, videos, sizes))
+    if not lists or not len(names) == len(videos) == len(sizes):
+        raise MoloError(f"{path} does not name its classes and videos. {_capital()}")
+    known = all(isinstance(each, list) for each in videos)
+    texts = known and all(isinstance(n, str) for each in (names, *videos) for n in each)
+    if not texts or not all(type(size) is int and size > 0 for size in sizes):
+        raise MoloError(f"{path} has names that are no texts, or sizes below 1. {_capital()}")
+    counts = np.array([len(each) for each in videos])
+    for outcome in outcomes.values():
+        if (outcome.videos >= counts[outcome.classes][:, :, None]).any():
+            raise MoloError(f"{path} has episodes with videos that it does not name. {_capital()}")
 
 
 def _capital() -> str:
