@@ -87,7 +87,7 @@ def test_the_command_embeds_once_exports_and_finds_the_features_again(motion_dat
     assert first.returncode == 0, first.stderr
     (bank,) = banks(workdir)
     assert bank.name.startswith("synthetic_val_")
-    assert f"24 of 24 clips are embedded into {bank}" in first.stderr
+    assert f"24 of 24 clips are to be embedded into {bank}" in first.stderr
     lines = first.stdout.splitlines()
     assert lines[0].startswith(f"{bank}: features of 24 clips, ")
     assert lines[1].startswith("features.npz: 24 clips, ")

@@ -132,10 +132,10 @@ def test_the_log_says_what_is_done_and_what_another_bank_is_of(tmp_path, caplog)
     fill(bank, source, clip_of, embed_with(source, bank))
     first, second = (BankKey({**KEY.values, "weights": w}).folder(tmp_path) for w in ("ab", "cd"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"5 of 5 clips are embedded into {first}",
+        f"5 of 5 clips are to be embedded into {first}",
         f"{first.name} has other features: weights of step 1000 -> 1200 (1 other bank takes 0 MiB"
         f" in {tmp_path}, which can be removed)",
-        f"5 of 5 clips are embedded into {second}",
+        f"5 of 5 clips are to be embedded into {second}",
         f"the features of {second} are used (0.0 MiB)",
     ]
 

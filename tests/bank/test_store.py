@@ -238,7 +238,7 @@ def test_features_for_which_there_is_no_room_are_refused_before_any_is_computed(
     message = r"the features of 5 clips take 0\.0 MiB, and 0\.0 MiB are free there; make room, or"
     with pytest.raises(MoloError, match=message), bank.writing(1):
         pass
-    assert list(folder.iterdir()) == []
+    assert not folder.parent.exists()
     usage.free += 1
     with bank.writing(1):
         put(bank, [0])
@@ -283,6 +283,25 @@ def test_a_damaged_bank_is_named_with_what_to_do(folder, name, damage, message):
         open_bank(folder)
     assert f"rm -r {folder}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_bank_that_grows_while_it_is_opened_is_read_again(folder, monkeypatch):
+    bank = open_bank(folder)
+    with bank.writing(1):
+        put(bank, range(VIDEOS))
+    read = store.read_bad
+    writers = [open_bank(folder)]
+
+    def grown_meanwhile(*arguments):
+        if writers:
+            with writers.pop().writing(2):
+                pass
+        return read(*arguments)
+
+    monkeypatch.setattr(store, "read_bad", grown_meanwhile)
+    other = FeatureBank.read(folder)
+    assert not writers
+    assert (other.draws, other.missing(2).tolist()) == (2, [5, 6, 7, 8, 9])
 
 
 def test_features_of_another_key_or_shape_are_never_taken(folder):
