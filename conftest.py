@@ -13,13 +13,18 @@ from browsers import browser_line
 from own_memory import peak_bytes
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
-# running them: without LLVM's optimizations it takes half as long. Read when JAX starts.
+# running them: without LLVM's optimizations it takes half as long, and without MLIR on the way to
+# LLVM a third of that, and half the memory. Read when JAX starts.
 # And XLA otherwise orders the operations so that more can run at the same time, with more memory.
 _QUICK = (
     "--xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 )
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+# PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
@@ -48,6 +53,15 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def pytest_collection_finish() -> None:
+    """Leaves out of every later search for garbage what was imported, which stays.
+
+    That is millions of objects, and each search took half a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

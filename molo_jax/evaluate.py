@@ -7,10 +7,12 @@ from absl import logging
 
 from molo_jax.analysis.outcome_file import outcome_path, write_outcomes
 from molo_jax.analysis.summary import Cell, summarize
+from molo_jax.bank.description import Layout
 from molo_jax.bank.key import BANKS
 from molo_jax.banks import bank_scores, key_of
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
+from molo_jax.errors import MoloError
 from molo_jax.evaluated import Evaluation, Network, load_network, untrained
 from molo_jax.evaluation_output import (
     STATIC,
@@ -25,6 +27,7 @@ from molo_jax.evaluation_output import (
     usable_videos,
 )
 from molo_jax.evaluator import Evaluator
+from molo_jax.methods.episode import Features
 from molo_jax.provenance import Provenance, check_new, overlap, settings_seen
 from molo_jax.results import Comparison, write_csv, write_result
 from molo_jax.weights.networks import LATEST, read_meta
@@ -102,10 +105,11 @@ def evaluate(
         outcomes = {cell: score.outcome for cell, score in scores.items()}
         write_outcomes(outcome_path(workdir, name), header, outcomes)
     ways = list(dict.fromkeys(way for way, _ in data.samplers))
+    brackets = any(cell.intervals.ci95_videos is not None for cell in results.values())
     head = (
         f"{evaluation.dataset}, {split} split: {f'{ways[0]}-way ' if len(ways) == 1 else ''}"
-        f"accuracy in % with 95 % intervals over {evaluation.episodes} episodes (in brackets: over"
-        f" videos), network of step {network.step}"
+        f"accuracy in % with 95 % intervals over {evaluation.episodes} episodes"
+        f"{' (in brackets: over videos)' if brackets else ''}, network of step {network.step}"
     )
     print(format_table(head, results, comparison.notes(split)))
     if source:
@@ -122,7 +126,7 @@ def _scores(
     data, weights = evaluation.data, (network.params, network.batch_stats)
     title = f"{evaluation.split}, {TITLES[variant]}"
     common = {"episodes": evaluation.episodes, "title": title}
-    if not data.uses_bank:
+    if not (data.uses_bank and _can_be_kept(evaluator.like(*weights))):
         return evaluator.scores(*weights, static=variant == STATIC, **common)
     key = key_of(
         data,
@@ -139,6 +143,16 @@ def _scores(
     finally:
         if variant != TRAINED:
             shutil.rmtree(key.folder(workdir / BANKS), ignore_errors=True)
+
+
+def _can_be_kept(features: Features) -> bool:
+    """Whether a bank can hold such features; a method of one's own may have others."""
+    try:
+        Layout.of(features, ())
+    except MoloError as error:
+        logging.warning("%s; they are computed for this evaluation alone", error)
+        return False
+    return True
 
 
 def _compare(evaluation: Evaluation, network: Network) -> Comparison:

@@ -58,6 +58,7 @@ ROOMS = {
         "molo_jax.methods.base",
         "molo_jax.methods.episode",
         "molo_jax.methods.settings",
+        "molo_jax.methods.streams",
         "molo_jax.nn",
         "molo_jax.analysis",
         # How tensors were named in older files.
@@ -90,7 +91,7 @@ ROOMS = {
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn.precision"),
-        *("molo_jax.resume", "molo_jax.evaluate"),
+        *("molo_jax.resume", "molo_jax.evaluate", "molo_jax.evaluated"),
         *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
         "molo_jax.benchmarks",
     ),

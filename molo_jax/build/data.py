@@ -53,8 +53,8 @@ def tested_data(config: ConfigDict) -> ConfigDict:
     tested.dataset.name = config.eval.dataset
     known = BENCHMARKS.get(config.eval.dataset)
     tested.dataset.how_to_get = known.how_to_get if known else base_config().dataset.how_to_get
-    for name in ("prepared", "root", "split_dir"):
-        tested.data[name] = config.eval[name]
+    tested.data.prepared = config.eval.prepared
+    tested.data.root, tested.data.split_dir = config.eval.root, config.eval.split_dir
     return tested
 
 

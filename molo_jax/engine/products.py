@@ -141,7 +141,7 @@ class _Groups:
         place: the place of each row in its group.
     """
 
-    rows: list[Int[np.ndarray, "g"]]
+    rows: list[np.ndarray]
     group: Int[np.ndarray, "r"]
     place: Int[np.ndarray, "r"]
 
@@ -182,10 +182,8 @@ class _Parts:
         self._groups, self._episodes, self._keep = groups, episodes, keep
         self._only = len(groups.rows) == 1
 
-    def add_to(
-        self, totals: Sequence[Float[np.ndarray, "e w q n"]], advance: Callable[[int], object]
-    ) -> None:
-        """Adds the weighted distances of the stream to those of the episodes."""
+    def add_to(self, totals: Sequence[np.ndarray], advance: Callable[[int], object]) -> None:
+        """Adds the weighted distances of the stream to those of the episodes, each (e, w, q, n)."""
         count = len(self._groups.rows)
         for support_group in range(count):
             # The norms of the prototypes come from the products of the group with itself.

@@ -6,6 +6,7 @@ Reference: Wang et al., HyRSM, CVPR 2022, section 3.3; the baseline of MoLo's ab
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.episode import Features
 from molo_jax.methods.evidence import BI_MHM, Evidence, Metric, of_prototypes
 from molo_jax.methods.frames import FrameMethod, Stages
 from molo_jax.methods.streams import Rule, Stream
@@ -41,5 +42,5 @@ class BiMHM(FrameMethod):
         distances = matching.cosine_distances(query, classes)
         return {"match": of_prototypes(distances, Metric(BI_MHM))}
 
-    def streams(self, features: Float[Array, "v t d"]) -> dict[str, Stream]:
+    def streams(self, features: Features) -> dict[str, Stream]:
         return {"match": Stream(features, Rule(Metric(BI_MHM)))}

@@ -6,6 +6,7 @@ Reference: Cao et al., Few-Shot Video Classification via Temporal Alignment, CVP
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.episode import Features
 from molo_jax.methods.evidence import OTAM as ALIGNMENT
 from molo_jax.methods.evidence import Evidence, Metric, of_clips
 from molo_jax.methods.frames import FrameMethod, Stages
@@ -42,7 +43,7 @@ class OTAM(FrameMethod):
         distances = matching.cosine_distances(query, support)
         return {"match": of_clips(distances, self._metric, support_labels, n_way)}
 
-    def streams(self, features: Float[Array, "v t d"]) -> dict[str, Stream]:
+    def streams(self, features: Features) -> dict[str, Stream]:
         return {"match": Stream(features, Rule(self._metric, each_clip=True))}
 
     @property
