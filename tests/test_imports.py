@@ -36,6 +36,7 @@ QUICK = (
     "molo_jax.embed",
     "molo_jax.summary",
     "molo_jax.predict",
+    "molo_jax.report",
     "molo_jax.export",
     "molo_jax.config",
     "molo_jax.config_checks",
@@ -87,6 +88,12 @@ ROOMS = {
         *("molo_jax.data.clips", "molo_jax.data.lists"),
         *("molo_jax.prediction.container", "molo_jax.prediction.trees"),
     ),
+    # What people see. The configuration is read by the command.
+    "reporting": (
+        *("molo_jax.analysis", "molo_jax.data", "molo_jax.engine", "molo_jax.methods"),
+        *("molo_jax.evaluate", "molo_jax.evaluator", "molo_jax.results", "molo_jax.provenance"),
+        *("molo_jax.nn.precision", "molo_jax.prediction.report", "molo_jax.stored_config"),
+    ),
     # The only room that reads the configuration.
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
@@ -108,6 +115,7 @@ KNOW_THE_CONFIGURATION = {
         "training_cost.py",
         "next_step.py",
     ),
+    "report_run.py",
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
 # What knows no configuration and no command line.

@@ -212,7 +212,7 @@ def training(config: ConfigDict) -> Training:
     seen = settings_seen(_clips(config), dataset, method, train.precision)
     graphdef, *_ = abstract_network(method)
     trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
-    scored, validation = None, {}
+    scored, data, validation = None, None, {}
     if train.eval_every:
         ways, shots = (train.n_way,), (train.n_shot,)
         data = evaluation_data(config, "val", ways=ways, shots=shots, mesh=mesh)
@@ -247,6 +247,7 @@ def training(config: ConfigDict) -> Training:
             count=train.episodes_per_step // (train.microbatch * mesh.size),
         ),
         scored=scored,
+        validation_data=data,
         batches=functools.partial(_batches, config, dataset, sampler, mesh),
         mesh=mesh,
         schedule=schedule(config),
