@@ -107,6 +107,23 @@ def test_bad_videos_are_recorded_as_they_are_found_and_not_tried_again(bank, tmp
     assert fresh.bad_places() == {(0, 1): "no video stream"}
 
 
+def test_what_was_found_before_a_failure_is_kept(bank):
+    source = Source(broken=[(0, 1)])
+
+    def stopped(requests):
+        embedded = embed_with(source, bank)(requests)
+        yield next(embedded)
+        yield next(embedded)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(bank, source, clip_of, stopped)
+    found = FeatureBank.read(bank.folder)
+    assert found.bad == {(0, 1): "no video stream"}
+    assert found.missing(1).tolist() == [4]
+    check(found, 1)
+
+
 def test_a_video_that_was_skipped_fails_where_bad_videos_are_refused(bank, tmp_path):
     source = Source(broken=[(0, 1)])
     fill(bank, source, clip_of, embed_with(source, bank))

@@ -136,6 +136,32 @@ def test_a_kill_at_any_moment_leaves_a_bank_that_is_right_and_is_filled_up(
     assert calls > 40
 
 
+def test_rows_are_marked_after_their_numbers_are_on_the_disk(folder, monkeypatch):
+    monkeypatch.setattr(store, "_MARK_SECONDS", 0.0)
+    bank, calls = open_bank(folder), []
+
+    def noted(name):
+        real = getattr(os, name)
+
+        def call(number, *rest):
+            calls.append((name, Path(os.readlink(f"/proc/self/fd/{number}")).name))
+            return real(number, *rest)
+
+        return call
+
+    with bank.writing(1):
+        for name in ("pwrite", "fsync"):
+            monkeypatch.setattr(os, name, noted(name))
+        put(bank, [2, 3])
+    features = ["features_0.npy", "features_1.npy"]
+    assert calls == [
+        *(("pwrite", name) for name in features),
+        *(("fsync", name) for name in features),
+        ("pwrite", "rows.npy"),
+        ("fsync", "rows.npy"),
+    ]
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
