@@ -1,6 +1,7 @@
 """Embeds the clips of a split, exports their features, and says what became of it."""
 
 import functools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,12 +60,14 @@ def embed(evaluation: Evaluation, workdir: Path, draws: int, exports: Exports = 
         seed=evaluation.seed,
         about={"checkpoint": network.checkpoint, "step": network.step},
     )
-    evaluator = Evaluator(data, network.graphdef)
+    evaluator, began = Evaluator(data, network.graphdef), time.monotonic()
     bank = filled_bank(workdir, evaluator, data, *weights, key, draws=draws, title=evaluation.split)
     if bank.bad:
         logging.warning("%d videos of the split were left out as unusable", len(bank.bad))
     count = int(bank.present(draws).sum())
-    print(f"{bank.folder}: features of {count:,} clips, {in_mib(bank.bytes)}")
+    seconds = time.monotonic() - began
+    size = in_mib(bank.bytes)
+    print(f"{bank.folder}: features of {count:,} clips, {size}, in {seconds:.1f} s")
     clips = ExportedClips.of(bank, evaluation.dataset, data.dataset.split, draws)
     for kind, path in exports:
         if kind == "projector":

@@ -1,6 +1,7 @@
 """Evaluation of a trained network: accuracy over many episodes of classes it has never seen."""
 
-import shutil
+import contextlib
+import tempfile
 from pathlib import Path
 
 from absl import logging
@@ -8,7 +9,6 @@ from absl import logging
 from molo_jax.analysis.outcome_file import outcome_path, write_outcomes
 from molo_jax.analysis.summary import Cell, summarize
 from molo_jax.bank.description import Layout
-from molo_jax.bank.key import BANKS
 from molo_jax.banks import bank_scores, key_of
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
@@ -138,11 +138,15 @@ def _scores(
         static=variant == STATIC,
         about={"checkpoint": network.checkpoint, "step": network.step},
     )
-    try:
-        return bank_scores(workdir, evaluator, data, *weights, key, **common)
-    finally:
-        if variant != TRAINED:
-            shutil.rmtree(key.folder(workdir / BANKS), ignore_errors=True)
+    with _place_of_bank(workdir, variant) as place:
+        return bank_scores(Path(place), evaluator, data, *weights, key, **common)
+
+
+def _place_of_bank(workdir: Path, variant: str) -> contextlib.AbstractContextManager[str | Path]:
+    """Gives the folder of banks; that of a control is of this evaluation alone."""
+    if variant == TRAINED:
+        return contextlib.nullcontext(workdir)
+    return tempfile.TemporaryDirectory(prefix=".control-", dir=workdir)
 
 
 def _can_be_kept(features: Features) -> bool:

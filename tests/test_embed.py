@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+from ml_collections import ConfigDict
 
-from molo_jax import build, embed, embed_run
+from molo_jax import build, embed, embed_run, evaluate
 from molo_jax.cli import load_config
 from molo_jax.data.clips.episodes import clip_of_draw
 from molo_jax.engine.checkpoint import Checkpoints
@@ -62,12 +63,14 @@ def changes(data: Path, **more) -> dict:
     return CHANGES | places | {name.replace("__", "."): value for name, value in more.items()}
 
 
-def evaluation(data: Path, split: str = "test", **more):
+def changed_config(data: Path, **more) -> ConfigDict:
     config = load_config(f"{CONFIG}:otam")
-    for key, value in changes(data, **more).items():
-        with config.unlocked():
-            config.update_from_flattened_dict({key: value})
-    return build.embedding(config, split)
+    config.update_from_flattened_dict(changes(data, **more))
+    return config
+
+
+def evaluation(data: Path, split: str = "test", **more) -> evaluate.Evaluation:
+    return build.embedding(changed_config(data, **more), split)
 
 
 def banks(workdir: Path) -> list[Path]:
@@ -87,7 +90,7 @@ def test_the_command_embeds_once_exports_and_finds_the_features_again(motion_dat
     assert first.returncode == 0, first.stderr
     (bank,) = banks(workdir)
     assert bank.name.startswith("synthetic_val_")
-    assert f"24 of 24 clips are embedded into {bank}" in first.stderr
+    assert f"24 of 24 clips are to be embedded into {bank}" in first.stderr
     lines = first.stdout.splitlines()
     assert lines[0].startswith(f"{bank}: features of 24 clips, ")
     assert lines[1].startswith("features.npz: 24 clips, ")
@@ -121,6 +124,18 @@ def test_the_command_embeds_once_exports_and_finds_the_features_again(motion_dat
     assert f"the features of {bank} are used" in second.stderr
     assert "embedded into" not in second.stderr
     assert second.stdout.startswith(f"{bank}: features of 12 clips, ")
+
+
+def test_an_evaluation_takes_the_features_that_the_command_has_made(motion_data, workdir, caplog):
+    caplog.set_level("INFO")
+    made = embed_run.embed(evaluation(motion_data), workdir, 2)
+    caplog.clear()
+    settings = {"eval__frame_draw": "video", "eval__n_way": 3, "eval__episodes": 5}
+    config = changed_config(motion_data, eval__shots=(1,), eval__controls=(), **settings)
+    evaluate.evaluate(build.evaluation(config), workdir)
+    assert f"the features of {made.folder} are used" in caplog.text
+    assert "to be embedded" not in caplog.text
+    assert banks(workdir) == [made.folder]
 
 
 def test_other_weights_or_data_are_never_mixed_with_the_old_features(

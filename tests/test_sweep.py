@@ -107,7 +107,8 @@ def test_all_files_of_a_sweep_say_the_same(config, tmp_path, monkeypatch, capsys
     assert (header["variant"], header["frame_draw"], header["draws"]) == ("trained", "video", 1)
     # The control left its results, and no bank.
     assert (tmp_path / "eval_test_untrained.csv").exists()
-    assert len(list((tmp_path / "bank").iterdir())) <= 1
+    assert len(list((tmp_path / "bank").iterdir())) == 1
+    assert not list(tmp_path.glob(".*"))
     printed = capsys.readouterr().out
     assert "trained, 2-way" in printed
     assert "untrained network, 3-way" in printed

@@ -96,7 +96,7 @@ def fill(
         bank.note_bad(source.bad_places())
         rows = lacking()
         _LOGGER.info(
-            "%d of %d clips are embedded into %s", len(rows), draws * bank.videos, bank.folder
+            "%d of %d clips are to be embedded into %s", len(rows), draws * bank.videos, bank.folder
         )
         count = 0
         for positions, features in embed(Requests(bank, rows, clip_of)) if len(rows) else ():

@@ -120,7 +120,18 @@ class FeatureBank:
         Raises:
             MoloError: a file is damaged, or of other features.
         """
-        stored = described(self.folder)
+        while True:
+            stored = described(self.folder)
+            try:
+                self._read_files(stored)
+            except MoloError:
+                # Another process may have made room for more draws meanwhile.
+                if described(self.folder) == stored:
+                    raise
+            else:
+                return
+
+    def _read_files(self, stored: Mapping[str, Any] | None) -> None:
         self.draws, self.bad, self._state = 0, {}, np.zeros(0, np.uint8)
         if stored is None:
             return
@@ -196,13 +207,19 @@ class FeatureBank:
         """
         with written(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _waiting_for_lock(self.folder / LOCK):
-            self.refresh()
-            self._grow(draws)
-            try:
-                yield
-            finally:
-                self._mark()
+        try:
+            with _waiting_for_lock(self.folder / LOCK):
+                self.refresh()
+                self._grow(draws)
+                try:
+                    yield
+                finally:
+                    self._mark()
+        finally:
+            # Where nothing could be written, nothing stays.
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+                self.folder.parent.rmdir()
 
     def put(self, rows: Int[np.ndarray, "r"], features: Features) -> None:
         """Writes the features of clips; to be called within `writing`.

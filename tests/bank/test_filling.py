@@ -107,6 +107,23 @@ def test_bad_videos_are_recorded_as_they_are_found_and_not_tried_again(bank, tmp
     assert fresh.bad_places() == {(0, 1): "no video stream"}
 
 
+def test_what_was_found_before_a_failure_is_kept(bank):
+    source = Source(broken=[(0, 1)])
+
+    def stopped(requests):
+        embedded = embed_with(source, bank)(requests)
+        yield next(embedded)
+        yield next(embedded)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(bank, source, clip_of, stopped)
+    found = FeatureBank.read(bank.folder)
+    assert found.bad == {(0, 1): "no video stream"}
+    assert found.missing(1).tolist() == [4]
+    check(found, 1)
+
+
 def test_a_video_that_was_skipped_fails_where_bad_videos_are_refused(bank, tmp_path):
     source = Source(broken=[(0, 1)])
     fill(bank, source, clip_of, embed_with(source, bank))
@@ -132,10 +149,10 @@ def test_the_log_says_what_is_done_and_what_another_bank_is_of(tmp_path, caplog)
     fill(bank, source, clip_of, embed_with(source, bank))
     first, second = (BankKey({**KEY.values, "weights": w}).folder(tmp_path) for w in ("ab", "cd"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"5 of 5 clips are embedded into {first}",
+        f"5 of 5 clips are to be embedded into {first}",
         f"{first.name} has other features: weights of step 1000 -> 1200 (1 other bank takes 0 MiB"
         f" in {tmp_path}, which can be removed)",
-        f"5 of 5 clips are embedded into {second}",
+        f"5 of 5 clips are to be embedded into {second}",
         f"the features of {second} are used (0.0 MiB)",
     ]
 

@@ -32,7 +32,7 @@ OTHER = {
     "split": "val",
     "list_digest": "12",
     "data": "23",
-    "sampling": "window_middle",
+    "sampling": "window",
     "seed": 1,
     "static": True,
 }

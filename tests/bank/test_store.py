@@ -136,6 +136,32 @@ def test_a_kill_at_any_moment_leaves_a_bank_that_is_right_and_is_filled_up(
     assert calls > 40
 
 
+def test_rows_are_marked_after_their_numbers_are_on_the_disk(folder, monkeypatch):
+    monkeypatch.setattr(store, "_MARK_SECONDS", 0.0)
+    bank, calls = open_bank(folder), []
+
+    def noted(name):
+        real = getattr(os, name)
+
+        def call(number, *rest):
+            calls.append((name, Path(os.readlink(f"/proc/self/fd/{number}")).name))
+            return real(number, *rest)
+
+        return call
+
+    with bank.writing(1):
+        for name in ("pwrite", "fsync"):
+            monkeypatch.setattr(os, name, noted(name))
+        put(bank, [2, 3])
+    features = ["features_0.npy", "features_1.npy"]
+    assert calls == [
+        *(("pwrite", name) for name in features),
+        *(("fsync", name) for name in features),
+        ("pwrite", "rows.npy"),
+        ("fsync", "rows.npy"),
+    ]
+
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -238,7 +264,7 @@ def test_features_for_which_there_is_no_room_are_refused_before_any_is_computed(
     message = r"the features of 5 clips take 0\.0 MiB, and 0\.0 MiB are free there; make room, or"
     with pytest.raises(MoloError, match=message), bank.writing(1):
         pass
-    assert list(folder.iterdir()) == []
+    assert not folder.parent.exists()
     usage.free += 1
     with bank.writing(1):
         put(bank, [0])
@@ -283,6 +309,25 @@ def test_a_damaged_bank_is_named_with_what_to_do(folder, name, damage, message):
         open_bank(folder)
     assert f"rm -r {folder}" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_bank_that_grows_while_it_is_opened_is_read_again(folder, monkeypatch):
+    bank = open_bank(folder)
+    with bank.writing(1):
+        put(bank, range(VIDEOS))
+    read = store.read_bad
+    writers = [open_bank(folder)]
+
+    def grown_meanwhile(*arguments):
+        if writers:
+            with writers.pop().writing(2):
+                pass
+        return read(*arguments)
+
+    monkeypatch.setattr(store, "read_bad", grown_meanwhile)
+    other = FeatureBank.read(folder)
+    assert not writers
+    assert (other.draws, other.missing(2).tolist()) == (2, [5, 6, 7, 8, 9])
 
 
 def test_features_of_another_key_or_shape_are_never_taken(folder):
