@@ -33,6 +33,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 INTERRUPTED = 130
+# As the last argument of a command: it takes any more of them.
+ANY_MORE = "…"
 _CONFIG_FLAG = "config"
 
 
@@ -60,7 +62,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) ->
     Args:
         main: the command; raises `MoloError` for what its user can mend.
         arguments: names of the arguments without `--` that the command needs, in their order;
-            `main` gets them behind the name of the program.
+            `main` gets them behind the name of the program. A last name `…` allows any more.
     """
     sys.unraisablehook = _unless_of_a_library
     try:
@@ -152,11 +154,12 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
     except SystemExit:
         # The help that was asked for has been printed; for absl that is a failure.
         sys.exit(0)
-    if len(rest) > 1 + len(arguments):
-        extra = rest[1 + len(arguments)]
+    needed = [name for name in arguments if name != ANY_MORE]
+    if len(rest) > 1 + len(needed) and ANY_MORE not in arguments:
+        extra = rest[1 + len(needed)]
         raise UsageError(f"unexpected argument {extra!r}; flags are written --name=value")
-    if len(rest) < 1 + len(arguments):
-        raise UsageError(f"{' and '.join(arguments)} are required; --help says what they are")
+    if len(rest) < 1 + len(needed):
+        raise UsageError(f"{' and '.join(needed)} are required; --help says what they are")
     return rest
 
 

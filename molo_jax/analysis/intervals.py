@@ -16,7 +16,14 @@ from scipy.special import erf
 from scipy.stats import truncnorm
 
 from molo_jax.analysis.outcome import Outcome
-from molo_jax.analysis.variance import Design, Variance, class_variance, video_variance
+from molo_jax.analysis.variance import (
+    Design,
+    Variance,
+    class_mean_variances,
+    class_variance,
+    means_of_classes,
+    video_variance,
+)
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96
@@ -139,10 +146,19 @@ def class_intervals(
         By the position of the class in the split; only classes that were drawn.
     """
     values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
-    each = values.mean(axis=2)
-    found = {}
-    for position in np.unique(outcome.classes).tolist():
-        own = each[outcome.classes == position]
-        noise = float(own.var(ddof=1)) / len(own) if len(own) > 1 else math.nan
-        found[position] = Intervals(float(own.mean()), _Z95 * math.sqrt(noise), None, None)
-    return found
+    sizes = np.asarray(class_sizes, dtype=np.int64)
+    design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
+    means, noises = means_of_classes(values, design)
+    why = _too_few_videos(outcome, sizes)
+    variances = [] if why else class_mean_variances(values, design)
+    return {
+        c: Intervals(
+            mean=float(means[c]),
+            ci95=_Z95 * math.sqrt(noises[c]),
+            ci95_videos=None if why else half_width(variances[c]),
+            ci95_classes=None,
+            no_videos=why,
+            no_classes="a class is one class",
+        )
+        for c in np.flatnonzero(design.count).tolist()
+    }

@@ -26,6 +26,8 @@ _CROSS_PRODUCTS = 1_000_000
 # A component of pairs is left out where a pair occurs less often than this: it is then smaller than
 # this part of the noise of the episodes.
 _FEWEST_VISITS = 0.05
+# How alike the variances of classes are taken to be: so many degrees of freedom their mean counts.
+_ALIKE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Design:
 
     @functools.cached_property
     def count(self) -> Float[np.ndarray, "c"]:
-        """The number of episodes with each class."""
-        return self.sum_by_class(np.ones(self.classes.shape))
+        """The number of episodes with each class; 1 for a class that was never drawn."""
+        return np.maximum(self.sum_by_class(np.ones(self.classes.shape)), 1.0)
 
     @functools.cached_property
     def width(self) -> int:
@@ -122,6 +124,80 @@ def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Varian
     shared = single - float((within * n / (n - 2)).sum()) - across
     noise = float(values.mean(axis=(1, 2)).var(ddof=1)) / e
     return Variance(noise, shared, math.sqrt(np.square(parts - parts.mean()).sum()))
+
+
+def means_of_classes(
+    values: Float[np.ndarray, "e w q"], design: Design
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
+    """Returns the mean of each class, and its variance when the same videos are drawn anew."""
+    of_query = values.mean(axis=2)
+    count = np.maximum(design.count, 1)
+    means = design.sum_by_class(of_query) / count
+    squares = design.sum_by_class(np.square(of_query - means[design.classes]))
+    return means, squares / np.maximum(count - 1, 1) / count
+
+
+def class_mean_variances(values: Float[np.ndarray, "e w q"], design: Design) -> list[Variance]:
+    """Estimates the variance of the mean of each class when all videos are drawn anew.
+
+    A class has so few videos that what they differ by is known badly, and is 0 for a class whose
+    queries are all right. So the variances of the effects of videos are drawn towards their mean
+    over the classes, as if this were another estimate (Smyth 2004).
+
+    Args:
+        values: as in `video_variance`.
+        design: as in `video_variance`.
+    """
+    k, n = design.n_shot, design.sizes.astype(np.float64)
+    means, noises = means_of_classes(values, design)
+    own = values - means[design.classes][..., None]
+    effects, alone = _effects(own, own.mean(axis=2), design)
+    scale = ((n - 1) / (n - 1 - k)) ** 2 * _without_itself(design.count)
+    found = (np.square(effects).sum(axis=1) - alone * n) * scale / (n - 1)
+    # A pair is counted twice in the squares.
+    found -= _pairs_within(own, design) * n / (2 * (n - 1) * (n - 2))
+    drawn, noise = design.count > 0, alone * n * scale / (n - 1)
+    least = np.sqrt(2 / (n - 1)[drawn].sum()) * noise[drawn].mean()
+    usual = max(least, found[drawn].mean())
+    error = 2 * (usual + noise) ** 2 / (n - 1)
+    spread = 2 * usual**2 / _ALIKE
+    weight = spread / np.maximum(spread + error, np.finfo(float).tiny)
+    others = _of_other_classes(own, design)
+    shared = (weight * found + (1 - weight) * usual) / n + max(0.0, others[drawn].mean())
+    errors = np.sqrt(weight * error) / n
+    parts = zip(noises.tolist(), shared.tolist(), errors.tolist(), strict=True)
+    return [Variance(*each) for each in parts]
+
+
+def _of_other_classes(own: Float[np.ndarray, "e w q"], design: Design) -> Float[np.ndarray, "c"]:
+    """Estimates the part of the variance of a class's mean that is of other classes' videos."""
+    _, w, _ = own.shape
+    k, classes, cells = design.n_shot, len(design.sizes), len(design.sizes) * design.width
+    if w == 1:
+        return np.zeros(classes)
+    e = max(2, min(len(own), _CROSS_PRODUCTS // (w * (w - 1) * k)))
+    labels, n = design.classes[:e], design.sizes.astype(np.float64)
+    pairs = (labels[:, :, None].astype(np.int64) * classes + labels[:, None, :])[..., None]
+    other = ~np.eye(w, dtype=bool)
+    rest = np.broadcast_to(own[:e].mean(axis=2)[:, :, None], pairs.shape[:3])
+    # Rows: the pair of a class and another one; its columns are the videos of the other one.
+    keys = labels[:, :, None, None].astype(np.int64) * cells + design.support[:e, None]
+    spread = np.broadcast_to((rest * other)[..., None], keys.shape)
+    sums = np.bincount(keys.ravel(), spread.ravel(), classes * cells)
+    sums = sums.reshape(classes, classes, design.width)
+    places = pairs[..., 0].ravel()
+    count = np.bincount(places, np.broadcast_to(other, rest.shape).ravel(), classes**2)
+    whole = np.bincount(places, (rest * other).ravel(), classes**2).reshape(classes, classes)
+    square = np.bincount(places, (rest**2 * other).ravel(), classes**2).reshape(classes, classes)
+    count = count.reshape(classes, classes)
+    # The sum over the videos of the other class, of which each episode has k.
+    found = np.square(sums).sum(axis=2) - (k * whole) ** 2 / n
+    # In the noise, the mean of a pair of classes is not taken away.
+    found -= k * (1 - k / n) * square
+    pairs_of = np.maximum(count * (count - 1), 1)
+    found *= ((n - 1) / (n - k)) ** 2 * n**2 / pairs_of / (n - 1)
+    share = (w - 1) / (classes - 1)
+    return (found * share**2 / n).sum(axis=1)
 
 
 def _without_itself(count: np.ndarray) -> np.ndarray:
