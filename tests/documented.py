@@ -235,6 +235,14 @@ TABLE = (
         "backbone",
     ),
     Row(
+        "molo_jax.report",
+        (
+            "tests/test_report.py::test_the_command_writes_the_page_and_names_what_is_missing",
+            "tests/test_report.py::test_by_default_the_page_is_in_the_work_folder_and_pictures_can_be_left_out",
+        ),
+        "out prepared nopictures map_clips",
+    ),
+    Row(
         "molo_jax.summary",
         (
             "tests/test_summary.py::test_the_command_needs_no_data_and_writes_what_it_prints",

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from html_page import HtmlPage
 from matplotlib.image import imread
 
 from molo_jax import build, evaluate, evaluated
@@ -109,6 +110,26 @@ def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
     ]
     assert [line["step"] for line in lines(workdir) if line["kind"] == "val"] == [4, 8, 12]
     assert imread(workdir / "summary.png").std() > 0.1
+
+
+def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, motion_data):
+    workdir, _ = whole
+    page = HtmlPage((workdir / "report.html").read_text(encoding="utf-8"))
+    assert page.problems() == []
+    text = page.text()
+    best = json.loads((workdir / "eval_test_3way_1shot.json").read_text())
+    assert f"3-way 1-shot accuracy {100 * best['accuracy']:.1f} %" in text
+    assert "Episode 0: 3-way 1-shot" in text
+    assert "Appearance: adds" in text
+    assert "Motion: adds" in text
+    # Two episodes of three rows, each a support clip and a query.
+    assert len([x for x in page.all("svg") if x.get("class") == "strip"]) >= 12
+    assert page.all("line")
+    assert "usable clips of" in text
+    assert "What is missing" not in text
+    (line,) = (workdir / "commands.jsonl").read_text().splitlines()
+    given = command(motion_data, workdir)[1:]
+    assert json.loads(line)["command"] == f"python {shlex.join(given)}"
 
 
 def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):

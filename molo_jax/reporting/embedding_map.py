@@ -9,11 +9,14 @@ from jaxtyping import Float, Int
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from molo_jax.errors import MoloError
 from molo_jax.methods.episode import Features
 
 # With fewer clips t-SNE has nothing to find, and PCA shows the same.
 _LEAST_FOR_TSNE = 30
 _DIMENSIONS, _PERPLEXITY = 50, 30.0
+# The spread below which clips count as equal; up to so many clips nothing is approximated.
+_LEAST_SPREAD, _MOST_EXACT = 1e-9, 1000
 COLORS = ("#0b5cad", "#b3470a", "#146c34", "#7b3fa0", "#8a6100", "#b3261e", "#00696f", "#4a4f57")
 SHAPES = ("circle", "square", "triangle", "diamond")
 SIZE, _EDGE = 640, 24
@@ -78,16 +81,26 @@ def places(vectors: Float[np.ndarray, "v d"]) -> tuple[Float[np.ndarray, "v 2"],
 
     Returns:
         The places, and the name of the method: PCA to 50 dimensions and then t-SNE (van der Maaten
-        & Hinton 2008) from 30 clips on, PCA alone for fewer.
+        & Hinton 2008) from 30 clips on; PCA alone for fewer, or where all clips are the same.
+
+    Raises:
+        MoloError: a number is not finite.
     """
+    if not np.isfinite(vectors).all():
+        raise MoloError("the features of the network are not finite, so there is no map of them")
+    if vectors.std(axis=0).max() < _LEAST_SPREAD:
+        return np.zeros((len(vectors), 2)), "PCA"
     most = min(_DIMENSIONS, *vectors.shape)
     reduced = PCA(n_components=most, random_state=0).fit_transform(vectors)
-    if len(vectors) < _LEAST_FOR_TSNE:
+    # Where all clips have the same features, t-SNE divides by their spread, and its compiled part
+    # then ends the process.
+    if len(vectors) < _LEAST_FOR_TSNE or reduced[:, :2].std(axis=0).min() < _LEAST_SPREAD:
         flat = np.zeros((len(vectors), 2))
         flat[:, : min(2, most)] = reduced[:, :2]
         return flat, "PCA"
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, method="barnes_hut")
+    how = "exact" if len(vectors) <= _MOST_EXACT else "barnes_hut"
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, method=how)
     return tsne.fit_transform(reduced.astype(np.float32)), "t-SNE"
 
 

@@ -141,7 +141,7 @@ def _environment() -> jinja2.Environment:
         "number": number,
         "signed": signed,
         "percent": percent,
-        "breakable": breakable,
+        "breakable": lambda text: breakable(_printable(str(text))),
     }
     return environment
 
@@ -179,6 +179,11 @@ def _chance(config: Mapping[str, Any]) -> float | None:
 def _split(place: int, evaluated: Evaluated) -> Split:
     """Computes what the page says of a split."""
     notes = notes_of(evaluated)
+    if evaluated.outcomes and stale(evaluated):
+        notes.append(
+            f"{evaluated.outcomes_source} is of another network than the results, so it is not"
+            " used. Evaluate again."
+        )
     outcome, cell, names = details_of(evaluated)
     shown = statistics.completed(evaluated.shown, cell, names)
     together = None if cell is None or tuple(names) != shown.classes else cell.together

@@ -144,6 +144,6 @@ def ways_and_shots(results: Sequence[Result]) -> Plot | None:
         figure,
         f"Accuracy by way and shots, from {100 * worst.accuracy:.1f} % ({worst.way}-way"
         f" {worst.shot}-shot) to {100 * best.accuracy:.1f} % ({best.way}-way {best.shot}-shot),"
-        f" with 95 % intervals over {'videos' if videos else 'episodes'}. "
+        f" with 95 % intervals over {'videos' if videos else 'episodes'}."
         " The table holds all numbers.",
     )
