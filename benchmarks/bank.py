@@ -33,9 +33,10 @@ def _whole(name: str, default: int, text: str, least: int = 1) -> flags.FlagHold
 
 _NUMBERS = {
     "episodes": _whole("episodes", 10_000, "Episodes of the evaluation.", least=2),
-    "videos": _whole("videos", 2_857, "Videos of the split.", least=48),
+    "videos": _whole("videos", 2_857, "Videos of the split.", least=2),
     "measured_episodes": _whole("measured_episodes", 6, "Episodes measured of the official way."),
-    "measured_videos": _whole("measured_videos", 48, "Videos that are generated and embedded.", 24),
+    "measured_videos": _whole("measured_videos", 48, "Videos that are generated and embedded.", 2),
+    "classes": _whole("classes", 24, "Classes of the split.", least=2),
     "repeats": _whole("repeats", 2, "How often both are measured, in turn."),
     "way": _whole("way", 5, "Classes of an episode.", least=2),
     "shot": _whole("shot", 1, "Support clips of a class."),
@@ -46,7 +47,8 @@ _KIND = flags.DEFINE_enum("kind", "ssv2", ["ssv2", "ucf101"], "What the videos a
 _BACKBONE = flags.DEFINE_enum("backbone", "resnet50", list(BACKBONES), "The network of frames.")
 _CLIPS = flags.DEFINE_string("clips", "runs/benchmark_bank", "Folder of the generated videos.")
 _JSON = flags.DEFINE_string("json", None, "File for what was measured.")
-_FRAMES, _CLASSES = 8, 24
+_SCALE = flags.DEFINE_float("seconds_scale", 1.0, "Length of the videos, times that of the kind.")
+_FRAMES = 8
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,13 +75,13 @@ def _data(options: dict[str, Any]) -> dict[str, Any]:
     from molo_jax.data.lists.splits import read_split
 
     kind, folder = KINDS[options["kind"]], Path(_CLIPS.value) / options["kind"]
-    each = max(options["shot"] + options["query"], options["measured_videos"] // _CLASSES)
+    each = max(options["shot"] + options["query"], options["measured_videos"] // options["classes"])
     make_clips(
         folder,
         options["kind"],
-        classes=_CLASSES,
+        classes=options["classes"],
         videos_per_class=each,
-        seconds_scale=1.0,
+        seconds_scale=_SCALE.value,
         seed=options["seed"],
     )
     split = read_split(folder / "splits" / "train_few_shot.txt", "train")
@@ -127,7 +129,7 @@ def _measured(options: dict[str, Any]) -> dict[str, Any]:
             ours = banked.call("predicted", (repeat + 1) * count)[repeat * count :]
             equal.append(float((ours == found["predicted"]).mean()))
     matching = {
-        **{"method": "molo", "classes": _CLASSES, "videos": -(-options["videos"] // _CLASSES)},
+        **{"method": "molo", "videos": -(-options["videos"] // options["classes"])},
         **{"ways": [options["way"]], "shots": [options["shot"]], "direct_episodes": 2},
     }
     with contextlib.ExitStack() as stack:

@@ -346,6 +346,21 @@ TABLE = (
         "method steps episodes out data",
     ),
     Row(
+        "benchmarks/sweep.py",
+        ("tests/test_sweep_benchmark.py::test_every_method_has_a_row_whose_parts_add_up",),
+        "method videos backbone classes ways shots",
+    ),
+    Row(
+        "benchmarks/bank.py",
+        ("tests/test_sweep_benchmark.py::test_both_ways_predict_the_same_and_the_ratio_is_theirs",),
+        "backbone",
+    ),
+    Row(
+        "benchmarks/draws.py",
+        ("tests/test_sweep_benchmark.py::test_accuracy_is_shown_for_every_number_of_draws",),
+        "config workdir",
+    ),
+    Row(
         "benchmarks/matching.py",
         ("tests/test_matching_benchmark.py::test_the_table_shows_what_was_measured",),
         "method shots episodes batch classes videos way frames json",
