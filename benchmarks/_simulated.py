@@ -17,7 +17,7 @@ _WIDTH = 16
 # How many of these numbers two networks see, which are compared.
 _SEEN = _WIDTH, 12
 # Episodes and queries of fresh videos of which the truth is the mean.
-_TRUTH_EPISODES, _TRUTH_QUERIES = 20_000, 10
+_TRUTH_EPISODES, _TRUTH_QUERIES = 10_000, 10
 # How often the videos of the same classes are drawn anew: the truth is computed once for them.
 _DRAWS = 5
 
