@@ -91,13 +91,18 @@ class Illustrations:
         examples: example episodes.
         map: the embedding map; None where it was not made.
         network: which network it is, a text.
-        compares_frames: whether the method compares single frames.
+        streams: the names of the streams that compare single frames.
     """
 
     examples: Sequence[Example]
     map: EmbeddingMap | None
     network: str
-    compares_frames: bool
+    streams: Sequence[str]
+
+    @property
+    def compares_frames(self) -> bool:
+        """Whether the method compares single frames."""
+        return bool(self.streams)
 
 
 def hard_clips(
@@ -174,7 +179,7 @@ def illustrate(
     examples = [illustrator.example(number) for number in _chosen(outcome)]
     found = illustrator.map(map_clips) if map_clips else None
     title = f"{evaluation.method.title}, {evaluation.method.backbone}, step {network.step}"
-    return Illustrations(examples, found, title, illustrator.compares_frames)
+    return Illustrations(examples, found, title, illustrator.streams)
 
 
 def _chosen(outcome: Outcome | None) -> list[int]:
@@ -198,7 +203,7 @@ class _Illustrator:
         )
         self._sampler = next(iter(data.samplers.values()))
         self._names = class_keys(data.dataset.split)
-        self.compares_frames = False
+        self.streams: tuple[str, ...] = ()
 
         @functools.partial(jax.jit, static_argnames="n_way")
         def evidence(params, batch_stats, support, query, labels, n_way):
@@ -216,7 +221,7 @@ class _Illustrator:
         found = jax.device_get(
             self._evidence(*self._weights, *arrays, episode.support_labels, n_way=way)
         )
-        self.compares_frames |= any(each.frames is not None for each in found.values())
+        self.streams = tuple(name for name, each in found.items() if each.frames is not None)
         apart = matching.distances(found)
         labels = [*range(min(way, _MOST_ROWS))]
         asked = [int(np.flatnonzero(episode.query_labels == label)[0]) for label in labels]

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from molo_jax.methods.evidence import Evidence, matched
+from molo_jax.methods.evidence import OTAM, Evidence, matched
 from molo_jax.reporting.strips import SIDE, Strip
 
 # Height of the lines between the two rows of frames, in pixels.
 GAP = 84
 _THIN, _THICK = 1.2, 6.0
+_SOFTENED = "; the lines are the best alignment, and the method softens over all of them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,14 @@ class StreamDrawing:
         share: what the stream adds to the distance.
         lines: of the matched pairs.
         text: what is drawn, for those who do not see it.
+        note: how the distance is more than the lines, behind a semicolon; mostly empty.
     """
 
     name: str
     share: float
     lines: Sequence[Line]
     text: str
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +145,7 @@ def streams_of(
                 float(each.weight * np.asarray(each.distances)[query, label]),
                 lines,
                 f"Frames matched by {name}, those of the query first: {told}.",
+                _SOFTENED if each.metric.name == OTAM else "",
             )
         )
     return drawn

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from molo_jax.methods.evidence import BI_MHM, Evidence, Metric
+from molo_jax.methods.evidence import BI_MHM, OTAM, Evidence, Metric
 from molo_jax.reporting import matching
 from molo_jax.reporting.strips import SIDE
 
@@ -48,6 +48,15 @@ def test_a_single_direction_has_solid_lines_only():
     metric = Metric(BI_MHM, single_direction=True)
     (drawn,) = matching.streams_of(evidence(metric=metric), 1, 0, 0, (3, 3))
     assert [line.solid for line in drawn.lines] == [True] * 3
+
+
+def test_an_alignment_is_said_to_be_softened():
+    (drawn,) = matching.streams_of(evidence(metric=Metric(OTAM, 0.1)), 1, 0, 0, (3, 3))
+    assert (
+        drawn.note == "; the lines are the best alignment, and the method softens over all of them"
+    )
+    (plain,) = matching.streams_of(evidence(), 1, 0, 0, (3, 3))
+    assert plain.note == ""
 
 
 def test_where_each_clip_is_compared_the_nearest_of_its_class_is_shown():

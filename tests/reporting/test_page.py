@@ -48,7 +48,7 @@ def made_pictures(folder, missing=()):
     classes = np.arange(40) % len(names)
     found = embedding_map(vectors, classes, [f"{HOSTILE} {i}" for i in range(40)], names, 99)
     hard = hard_clips(outcome, names, evaluated.header["video_names"], strips, None)
-    return Pictures(strips, hard, Illustrations([example], found, "MoLo", True), missing)
+    return Pictures(strips, hard, Illustrations([example], found, "MoLo", ("motion",)), missing)
 
 
 def write(path, workdir, pictures=None, defaults=None):
@@ -151,6 +151,7 @@ def test_pairs_hardest_queries_episodes_and_map_are_there(whole):
     assert len([1 for each in page.all("line") if "stroke-width" in each]) == 1
     assert "Query, predicted" in page.text()
     assert "Appearance: adds +0.70 to the distance" in page.text()
+    assert "A line of the motion begins and ends between two frames" in page.text()
     assert "40 of 99 usable clips" in page.text()
     assert [f"{HOSTILE} {i}" in page.text() for i in range(40)] == [True] * 40
     # The pictures are in the page once, and used wherever they are shown.
