@@ -6,7 +6,9 @@ python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MO
 --list_keys the command prints every key with its value and its meaning, and does nothing else.
 """
 
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags, logging
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         print(help_of_keys(config))
         return
     validate(config)
-    workdir = _workdir()
+    workdir = cli.work_folder_of(_WORKDIR.value)
     check_sources(
         workdir,
         trains=_MODE.value != "eval",
@@ -66,7 +68,8 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     if not_kept:
         logging.warning("%s", not_kept)
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import build, evaluate, figure, train
+    from molo_jax import build, evaluate, figure, report_run, train
+    from molo_jax.reporting.commands import record_command
 
     trains, evaluates = _MODE.value != "eval", _MODE.value != "train"
     # Before hours of training: whether there will be something to evaluate the network on.
@@ -79,8 +82,28 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         train.train(training, workdir)
     if evaluates:
         evaluate.evaluate(evaluation, workdir, trains)
+    _without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
     if trains and evaluates:
         figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
+        report = workdir / "report.html"
+        _without_failing(report.name, lambda: report_run.write_report(workdir, report))
+
+
+def _command() -> str:
+    return f"python -m molo_jax.main {shlex.join(sys.argv[1:])}"
+
+
+def _without_failing(what: str, write: Callable[[], object]) -> None:
+    """Writes what a finished training and its results are worth as much without."""
+    try:
+        write()
+    except Exception as error:
+        logging.warning(
+            "%s could not be written, which changes no result: %s: %s",
+            what,
+            type(error).__name__,
+            error,
+        )
 
 
 def _say_what_runs_where() -> None:
@@ -88,13 +111,6 @@ def _say_what_runs_where() -> None:
         logging.info("%s", line)
     if warning := runtime.unused_gpu():
         logging.warning("%s", warning)
-
-
-def _workdir() -> Path:
-    file, _, method = flags.FLAGS["config"].config_filename.partition(":")
-    # Two methods of one configuration file are two trainings.
-    name = f"{Path(file).stem}_{method}" if method else Path(file).stem
-    return Path(_WORKDIR.value or f"runs/{name}").absolute()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from molo_jax.engine.schedule import Schedule
 from molo_jax.engine.state import TrainState
 from molo_jax.engine.step import Batch, Metrics, replicated
 from molo_jax.errors import MoloError
+from molo_jax.evaluator import EvaluationData
 from molo_jax.methods.settings import Settings
 from molo_jax.provenance import (
     ListRecord,
@@ -40,6 +41,7 @@ class Training:
         first_weights: turns random parameters and statistics into those that it begins with.
         step: makes a step of an iterator over its chunks.
         scored: validates parameters and statistics; None without validation.
+        validation_data: the episodes of `scored`; None without validation.
         batches: number of finished steps -> the chunks of each further step, on the devices.
         mesh: the devices.
         schedule: the learning rate of a step.
@@ -63,6 +65,7 @@ class Training:
     first_weights: Callable[[nnx.State, nnx.State], tuple[nnx.State, nnx.State]]
     step: Callable[[TrainState, Iterable[Batch]], tuple[TrainState, Metrics]]
     scored: Callable[[nnx.State, nnx.State], Score] | None
+    validation_data: EvaluationData | None
     batches: Callable[[int], Generator[Iterable[Batch], None, None]]
     mesh: Mesh
     schedule: Schedule

@@ -15,6 +15,7 @@ from molo_jax.engine.metrics import MetricLog, format_metrics
 from molo_jax.engine.runtime import CacheUse, profiled
 from molo_jax.engine.state import TrainState, count_parameters
 from molo_jax.errors import MoloError
+from molo_jax.reporting.validation import ValidationBoard
 from molo_jax.resume import Training, open_training
 from molo_jax.stopping import StopSignals
 
@@ -49,11 +50,13 @@ def train(training: Training, workdir: Path) -> None:
         _announce(training, start.state, start.step)
         keeper.validate_best_again()
         display = Display(training, metrics, start.step)
+        board = ValidationBoard(metrics, training.validation_data)
 
         def validate(step: int, state: TrainState) -> None:
             with display.validating():
                 score = training.scored(state.params, state.batch_stats)
-            display.write_validation(step, score)
+                display.write_validation(step, score)
+                board.show(step, getattr(score, "outcome", None))
             keeper.keep_if_best(step, state, score)
 
         with (

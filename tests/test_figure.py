@@ -8,6 +8,7 @@ from molo_jax import figure as drawing
 from molo_jax.config import base_config
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import MoLoSettings
+from molo_jax.reporting import curves, episode_picture
 
 
 def metrics():
@@ -39,12 +40,12 @@ def figure():
     return drawn
 
 
-def curves(axes):
+def lines_of(axes):
     return {line.get_label(): np.asarray(line.get_data()) for line in axes.get_lines()}
 
 
 def test_the_loss_and_every_term_are_drawn_over_the_steps(figure):
-    drawn = curves(figure.axes[0])
+    drawn = lines_of(figure.axes[0])
     assert len(drawn) == 1 + len(MoLoSettings.losses)
     np.testing.assert_allclose(
         drawn["loss: weighted sum of all terms"], [[10, 20, 30], [5, 2.5, 50 / 30]]
@@ -71,7 +72,7 @@ def drawn_pixels(count):
     lines = [metrics()[0] | {"step": 10 * (place + 1)} for place in range(count)]
     figure = drawing.Figure(figsize=(8, 6))
     axes = figure.subplots()
-    drawing._draw_losses(axes, lines, MoLoSettings.losses)
+    curves.draw_losses(axes, lines, MoLoSettings.losses)
     axes.get_legend().remove()
     for artist in (axes.title, axes.xaxis, axes.yaxis, axes.patch, *axes.spines.values()):
         artist.set_visible(False)
@@ -85,8 +86,8 @@ def test_the_only_point_of_a_short_training_can_be_seen():
 
 
 def test_points_are_marked_up_to_twenty_of_them():
-    assert drawing._marker(range(20))["marker"] == "o"
-    assert drawing._marker(range(21)) == {}
+    assert curves._marker(range(20))["marker"] == "o"
+    assert curves._marker(range(21)) == {}
 
 
 def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
@@ -108,7 +109,7 @@ def test_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(
 
 
 def test_validation_accuracy_and_chance_are_drawn_in_percent(figure):
-    drawn = curves(figure.axes[1])
+    drawn = lines_of(figure.axes[1])
     np.testing.assert_allclose(drawn["val, 95 %"], [[10, 20, 30], [10, 20, 30]])
     np.testing.assert_allclose(drawn["chance"][1], 20)
 
@@ -130,7 +131,7 @@ def test_the_frames_of_a_clip_stand_side_by_side_in_order(figure):
     clip = np.stack([np.full((7, 5, 3), level, np.uint8) for level in (10, 20, 30)])
     axes = figure.axes[2]
     axes.images[0].remove()
-    drawing._draw_clip(axes, clip, "red")
+    episode_picture._draw_clip(axes, clip, "red")
     strip = np.asarray(axes.images[0].get_array())
     assert strip.shape == (7, 3 * 5 + 2, 3)
     np.testing.assert_array_equal(strip[0, [0, 4, 6, 10, 12, 16], 0], [10, 10, 20, 20, 30, 30])

@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from html_page import HtmlPage
 from matplotlib.image import imread
 
-from molo_jax import build, evaluate
+from molo_jax import build, evaluate, evaluated
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.data.augment import eval_views
@@ -111,6 +112,26 @@ def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
     assert imread(workdir / "summary.png").std() > 0.1
 
 
+def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, motion_data):
+    workdir, _ = whole
+    page = HtmlPage((workdir / "report.html").read_text(encoding="utf-8"))
+    assert page.problems() == []
+    text = page.text()
+    best = json.loads((workdir / "eval_test_3way_1shot.json").read_text())
+    assert f"3-way 1-shot accuracy {100 * best['accuracy']:.1f} %" in text
+    assert "Episode 0: 3-way 1-shot" in text
+    assert "Appearance: adds" in text
+    assert "Motion: adds" in text
+    # Two episodes of three rows, each a support clip and a query.
+    assert len([x for x in page.all("svg") if x.get("class") == "strip"]) >= 12
+    assert page.all("line")
+    assert "usable clips of" in text
+    assert "What is missing" not in text
+    (line,) = (workdir / "commands.jsonl").read_text().splitlines()
+    given = command(motion_data, workdir)[1:]
+    assert json.loads(line)["command"] == f"python {shlex.join(given)}"
+
+
 def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
     workdir, printed = whole
     for name, result in results(workdir).items():
@@ -195,7 +216,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
     """A training that runs beside the evaluation finds a better network at that moment."""
     best, place = _best(whole[0]), tmp_path / "best"
     shutil.copytree(whole[0] / "best", place)
-    read = evaluate._restore
+    read = evaluated._restore
 
     def replaced_meanwhile(checkpoints, step, *rest):
         if step == best:
@@ -301,14 +322,14 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     network = _load(config, whole[0])
     config.eval.shots = (1,)
     data = build.evaluation(config).data
-    evaluator = evaluate.Evaluator(data, network.graphdef)
+    evaluator = Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
-    sampler = data.samplers[1]
+    sampler = data.samplers[3, 1]
     episode = sampler.resolve(sampler(2))
     requests = (*episode.support, *episode.query)
     parts = [features for _, features in evaluator.embed(*weights, requests)]
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-    model = evaluate.nnx.merge(network.graphdef, *weights)
+    model = nnx.merge(network.graphdef, *weights)
     clips = [data.dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
     pixels = eval_views(np.stack(clips), 32, (0.45, 0.225))
     whole_episode = Episode(
@@ -322,7 +343,8 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     )
     output = model(whole_episode, n_way=3, train=False)
     labels = episode.support_labels[None]
-    logits = evaluator.match(*weights, table, np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]]), labels)
+    rows = np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]])
+    logits = evaluator.match(3, *weights, table, *rows, labels)
     np.testing.assert_allclose(logits[0], output.logits, rtol=1e-4, atol=1e-4)
 
 

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_files import events
 from training_stand_in import StandIn, best_meta, crash, lines, small_config, weights
 
 from molo_jax import build, train
+from molo_jax.analysis.outcome import Outcome
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.metrics import MetricLog
 from molo_jax.errors import MoloError
@@ -144,6 +146,30 @@ def test_a_signal_during_a_validation_says_that_the_validation_ends_first(
         stand_in.train(config, tmp_path, scored=scored)
     assert "; a validation is running, which ends first. A second" in caplog.text
     assert best_meta(tmp_path)[0] == 3
+
+
+def test_a_validation_goes_to_tensorboard_with_its_episode_classes_and_margins(
+    stand_in, config, tmp_path
+):
+    config.train.eval_every = 3
+    made = build.training(config)
+    first = next(iter(made.validation_data.samplers.values()))
+    episode = first(0)
+    videos = np.stack([order[: first.need] for order in episode.orders])[None]
+    zeros = np.zeros((1, 3, videos.shape[2] - 1))
+    outcome = Outcome(episode.classes[None], videos, 1, zeros.astype(int), zeros - 1)
+    score = SimpleNamespace(accuracy=0.5, ci95=0.01, episodes=1, per_class={}, outcome=outcome)
+    stand_in.train(config, tmp_path, scored=lambda *_: score)
+    shown = [
+        (event.step, value.tag)
+        for event in events(tmp_path)
+        for value in event.summary.value
+        if value.tag.startswith("val")
+    ]
+    names = sorted(made.validation_data.dataset.split.class_names[c] for c in episode.classes)
+    tags = ["val/accuracy", "val/ci95", *(f"val_class/{name}" for name in names)]
+    tags += ["val/episode", "val/classes", "val/margin", "val/accuracy_of_classes"]
+    assert shown == [(step, tag) for step in (3, 6, 7) for tag in tags]
 
 
 def kill_and_wait(caplog):

@@ -1,6 +1,7 @@
 """Where numbers go while a training runs: `metrics.jsonl`, TensorBoard, and the log."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -8,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+from jaxtyping import Float
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import make_histogram, scalar
 
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, write_text, written
@@ -18,6 +22,25 @@ from molo_jax.files import parse_json, write_text, written
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.
 _CONSEQUENCES = ("loss", "grad_norm")
+
+
+# Bins of a histogram to each side of zero.
+_BINS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture for TensorBoard.
+
+    Attributes:
+        encoded: the bytes of a JPEG or PNG file.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    encoded: bytes
+    width: int
+    height: int
 
 
 class MetricLog:
@@ -54,10 +77,45 @@ class MetricLog:
             self._file = self._file or self._path.open("a", encoding="utf-8")
             self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
             self._file.flush()
+        self._to_board(
+            step, [scalar(f"{kind}/{name}", value).value[0] for name, value in values.items()]
+        )
+
+    def show(
+        self,
+        step: int,
+        *,
+        numbers: Mapping[str, float] | None = None,
+        pictures: Mapping[str, Picture] | None = None,
+        histograms: Mapping[str, Float[np.ndarray, "n"]] | None = None,
+    ) -> None:
+        """Writes what TensorBoard alone shows; `metrics.jsonl` stays as it is.
+
+        The keys are the tags of TensorBoard. What stands before the first slash names the group of
+        a tag. Tags are written as they are, so that two names never become one.
+
+        Args:
+            step: the finished steps.
+            numbers: values of curves.
+            pictures: one picture for each tag.
+            histograms: finite values, at least one for each tag. Zero is the border of two bins of
+                the histogram, so that no bin mixes negative and positive values.
+
+        Raises:
+            MoloError: naming the folder that cannot be written.
+        """
+        values = [
+            *(Summary.Value(tag=tag, simple_value=x) for tag, x in (numbers or {}).items()),
+            *(Summary.Value(tag=tag, image=_image(x)) for tag, x in (pictures or {}).items()),
+            *(Summary.Value(tag=tag, histo=_histogram(x)) for tag, x in (histograms or {}).items()),
+        ]
+        self._to_board(step, values)
+
+    def _to_board(self, step: int, values: Sequence[Summary.Value]) -> None:
         folder = self._path.parent / "tensorboard"
         with written(folder):
             self._board = self._board or _Board(folder, self._first_step + 1)
-            self._board.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+            self._board.write(step, values)
 
     def close(self) -> None:
         """Closes the files. Every line has been handed on, so nothing is lost if that fails."""
@@ -90,10 +148,10 @@ class _Board:
         self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
         self._writer.flush()
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes values by their names, and hands them to the operating system."""
-        for name, value in values.items():
-            self._add(Event(step=step, summary=scalar(name, value)))
+    def write(self, step: int, values: Sequence[Summary.Value]) -> None:
+        """Writes values with their tags, and hands them to the operating system."""
+        for value in values:
+            self._add(Event(step=step, summary=Summary(value=[value])))
         self._writer.flush()
 
     def close(self) -> None:
@@ -103,6 +161,22 @@ class _Board:
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
+
+
+def _image(picture: Picture) -> Summary.Image:
+    # TensorBoard wants to know that there are three colors.
+    return Summary.Image(
+        width=picture.width,
+        height=picture.height,
+        colorspace=3,
+        encoded_image_string=picture.encoded,
+    )
+
+
+def _histogram(values: Float[np.ndarray, "n"]) -> Any:
+    values = np.asarray(values, np.float64).reshape(-1)
+    end = np.abs(values).max() or 1.0
+    return make_histogram(values, np.linspace(-end, end, 2 * _BINS + 1))
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 import json
 import math
-import struct
 
+import numpy as np
 import pytest
+from event_files import events
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
 
 from molo_jax.engine import metrics
 from molo_jax.engine.metrics import MetricLog, check_finite, mean_metrics, read_metrics
@@ -15,15 +15,6 @@ def write(workdir, first_step, steps, kind="train", value=0.5):
     with MetricLog(workdir, first_step) as log:
         for step in steps:
             log.write(step, kind, {"loss": value * step})
-
-
-def events(workdir):
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
 
 
 def test_lines_carry_step_kind_and_values_in_full_precision(tmp_path):
@@ -144,3 +135,28 @@ def test_a_gradient_that_is_not_finite_is_named_when_all_terms_are_finite():
 def test_numbers_are_formatted_to_be_read():
     values = {"loss": 12.34567, "learning_rate": 5e-4, "zero": 0.0}
     assert metrics.format_metrics(values) == "loss 12.35  learning_rate 5.0e-04  zero 0"
+
+
+def test_pictures_histograms_and_numbers_go_to_tensorboard_alone_under_their_tags(tmp_path):
+    picture = metrics.Picture(b"bytes of a file", 30, 20)
+    with MetricLog(tmp_path, 0) as log:
+        log.write(4, "val", {"accuracy": 0.5})
+        log.show(
+            4,
+            numbers={"classes/<b> $x": 0.25},
+            pictures={"val/episode": picture},
+            histograms={"val/margin": np.array([-1.0, -0.5, 0.0, 2.0]), "zero": np.zeros(3)},
+        )
+    _, _, accuracy, number, image, margin, zero = events(tmp_path)
+    assert accuracy.summary.value[0].tag == "val/accuracy"
+    assert (number.step, number.summary.value[0].tag) == (4, "classes/<b> $x")
+    assert number.summary.value[0].simple_value == 0.25
+    shown = image.summary.value[0]
+    assert (shown.tag, shown.image.width, shown.image.height) == ("val/episode", 30, 20)
+    assert shown.image.encoded_image_string == b"bytes of a file"
+    found = margin.summary.value[0].histo
+    assert (found.num, found.min, found.max, found.sum) == (4, -1, 2, 0.5)
+    ends = zip(found.bucket, found.bucket_limit, strict=True)
+    assert sum(count for count, end in ends if end < 1e-9) == 2
+    assert zero.summary.value[0].histo.num == 3
+    assert len(read_metrics(tmp_path)) == 1

@@ -1,0 +1,1 @@
+"""What people see of trainings and evaluations: pictures, curves, the report."""
