@@ -26,10 +26,10 @@ from molo_jax.analysis.variance import (
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96
-# Fewest videos of a class, beyond those of an episode's support set, and fewest classes beyond
-# those of an episode, with which the intervals were found to cover.
+# With fewer videos of a class than twice the shots and this number, and with fewer classes than
+# this or than twice those of an episode, the intervals were found to hold the truth too seldom.
 _SPARE_VIDEOS = 4
-_SPARE_CLASSES = 5
+_FEWEST_CLASSES = 15
 # Points at which the unknown variance is looked at.
 _POINTS = 128
 _HALVINGS = 40
@@ -117,7 +117,7 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
 
 
 def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
-    need, least = outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
+    need, least = 2 * outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
     if least >= need:
         return ""
     return (
@@ -128,7 +128,7 @@ def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
 
 def _too_few_classes(outcome: Outcome, sizes: np.ndarray) -> str:
     way = outcome.classes.shape[1]
-    need = way + _SPARE_CLASSES
+    need = max(_FEWEST_CLASSES, 2 * way)
     if len(sizes) >= need:
         return ""
     return (
