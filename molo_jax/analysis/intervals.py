@@ -33,6 +33,8 @@ _FEWEST_CLASSES = 15
 # Points at which the unknown variance is looked at.
 _POINTS = 128
 _HALVINGS = 40
+# A smaller variance is one of rounding errors.
+_ROUNDING = 1e-24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,7 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
     fields = (dataclasses.astuple(variance) for variance in variances)
     noise, shared, error, spread = np.array(list(fields))[:, :, None].transpose(1, 0, 2)
     scale = np.maximum(shared, 0.0) + error + noise
-    varies = scale > 0
+    varies = scale > _ROUNDING
     # Any scale will do where nothing varies.
     scale = np.where(varies, scale, 1.0)
     steps = np.linspace(0.0, 1.0, _POINTS + 1)[1:] ** 2

@@ -36,7 +36,8 @@ _ALIKE = 4
 # A few values hardly hold the rare large ones; the relative variance that is found among them is
 # too small by about this factor.
 _UNSEEN = 1.5
-_TINY = np.finfo(np.float64).tiny
+# Below any variance, and its inverse is far from the largest number.
+_TINY = 1e-100
 # Values vary less than this by rounding alone.
 _ROUNDING = 1e-12
 
