@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from html_page import HtmlPage
 from matplotlib.image import imread
 
@@ -22,6 +23,7 @@ from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
+from molo_jax.evaluator import Evaluator
 from molo_jax.methods.episode import Episode
 
 ROOT = Path(__file__).parents[1]
@@ -73,11 +75,12 @@ def run_until(step: int, number: int, arguments: list[str], workdir: Path) -> tu
 
 
 def results(workdir: Path) -> dict[str, dict]:
-    """Reads the result files, without what names the folder."""
+    """Reads the result files, without what names the folder, and without measured times."""
     found = {}
     for path in sorted(workdir.glob("eval_*.json")):
         found[path.name] = json.loads(path.read_text())
         found[path.name].pop("checkpoint")
+        assert found[path.name].pop("seconds") > 0
     return found
 
 
@@ -223,7 +226,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
             (place / str(best)).rename(place / str(best + 1))
         return read(checkpoints, step, *rest)
 
-    monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
+    monkeypatch.setattr(evaluated, "_restore", replaced_meanwhile)
     network = _weights(motion_data, tmp_path)
     assert network.step == best + 1
     assert network.checkpoint == f"{place}/{best + 1}"
