@@ -1,53 +1,43 @@
 """What all tests have in common: the memory that they need, and signals that reach them."""
 
-import contextlib
-import ctypes
 import gc
 import os
 import signal
-import sys
 from collections.abc import Iterator
 
 import pytest
 from browsers import browser_line
-from own_memory import peak_bytes
+from own_memory import PEAKS_APART, give_back_memory, peak_bytes, return_large_arrays
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
-# running them: without LLVM's optimizations it takes half as long. Read when JAX starts.
+# running them: without LLVM's optimizations it takes half as long, and without MLIR on the way to
+# LLVM a third of that, and half the memory. Read when JAX starts.
 # And XLA otherwise orders the operations so that more can run at the same time, with more memory.
 _QUICK = (
     "--xla_backend_optimization_level=0"
+    " --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 )
 os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
+# PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
-# `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
-# arrays stay with the process, in pieces that the next large array does not fit into.
-_TRIM, _MMAP, _LARGE = -1, -3, 32 * 2**20
-if sys.platform == "linux":
-    with contextlib.suppress(OSError, AttributeError):
-        for _parameter in (_TRIM, _MMAP):
-            ctypes.CDLL(None).mallopt(_parameter, _LARGE)
+return_large_arrays()
 
 # Worker (or an empty string) -> its peak memory after each file, in bytes.
 _PEAKS: dict[str, dict[str, int]] = {}
 
 
-def give_back_memory() -> None:
-    """Forgets the compiled programs, and returns free memory to the system.
+def pytest_collection_finish() -> None:
+    """Leaves out of every later search for garbage what was imported, which stays.
 
-    JAX keeps every program that it ever compiled, and what was traced for it, as long as the
-    process lives; those of one file of tests are of no use to the next. The C library keeps freed
-    memory for itself, in pieces that large arrays do not fit into.
+    That is millions of objects, and each search took half a second.
     """
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
     gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    gc.freeze()
 
 
 @pytest.fixture
@@ -62,7 +52,8 @@ def _memory_of_a_file(request) -> Iterator[None]:
     yield
     give_back_memory()
     worker = getattr(request.config, "workerinput", {"workerid": ""})["workerid"]
-    _PEAKS.setdefault(worker, {})[request.node.nodeid] = peak_bytes()
+    _PEAKS.setdefault(worker, {})[request.node.nodeid] = max(peak_bytes(), *PEAKS_APART, 0)
+    PEAKS_APART.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -91,6 +91,9 @@ class _RawFrames(ClipSource):
     def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
         """Made for the clips of this benchmark."""
 
+    def _identity(self) -> list[str]:
+        return [video.name for videos in self.split.videos for video in videos]
+
     def _read(
         self, video: tuple[int, int], choose: ChooseFrames, resize: int, out: np.ndarray | None
     ) -> np.ndarray:

@@ -55,20 +55,11 @@ def _predicted(config: ConfigDict, workdir: Path, precision: str) -> Found:
     evaluation = build.evaluation(config)
     network = load_network(evaluation.init_from, workdir, evaluation.method, evaluation.data.mesh)
     evaluator = Evaluator(evaluation.data, network.graphdef)
-    logits, match = {shot: [] for shot in evaluation.data.samplers}, evaluator.match
-
-    def noted(params, batch_stats, features, support, *others):
-        found = match(params, batch_stats, features, support, *others)
-        # The shape tells the shots, for all classes have the same number.
-        logits[support.shape[1] // evaluation.data.n_way].append(np.asarray(found))
-        return found
-
-    evaluator.match = noted
-    scores = evaluator.scores(
+    found = evaluator.scores(
         network.params,
         network.batch_stats,
         episodes=evaluation.episodes,
         title=precision,
     )
-    # A last batch may be filled up; that is so in every precision alike.
-    return scores, {shot: np.concatenate(found).argmax(-1) for shot, found in logits.items()}
+    scores = {shot: score for (_, shot), score in found.items()}
+    return scores, {shot: score.outcome.predicted for shot, score in scores.items()}

@@ -26,6 +26,9 @@ MODULES = {
     "prepared": "_our_way",
     "limits": "_limits",
     "matching": "_matching",
+    "sweep": "_sweep",
+    "anew": "_anew",
+    "banked": "_banked",
     "cpu_profile": "_cpu_profile",
 }
 # Seconds that a process is given to end.

@@ -33,6 +33,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 INTERRUPTED = 130
+# As the last argument of a command: it takes any more of them.
+ANY_MORE = "…"
 _CONFIG_FLAG = "config"
 
 
@@ -46,13 +48,21 @@ def define_config() -> flags.FlagHolder:
     )
 
 
+def work_folder_of(given: str | None) -> Path:
+    """Returns the work folder of a run, where none is given that of the configuration file."""
+    file, _, method = flags.FLAGS[_CONFIG_FLAG].config_filename.partition(":")
+    # Two methods of one configuration file are two trainings.
+    name = f"{Path(file).stem}_{method}" if method else Path(file).stem
+    return Path(given or f"runs/{name}").absolute()
+
+
 def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) -> NoReturn:
     """Parses the flags, calls `main` with the arguments that are no flags, and exits.
 
     Args:
         main: the command; raises `MoloError` for what its user can mend.
         arguments: names of the arguments without `--` that the command needs, in their order;
-            `main` gets them behind the name of the program.
+            `main` gets them behind the name of the program. A last name `…` allows any more.
     """
     sys.unraisablehook = _unless_of_a_library
     try:
@@ -136,7 +146,7 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
         # Flags may stand behind the arguments.
         flags.FLAGS.set_gnu_getopt()
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(_without_ranges(argv))
     except flags.UnrecognizedFlagError as error:
         raise UsageError(f"unknown flag --{error.flagname}{_closest_flag(error)}") from None
     except flags.Error as error:
@@ -144,12 +154,40 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
     except SystemExit:
         # The help that was asked for has been printed; for absl that is a failure.
         sys.exit(0)
-    if len(rest) > 1 + len(arguments):
-        extra = rest[1 + len(arguments)]
+    needed = [name for name in arguments if name != ANY_MORE]
+    if len(rest) > 1 + len(needed) and ANY_MORE not in arguments:
+        extra = rest[1 + len(needed)]
         raise UsageError(f"unexpected argument {extra!r}; flags are written --name=value")
-    if len(rest) < 1 + len(arguments):
-        raise UsageError(f"{' and '.join(arguments)} are required; --help says what they are")
+    if len(rest) < 1 + len(needed):
+        raise UsageError(f"{' and '.join(needed)} are required; --help says what they are")
     return rest
+
+
+# `--config.eval.ways=5:10`: one flag for each number of a range.
+_RANGE = re.compile(r"(--?config\.eval\.(?:ways|shots)=)(\d+):(\d+)")
+_LONGEST_RANGE = 10_000
+
+
+def _without_ranges(argv: Sequence[str]) -> list[str]:
+    """Writes a range of whole numbers as one flag for each.
+
+    Raises:
+        UsageError: the range is empty or too long.
+    """
+    plain = []
+    for argument in argv:
+        found = _RANGE.fullmatch(argument)
+        if not found:
+            plain.append(argument)
+            continue
+        flag, first, last = found[1], int(found[2]), int(found[3])
+        if not first <= last < first + _LONGEST_RANGE:
+            raise UsageError(
+                f"{argument!r}: a range is FIRST:LAST with FIRST <= LAST, and has at most"
+                f" {_LONGEST_RANGE:,} numbers"
+            )
+        plain += [f"{flag}{number}" for number in range(first, last + 1)]
+    return plain
 
 
 # What Python says of a text that is no number, and what people understand.

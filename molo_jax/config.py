@@ -234,13 +234,27 @@ def _eval() -> dict:
         "shots": (1, 5),
         # Classes of an episode.
         "n_way": 5,
+        # Several numbers of classes, each with every number of shots, in place of n_way. On the
+        # command line, ways and shots may also be ranges: --config.eval.ways=5:10.
+        "ways": (),
         # Queries of a class.
         "n_query": 1,
         # Episodes of each result.
         "episodes": 10000,
-        # episode: frames are drawn anew in every episode (official); video: once for a video,
-        # so that each is decoded and embedded once however many episodes it is in.
+        # episode: frames are drawn anew in every episode (official); video: once for a video, so
+        # that its features are computed once, and kept in the work folder for any number of
+        # episodes and evaluations.
         "frame_draw": "episode",
+        # With frame_draw=video: independent draws of the frames of each video; an episode shows one
+        # of them.
+        "draws": 1,
+        # Another data set to evaluate on: its name; empty: dataset.name. Then prepared is the
+        # folder of its prepared frames (data.source=prepared), or root that of its videos and
+        # split_dir that of its lists (data.source=videos; empty: the official ones).
+        "dataset": "",
+        "prepared": "",
+        "root": "",
+        "split_dir": "",
         # Evaluated beside the trained network: untrained, static (one frame repeated).
         "controls": (),
         # Clips embedded at once, and episodes matched at once, on each device.

@@ -56,6 +56,7 @@ _AT_LEAST = {
     "optimizer.weight_decay": 0,
     "eval.n_way": 2,
     "eval.n_query": 1,
+    "eval.draws": 1,
     "eval.episodes": 2,
     "eval.clip_batch": 1,
     "eval.episode_batch": 1,
@@ -99,6 +100,7 @@ _AT_MOST = {
     "optimizer.steps_iter": (10_000_000, "the rate of each is computed before training"),
     "eval.n_way": (10_000, _CLIPS),
     "eval.n_query": (10_000, _CLIPS),
+    "eval.draws": (1_000, "each is embedded"),
     "eval.episodes": (10_000_000, _PRECISE),
 }
 
@@ -126,6 +128,31 @@ def validate(config: ConfigDict, *, here: bool = True) -> None:
     _check_products(config)
     _check_chunks(config)
     _check_profile(config)
+    _check_draws(config)
+    _check_other_dataset(config)
+
+
+def _check_draws(config: ConfigDict) -> None:
+    draws = config.eval.draws
+    expected = "with frame_draw=episode frames are drawn anew in every episode; set 1, or"
+    expected += " --config.eval.frame_draw=video"
+    _require(draws == 1 or config.eval.frame_draw == "video", "eval.draws", draws, expected)
+    expected = "the window in the middle of a video (data.sampling=window) has one draw only; set 1"
+    _require(draws == 1 or config.data.sampling != "window", "eval.draws", draws, expected)
+
+
+def _check_other_dataset(config: ConfigDict) -> None:
+    """Checks that another data set to evaluate on has a name and a place."""
+    places = ("root", "split_dir") if config.data.source == "videos" else ("prepared",)
+    for name in ("prepared", "root", "split_dir"):
+        value = config.eval[name]
+        expected = "it is the place of the data set eval.dataset, which is empty"
+        _require(bool(config.eval.dataset) or not value, f"eval.{name}", value, expected)
+        expected = f"with data.source={config.data.source} set {' and '.join(places)} of eval alone"
+        _require(not value or name in places, f"eval.{name}", value, expected)
+    if config.eval.dataset:
+        expected = f"it must be the place of the data set {config.eval.dataset!r} that is evaluated"
+        _require(bool(config.eval[places[0]]), f"eval.{places[0]}", "", expected)
 
 
 def _check_profile(config: ConfigDict) -> None:
@@ -279,11 +306,16 @@ def _check_numbers(config: ConfigDict) -> None:
         _require(0 <= value <= _BELOW_ONE_LIMIT, name, value, _BELOW_ONE_EXPECTED)
     hue = config.augment.hue
     _require(0 <= hue <= 0.5, "augment.hue", hue, "it must be between 0 and 0.5")
-    shots = config.eval.shots
-    good = bool(shots) and all(type(shot) is int and shot >= 1 for shot in shots)
-    _require(good, "eval.shots", shots, "it must hold whole numbers of at least 1")
-    _require(max(shots) <= 10_000, "eval.shots", shots, f"each must be at most 10,000: {_CLIPS}")
-    _require(len(set(shots)) == len(shots), "eval.shots", shots, "each number may occur once")
+    _require(bool(config.eval.shots), "eval.shots", config.eval.shots, "it must hold a number")
+    for name, least in (("shots", 1), ("ways", 2)):
+        numbers = config.eval[name]
+        good = all(type(number) is int and number >= least for number in numbers)
+        expected = f"it must hold whole numbers of at least {least}"
+        _require(good, f"eval.{name}", numbers, expected)
+        good = all(number <= 10_000 for number in numbers)
+        _require(good, f"eval.{name}", numbers, f"each must be at most 10,000: {_CLIPS}")
+        expected = "each number may occur once"
+        _require(len(set(numbers)) == len(numbers), f"eval.{name}", numbers, expected)
 
 
 def _check_clip(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
 from molo_jax.engine.prefetch import prefetched
 from molo_jax.engine.step import clips_sharding, make_embed, make_match
+from molo_jax.methods.base import Method
 from molo_jax.methods.episode import Features
 from molo_jax.nn.precision import Precision
 
@@ -28,8 +30,7 @@ class EvaluationData:
 
     Attributes:
         dataset: the videos of the split.
-        samplers: number of shots -> the episodes with so many.
-        n_way: classes of an episode.
+        samplers: (way, number of shots) -> the episodes of so many classes and shots.
         num_frames: frames of a clip.
         reading: `sampling`, `resize`, `workers` and `prefetch` of
             :func:`molo_jax.data.pipeline.clip_batches`.
@@ -41,8 +42,7 @@ class EvaluationData:
     """
 
     dataset: ClipSource
-    samplers: Mapping[int, EpisodeSampler]
-    n_way: int
+    samplers: Mapping[tuple[int, int], EpisodeSampler]
     num_frames: int
     reading: Mapping[str, Any]
     preprocess: Callable[[jax.Array], jax.Array]
@@ -51,6 +51,11 @@ class EvaluationData:
     episode_batch: int
     cache_mib: int
     precision: Precision
+
+    @property
+    def uses_bank(self) -> bool:
+        """Whether each video has its own draws of frames, so that features can be kept on disk."""
+        return all(sampler.frame_draw == "video" for sampler in self.samplers.values())
 
 
 class Evaluator:
@@ -66,10 +71,26 @@ class Evaluator:
         self._embed = make_embed(
             graphdef, preprocess=data.preprocess, mesh=data.mesh, precision=data.precision
         )
-        # Returns the logits of episodes given by positions in the features.
-        self.match = make_match(graphdef, n_way=data.n_way, precision=data.precision)
+        self._graphdef = graphdef
+        self._matches: dict[int, Callable[..., jax.Array]] = {}
         # Whether the programs have been compiled, by an evaluation before this one.
         self._has_run = False
+
+    def match(self, way: int, *arrays: Any) -> jax.Array:
+        """Returns the logits of episodes given by positions in the features.
+
+        Args:
+            way: number of classes of an episode.
+            arrays: those of :func:`molo_jax.engine.step.make_match`.
+        """
+        if way not in self._matches:
+            precision = self._data.precision
+            self._matches[way] = make_match(self._graphdef, n_way=way, precision=precision)
+        return self._matches[way](*arrays)
+
+    def model(self, params: nnx.State, batch_stats: nnx.State) -> Method:
+        """Returns the network of such weights."""
+        return nnx.merge(self._graphdef, params, batch_stats)
 
     def scores(
         self,
@@ -79,13 +100,13 @@ class Evaluator:
         episodes: int,
         title: str,
         static: bool = False,
-    ) -> dict[int, Score]:
-        """Evaluates a network; each distinct clip is embedded once for all numbers of shots.
+    ) -> dict[tuple[int, int], Score]:
+        """Evaluates a network; each distinct clip is embedded once for all ways and shots.
 
         Args:
             params: the network's parameters.
             batch_stats: its batch-normalization statistics.
-            episodes: how many episodes for each number of shots.
+            episodes: how many episodes for each way and number of shots.
             title: what the progress bar says.
             static: show one frame of each clip again and again.
         """
@@ -100,8 +121,8 @@ class Evaluator:
                 lambda clips: self.embed(*weights, clips, static=static, bar=bar),
                 self._capacity(*weights),
             )
-            shots = self._data.samplers
-            return {shot: self._score(weights, store, shot, episodes, title) for shot in shots}
+            cells = self._data.samplers
+            return {cell: self._score(weights, store, cell, episodes, title) for cell in cells}
 
     def embed(
         self,
@@ -143,26 +164,32 @@ class Evaluator:
         self,
         weights: tuple[nnx.State, nnx.State],
         store: FeatureStore,
-        shot: int,
+        cell: tuple[int, int],
         episodes: int,
         title: str,
     ) -> Score:
-        sampler, is_bad = self._data.samplers[shot], self._data.dataset.is_bad
-        with Progress(f"{title} {shot}-shot", "episodes", episodes) as bar:
+        sampler, is_bad = self._data.samplers[cell], self._data.dataset.is_bad
+        way, shot = cell
+        with Progress(f"{title} {way}-way {shot}-shot", "episodes", episodes) as bar:
             return evaluate_episodes(
                 lambda index: sampler.resolve(sampler(index), is_bad),
                 episodes,
                 store=store,
-                match=lambda *arrays: self.match(*weights, *arrays),
+                match=lambda *arrays: self.match(way, *weights, *arrays),
                 batch=self._data.episode_batch,
                 advance=bar.update,
             )
 
-    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
-        """Returns how many clips' features fit into the memory that they may take."""
+    def like(self, params: nnx.State, batch_stats: nnx.State) -> Features:
+        """Returns the features of no clip: empty arrays of the types and shapes of a network's."""
         data, clips = self._data, self._data.mesh.size
         shape = (clips, data.num_frames, *[data.reading["resize"]] * 2, 3)
         pixels = jax.ShapeDtypeStruct(shape, np.uint8)
         features = jax.eval_shape(self._embed, params, batch_stats, pixels)
-        total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(features))
-        return max(1, data.cache_mib * 2**20 * clips // total)
+        return jax.tree.map(lambda leaf: np.empty((0, *leaf.shape[1:]), leaf.dtype), features)
+
+    def _capacity(self, params: nnx.State, batch_stats: nnx.State) -> int:
+        """Returns how many clips' features fit into the memory that they may take."""
+        leaves = jax.tree.leaves(self.like(params, batch_stats))
+        each = sum(math.prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in leaves)
+        return max(1, self._data.cache_mib * 2**20 // each)

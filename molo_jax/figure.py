@@ -40,8 +40,9 @@ def write_figure(evaluation: Evaluation, workdir: Path, *, train_way: int) -> Pa
         title=f"{evaluation.dataset}: {method.title}, {method.backbone}",
         terms=method.losses,
         episode_title=(
-            f"One {data.n_way}-way {next(iter(data.samplers))}-shot episode of the"
-            f" {evaluation.split} split"
+            "One {}-way {}-shot episode of the {} split".format(
+                *next(iter(data.samplers)), evaluation.split
+            )
         ),
         chance=1 / train_way,
     )
@@ -62,13 +63,13 @@ def example_episode(evaluation: Evaluation, workdir: Path) -> list[ExampleRow]:
     evaluator = Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
     store = FeatureStore(lambda clips: evaluator.embed(*weights, clips), capacity=10**6)
-    sampler = next(iter(data.samplers.values()))
+    (way, _), sampler = next(iter(data.samplers.items()))
     episode = sampler.resolve(sampler(0), data.dataset.is_bad)
     while not store.ensure((*episode.support, *episode.query)):
         episode = sampler.resolve(sampler(0), data.dataset.is_bad)
     positions = np.int32(store.rows(episode.support)), np.int32(store.rows(episode.query))
     arrays = (*positions, episode.support_labels)
-    logits = evaluator.match(*weights, store.table(), *(array[None] for array in arrays))
+    logits = evaluator.match(way, *weights, store.table(), *(array[None] for array in arrays))
     return _rows(data, episode, np.asarray(logits)[0].argmax(axis=-1))
 
 

@@ -44,6 +44,15 @@ _REMEDIES = {
 }
 
 
+class InUseError(MoloError):
+    """Another process holds a lock."""
+
+
+def safe_name(name: str) -> str:
+    """Returns a user's own word as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "-", name).lstrip(".")
+
+
 def kind_of(path: Path) -> str:
     """Returns what is at a path, in words such as `a folder` or `a named pipe (FIFO)`."""
     return _KINDS.get(stat.S_IFMT(path.stat().st_mode), "no file")
@@ -267,7 +276,8 @@ def locked(path: Path, in_use: Callable[[str], str]) -> Iterator[None]:
             process, such as `process 17 on elsewhere`; empty where nothing is.
 
     Raises:
-        MoloError: another process holds the lock, or the file cannot be written.
+        InUseError: another process holds the lock.
+        MoloError: the file cannot be written.
     """
     with written(path):
         file = _open_locked(path, in_use)
@@ -290,7 +300,7 @@ def _open_locked(path: Path, in_use: Callable[[str], str]) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with file:
-                raise MoloError(in_use(_holder(file))) from None
+                raise InUseError(in_use(_holder(file))) from None
         except OSError as error:
             # Some network file systems have no locks.
             logging.warning("%s cannot be locked (%s)", path, error.strerror)

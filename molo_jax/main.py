@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         print(help_of_keys(config))
         return
     validate(config)
-    workdir = _workdir()
+    workdir = cli.work_folder_of(_WORKDIR.value)
     check_sources(
         workdir,
         trains=_MODE.value != "eval",
@@ -111,13 +111,6 @@ def _say_what_runs_where() -> None:
         logging.info("%s", line)
     if warning := runtime.unused_gpu():
         logging.warning("%s", warning)
-
-
-def _workdir() -> Path:
-    file, _, method = flags.FLAGS["config"].config_filename.partition(":")
-    # Two methods of one configuration file are two trainings.
-    name = f"{Path(file).stem}_{method}" if method else Path(file).stem
-    return Path(_WORKDIR.value or f"runs/{name}").absolute()
 
 
 if __name__ == "__main__":

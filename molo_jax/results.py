@@ -1,18 +1,21 @@
 """The results of evaluations: how they compare with training, and the files they are kept in."""
 
 import collections
+import csv
 import dataclasses
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from absl import logging
 
+from molo_jax.analysis.summary import Cell
 from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError
-from molo_jax.files import parse_json, write_json
+from molo_jax.files import parse_json, write_json, write_text, written
 from molo_jax.provenance import (
     ListRecord,
     Overlap,
@@ -24,7 +27,11 @@ from molo_jax.provenance import (
 from molo_jax.stored_config import flattened
 
 # What comes out of an evaluation; everything else in a file says which evaluation it is.
-_MEASURED = ("accuracy", "ci95", "per_class", "bad_videos")
+_MEASURED = (
+    *("accuracy", "ci95", "ci95_videos", "ci95_classes", "no_ci95_videos", "no_ci95_classes"),
+    *("per_class", "per_class_ci95", "per_class_ci95_videos", "seconds"),
+    *("confusion", "confused_pairs", "always_wrong", "bad_videos"),
+)
 # Keys of the configuration on which the numbers do not depend: names, places, and how fast it is.
 _NO_MATTER = (
     "dataset.how_to_get",
@@ -37,6 +44,11 @@ _NO_MATTER = (
     "train.checkpoint_every",
     "train.remat",
     "eval.shots",
+    "eval.n_way",
+    "eval.ways",
+    "eval.prepared",
+    "eval.root",
+    "eval.split_dir",
     "eval.controls",
     "eval.clip_batch",
     "eval.episode_batch",
@@ -143,6 +155,30 @@ def write_result(path: Path, record: Mapping[str, Any]) -> None:
         os.rename(path, kept)
         logging.warning("%s was the result of another evaluation; it is kept as %s", path, kept)
     write_json(path, record)
+
+
+_COLUMNS = ("way", "shot", "episodes", "accuracy", "ci95", "ci95_videos", "seconds")
+
+
+def write_csv(path: Path, cells: Sequence[Cell]) -> None:
+    """Writes a table of results, a line for each way and number of shots.
+
+    Accuracies and intervals are fractions, not percent; an interval that cannot be said is empty.
+
+    Raises:
+        MoloError: it cannot be written.
+    """
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(_COLUMNS)
+    for cell in cells:
+        found = cell.intervals
+        videos = "" if found.ci95_videos is None else found.ci95_videos
+        seconds = "" if cell.seconds is None else f"{cell.seconds:.3f}"
+        measured = (found.mean, found.ci95, videos, seconds)
+        lines.writerow((cell.way, cell.shot, cell.episodes, *measured))
+    with written(path):
+        write_text(path, text.getvalue())
 
 
 def result_key(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from molo_torch_ref import Schedule, learning_rate
 from parity_tests import narrow
 from parity_tests.case import KINETICS_POSITION, UPDATE
 
-# PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Compiled programs are shared by all tests and by the commands that they start. Set before any
 # test imports JAX; a folder that is already set is used.
 _COMPILED = tempfile.TemporaryDirectory(prefix="molo-jax-parity-")

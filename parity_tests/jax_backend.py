@@ -1,7 +1,9 @@
 """Runs a case in JAX (`molo_jax`), and names what comes out as PyTorch does."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +173,8 @@ def steps(
             episode_key=jax.random.key,
             n_way=case.way,
             mesh=mesh,
+            # Frames of 224 pixels take gigabytes, of which the half need not be kept.
+            remat="none" if case.size <= 64 else "blocks",
         )
         # Where the step will leave it, so that the second call finds the same program.
         state = jax.device_put(create_state(params, stats, optimizer), replicated(mesh))
@@ -213,8 +217,9 @@ def make_network(
     return graphdef, filled(params), filled(stats)
 
 
+@functools.lru_cache(maxsize=4)
 def _structure(case: Case) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """The network without its arrays."""
+    """The network without its arrays; tracing it takes a second."""
     return abstract_network(settings_of(case))
 
 
@@ -240,7 +245,8 @@ def _floating(array: np.ndarray, double: bool) -> jax.Array:
     floating = np.issubdtype(array.dtype, np.floating)
     if not floating:
         return jnp.asarray(array)
-    return jnp.asarray(array, jnp.float64 if double else jnp.float32)
+    # Converted by NumPy: JAX would compile a program for each shape.
+    return jnp.asarray(np.asarray(array, np.float64 if double else np.float32))
 
 
 def precision(double: bool = False):
@@ -255,6 +261,17 @@ def compiled(function, quick: bool):
     """
     options = {"xla_backend_optimization_level": 0} if quick else None
     return jax.jit(function, compiler_options=options)
+
+
+@contextlib.contextmanager
+def optimized() -> Iterator[None]:
+    """Has the compiler optimize the programs that are built in the `with` block.
+
+    The tests compile without optimizations, which is slower for a program that runs long or often.
+    """
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    with mock.patch.object(jax, "jit", jit):
+        yield
 
 
 def run_episode(graphdef, case, params, stats, episode, *, train):

@@ -9,14 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from molo_jax.nn import remat
+from parity_tests import apart
 from parity_tests.golden import __main__ as command
 from parity_tests.golden.files import RefusedError, read
-from parity_tests.golden.replay import compare, compute, findings, replay
+from parity_tests.golden.replay import compare, compute, findings
 from parity_tests.tolerances import golden_bounds
-
-# A replay at 224 pixels needs gigabytes.
-pytestmark = pytest.mark.usefixtures("memory_of_a_test")
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 EVAL = FOLDER / "r18_eval.npz"
@@ -29,17 +26,21 @@ GROUPS = {
 
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_recorded_values_are_reproduced(request, backend, kind):
+def test_recorded_values_are_reproduced(request, replay, backend, kind):
     if (backend, kind) == ("torch", "eval"):
         # Other tests need what is computed here too.
         file, recording = request.getfixturevalue("recomputed")
         found = compare(file, recording, backend)
     else:
-        # What is computed again need not be kept: a replay of gradients takes 0.7 GB less.
-        with remat.using("blocks" if kind == "train" else "none"):
-            found = replay(read(FOLDER / f"r18_{kind}.npz"), backend)
+        found = replay(FOLDER / f"r18_{kind}.npz", backend)
     assert list(dict.fromkeys(finding.group for finding in found)) == GROUPS[kind]
     assert [finding for finding in found if not finding.inside] == []
+
+
+@pytest.fixture(scope="module")
+def replay():
+    with apart.replaying() as replay:
+        yield replay
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from molo_jax.nn import remat
+from parity_tests import apart
 from parity_tests.case import Case
 from parity_tests.golden import __main__ as command
 from parity_tests.golden.files import RefusedError, read
 from parity_tests.golden.record import record
 from parity_tests.golden.replay import compare, compute, findings, load_backend, replay
 from parity_tests.tolerances import golden_bounds
-
-# A replay at 224 pixels needs gigabytes.
-pytestmark = pytest.mark.usefixtures("memory_of_a_test")
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 # <method>_r18_<kind>….npz; those of MoLo have no method in front.
@@ -58,13 +55,15 @@ def recorded_trx(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def replay_apart():
+    with apart.replaying() as replay:
+        yield replay
+
+
 @pytest.mark.parametrize(("path", "backend"), list(_replays()))
-def test_recorded_values_are_reproduced(path, backend):
-    file = read(path)
-    # As in test_golden.py; one method is computed as a training does by default.
-    saves = file.kind == "train" and file.case.method != "protonet"
-    with remat.using("blocks" if saves else "none"):
-        found = replay(file, backend)
+def test_recorded_values_are_reproduced(replay_apart, path, backend):
+    file, found = read(path), replay_apart(path, backend)
     assert list(dict.fromkeys(one.group for one in found)) == GROUPS[file.kind]
     assert _outside(found) == []
     assert next(one.bound for one in found if one.group == "losses") == 1e-5

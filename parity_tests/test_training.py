@@ -8,7 +8,7 @@ import torch
 
 from molo_jax import build
 from molo_jax.data import synthetic
-from parity_tests import training
+from parity_tests import jax_backend, training
 from parity_tests.training_checks import (
     DOUBLE_LOSS,
     JAX,
@@ -44,7 +44,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(data):
-    return training.compare(SETTINGS, data)
+    # Each program runs forty times and more.
+    with jax_backend.optimized():
+        return training.compare(SETTINGS, data)
 
 
 def _failed(comparison):
@@ -80,7 +82,9 @@ def test_forty_float32_steps_drift_apart_as_rounding_explains(trained):
 
 @pytest.fixture(scope="module")
 def tensors(data):
-    return JaxRun(make_config(SETTINGS, data), 64).tensors()
+    # As in `trained`: the first weights are rounded otherwise without optimizations.
+    with jax_backend.optimized():
+        return JaxRun(make_config(SETTINGS, data), 64).tensors()
 
 
 def _double_losses(data, tensors, alter, steps=2):

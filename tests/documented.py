@@ -203,6 +203,15 @@ TABLE = (
         {"config": "*", "method": "?*"},
     ),
     Row(
+        "molo_jax.embed",
+        (
+            "tests/test_embed.py::test_the_command_embeds_once_exports_and_finds_the_features_again",
+            "tests/test_embed.py::test_where_features_cannot_be_exported_to_is_said_before_the_work",
+        ),
+        "config workdir split draws export",
+        {"config": "*"},
+    ),
+    Row(
         "molo_jax.predict",
         (
             "tests/test_predict.py::test_the_command_predicts_tells_bad_clips_and_writes_its_files",
@@ -335,6 +344,21 @@ TABLE = (
         "benchmarks/methods.py",
         ("tests/test_methods_benchmark.py::test_the_table_shows_the_result_files_and_the_time",),
         "method steps episodes out data",
+    ),
+    Row(
+        "benchmarks/sweep.py",
+        ("tests/test_sweep_benchmark.py::test_every_method_has_a_row_whose_parts_add_up",),
+        "method videos backbone classes ways shots",
+    ),
+    Row(
+        "benchmarks/bank.py",
+        ("tests/test_sweep_benchmark.py::test_both_ways_predict_the_same_and_the_ratio_is_theirs",),
+        "backbone",
+    ),
+    Row(
+        "benchmarks/draws.py",
+        ("tests/test_sweep_benchmark.py::test_accuracy_is_shown_for_every_number_of_draws",),
+        "config workdir",
     ),
     Row(
         "benchmarks/matching.py",

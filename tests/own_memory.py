@@ -1,9 +1,19 @@
-"""The memory of the process that asks."""
+"""The memory of the process that asks, and how it gives back what it does not need."""
 
+import contextlib
+import ctypes
+import gc
 import re
 import resource
 import sys
 from pathlib import Path
+
+# `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
+# arrays stay with the process, in pieces that the next large array does not fit into.
+_TRIM, _MMAP, _LARGE = -1, -3, 32 * 2**20
+
+# The peaks of the processes that the tests of the file that runs had compute something.
+PEAKS_APART: list[int] = []
 
 
 def peak_bytes() -> int:
@@ -18,3 +28,26 @@ def peak_bytes() -> int:
         return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def return_large_arrays() -> None:
+    """Has the C library give the memory of large arrays back to the system once they are freed."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            for parameter in (_TRIM, _MMAP):
+                ctypes.CDLL(None).mallopt(parameter, _LARGE)
+
+
+def give_back_memory() -> None:
+    """Forgets the compiled programs, and returns free memory to the system.
+
+    JAX keeps every program that it ever compiled, and what was traced for it, as long as the
+    process lives; those of one file of tests are of no use to the next. The C library keeps freed
+    memory for itself, in pieces that large arrays do not fit into.
+    """
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

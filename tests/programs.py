@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Nothing depends on speed there: compiled in a hurry.
+# `conftest.py` has set how programs are compiled; what is compiled in the same way is shared.
 QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(Path(__file__).parents[1]),
 }

@@ -25,9 +25,8 @@ SIZES = {"backbone": "resnet18", "crop": 32, "frames": 2, "way": 2, "shot": 1, "
 TINY = [f"--{name}={value}" for name, value in SIZES.items()] + ["--steps=2", "--warmup=0"]
 TITLES = {"evaluation": "evaluation forward", "training": "training step"}
 BOTH = ("jax", "torch")
-# Nothing here depends on speed: compiled in a hurry, and without a rush for the cores.
+# `conftest.py` has set how programs are compiled. Without a rush for the cores.
 QUICK = {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     "OMP_WAIT_POLICY": "passive",
     "JAX_PLATFORMS": "cpu",
     "CUDA_VISIBLE_DEVICES": "",

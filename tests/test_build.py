@@ -356,7 +356,7 @@ def test_the_parts_of_an_evaluation_have_the_values_of_their_keys(motion_data):
     config.seed, config.init_from = 9, "x.pth"
     made = build.evaluation(config)
     data = made.data
-    assert (data.n_way, made.n_query, made.episodes, list(data.samplers)) == (2, 3, 11, [1])
+    assert (made.n_query, made.episodes, list(data.samplers)) == (3, 11, [(2, 1)])
     assert (data.clip_batch, data.episode_batch, data.cache_mib) == (5, 6, 7)
     assert data.precision.name == "bf16"
     reading = {"sampling": "segments", "resize": 64, "workers": 3, "prefetch": 4}

@@ -112,7 +112,7 @@ for arguments in json.loads(sys.argv[2]):
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
         try:
             with flagsaver.flagsaver():
-                cli.run(module.main)
+                cli.run(module.main, getattr(module, 'ARGUMENTS', ()))
         except SystemExit as end:
             code = end.code or 0
     runs.append([code, said.getvalue(), errors.getvalue()])

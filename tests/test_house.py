@@ -241,7 +241,7 @@ def test_it_is_rebuilt_from_its_checkpoint_alone_and_evaluated_and_drawn(config,
     dataset = build.open_split(config, "test")
     for shots in (1, 2):
         direct = direct_accuracy(config, dataset, kernel, bias, shots)
-        assert results["trained", shots].accuracy == pytest.approx(direct)
+        assert results["trained", 3, shots].accuracy == pytest.approx(direct)
         record = json.loads((tmp_path / f"eval_test_3way_{shots}shot.json").read_text())
         assert record["method"] == "nearest_mean"
         assert record["accuracy"] == pytest.approx(direct)

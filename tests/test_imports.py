@@ -33,6 +33,7 @@ NO_TENSORFLOW = (
 QUICK = (
     "molo_jax.app",
     "molo_jax.main",
+    "molo_jax.embed",
     "molo_jax.summary",
     "molo_jax.predict",
     "molo_jax.report",
@@ -58,6 +59,7 @@ ROOMS = {
         "molo_jax.methods.base",
         "molo_jax.methods.episode",
         "molo_jax.methods.settings",
+        "molo_jax.methods.streams",
         "molo_jax.nn",
         "molo_jax.analysis",
         # How tensors were named in older files.
@@ -81,6 +83,11 @@ ROOMS = {
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
         *("molo_jax.provenance", "molo_jax.downloads"),
     ),
+    # Features on disk: how a file describes their structure is that of predictions.
+    "bank": (
+        *("molo_jax.data.clips", "molo_jax.data.lists"),
+        *("molo_jax.prediction.container", "molo_jax.prediction.trees"),
+    ),
     # What people see. The configuration is read by the command.
     "reporting": (
         *("molo_jax.analysis", "molo_jax.data", "molo_jax.engine", "molo_jax.methods"),
@@ -91,7 +98,7 @@ ROOMS = {
     "build": (
         *("molo_jax.config", "molo_jax.data", "molo_jax.engine", "molo_jax.weights"),
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn.precision"),
-        *("molo_jax.resume", "molo_jax.evaluate"),
+        *("molo_jax.resume", "molo_jax.evaluate", "molo_jax.evaluated"),
         *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
         "molo_jax.benchmarks",
     ),
@@ -99,7 +106,15 @@ ROOMS = {
 # The files beside the rooms that know the configuration: its definition, and the commands.
 KNOW_THE_CONFIGURATION = {
     *("config.py", "config_checks.py", "config_help.py", "presets.py", "cli.py"),
-    *("main.py", "prepare.py", "convert.py", "summary.py", "training_cost.py", "next_step.py"),
+    *(
+        "main.py",
+        "embed.py",
+        "prepare.py",
+        "convert.py",
+        "summary.py",
+        "training_cost.py",
+        "next_step.py",
+    ),
     "report_run.py",
 }
 EVERYWHERE = ("molo_jax.errors", "molo_jax.files")
@@ -167,7 +182,7 @@ def test_a_room_imports_what_is_below_it_only(room):
     assert found == []
 
 
-@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine", "prediction"])
+@pytest.mark.parametrize("room", ["nn", "backbones", "methods", "engine", "prediction", "bank"])
 def test_what_computes_knows_no_configuration_and_no_command_line(room):
     assert offenders(room, (*NO_COMMAND, "tensorflow", "tensorflow_datasets")) == []
 

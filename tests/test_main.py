@@ -15,7 +15,7 @@ import pytest
 from html_page import HtmlPage
 from matplotlib.image import imread
 
-from molo_jax import build, evaluate
+from molo_jax import build, evaluate, evaluated
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.data.augment import eval_views
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
     """A training that runs beside the evaluation finds a better network at that moment."""
     best, place = _best(whole[0]), tmp_path / "best"
     shutil.copytree(whole[0] / "best", place)
-    read = evaluate._restore
+    read = evaluated._restore
 
     def replaced_meanwhile(checkpoints, step, *rest):
         if step == best:
@@ -322,14 +322,14 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     network = _load(config, whole[0])
     config.eval.shots = (1,)
     data = build.evaluation(config).data
-    evaluator = evaluate.Evaluator(data, network.graphdef)
+    evaluator = Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
-    sampler = data.samplers[1]
+    sampler = data.samplers[3, 1]
     episode = sampler.resolve(sampler(2))
     requests = (*episode.support, *episode.query)
     parts = [features for _, features in evaluator.embed(*weights, requests)]
     table = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-    model = evaluate.nnx.merge(network.graphdef, *weights)
+    model = nnx.merge(network.graphdef, *weights)
     clips = [data.dataset.read_clip(clip, sampling="segments", resize=32) for clip in requests]
     pixels = eval_views(np.stack(clips), 32, (0.45, 0.225))
     whole_episode = Episode(
@@ -343,7 +343,8 @@ def test_two_stage_evaluation_gives_the_logits_of_the_network_run_on_the_episode
     )
     output = model(whole_episode, n_way=3, train=False)
     labels = episode.support_labels[None]
-    logits = evaluator.match(*weights, table, np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]]), labels)
+    rows = np.int32([[0, 1, 2]]), np.int32([[3, 4, 5]])
+    logits = evaluator.match(3, *weights, table, *rows, labels)
     np.testing.assert_allclose(logits[0], output.logits, rtol=1e-4, atol=1e-4)
 
 

@@ -82,14 +82,14 @@ def test_a_program_predicts_exactly_what_an_evaluation_predicts(network, motion_
     evaluator = Evaluator(data, network.graphdef)
     weights = network.params, network.batch_stats
     store = FeatureStore(lambda requests: evaluator.embed(*weights, requests), capacity=100)
-    sampler, classifier = data.samplers[2], classifier_of(network, cache=False)
+    sampler, classifier = data.samplers[3, 2], classifier_of(network, cache=False)
     how = {name: data.reading[name] for name in ("sampling", "resize")}
     for index in range(4):
         episode = sampler.resolve(sampler(index), data.dataset.is_bad)
         assert store.ensure((*episode.support, *episode.query))
         rows = [np.int32([store.rows(part)]) for part in (episode.support, episode.query)]
         table, labels = store.table(), episode.support_labels[None]
-        expected = np.asarray(evaluator.match(*weights, table, *rows, labels))[0]
+        expected = np.asarray(evaluator.match(3, *weights, table, *rows, labels))[0]
         read = lambda request: data.dataset.read_clip(request, **how)  # noqa: E731
         order = np.argsort(episode.support_labels, kind="stable")
         support = [read(episode.support[i]) for i in order]

@@ -8,6 +8,7 @@ import pytest
 
 from molo_jax import files
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import InUseError
 from molo_jax.workdir import LOCK_FILE, work_folder
 
 HOLD = """
@@ -24,7 +25,7 @@ def test_a_second_training_in_a_folder_is_refused_with_the_process_that_holds_it
     with work_folder(tmp_path, for_training=True):
         message = rf"a training is at work in {tmp_path} \(process {os.getpid()}\); wait"
         with (
-            pytest.raises(MoloError, match=message),
+            pytest.raises(InUseError, match=message),
             work_folder(tmp_path, for_training=True),
         ):
             raise AssertionError

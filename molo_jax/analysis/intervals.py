@@ -8,15 +8,21 @@ other videos of the same classes is, and what it is on other classes, two wider 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import brentq
 from scipy.special import erf
-from scipy.stats import truncnorm
 
 from molo_jax.analysis.outcome import Outcome
-from molo_jax.analysis.variance import Design, Variance, class_variance, video_variance
+from molo_jax.analysis.variance import (
+    Design,
+    Variance,
+    class_mean_variances,
+    class_variance,
+    means_of_classes,
+    video_variance,
+)
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96
@@ -25,7 +31,10 @@ _Z95 = 1.96
 _SPARE_VIDEOS = 4
 _SPARE_CLASSES = 5
 # Points at which the unknown variance is looked at.
-_POINTS = 64
+_POINTS = 128
+_HALVINGS = 40
+# The variance is a priori as probable as its power with this exponent, negative.
+_PRIOR = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,36 +80,40 @@ def intervals(
     videos = classes = None
     if not no_videos:
         design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
-        videos = half_width(video_variance(values, design))
+        (videos,) = half_widths([video_variance(values, design)])
     if not no_classes:
-        classes = half_width(class_variance(each, outcome.classes, len(sizes)))
+        (classes,) = half_widths([class_variance(each, outcome.classes, len(sizes))])
     ci95 = _Z95 * math.sqrt(noise)
     return Intervals(float(each.mean()), ci95, videos, classes, no_videos, no_classes)
 
 
-def half_width(variance: Variance) -> float:
-    """Returns half the width of the 95 % interval of a mean whose variance is itself an estimate.
+def half_widths(variances: Sequence[Variance]) -> list[float]:
+    """Returns half the widths of 95 % intervals of means whose variances are estimates themselves.
 
-    The error of the mean is taken as normal. Its variance is taken as normal as well, with the
-    error of the estimate, and not less than the noise of the episodes. The width is such that 95 %
-    of the errors are inside, over all these variances.
+    The error of a mean is taken as normal. Its variance is as probable as the estimate is with it
+    (taken as normal, too), and not less than the noise of the episodes. The width is such that 95 %
+    of the errors are inside, over all these variances. Where only few videos make the estimate
+    uncertain, this is nearly the interval of Student's t distribution.
     """
-    low = variance.noise
-    if low == 0.0 and variance.shared <= 0.0:
-        return 0.0
-    if variance.error == 0.0:
-        return _Z95 * math.sqrt(low + max(0.0, variance.shared))
-    center = low + variance.shared
-    probabilities = (np.arange(_POINTS) + 0.5) / _POINTS
-    bound = (low - center) / variance.error
-    deviations = np.sqrt(
-        truncnorm.ppf(probabilities, bound, math.inf, loc=center, scale=variance.error)
-    )
-
-    def missing(width: float) -> float:
-        return 0.95 - float(np.mean(erf(width / (math.sqrt(2) * deviations))))
-
-    return float(brentq(missing, 0.0, 5 * float(deviations.max())))
+    fields = (dataclasses.astuple(variance) for variance in variances)
+    noise, shared, error, spread = np.array(list(fields))[:, :, None].transpose(1, 0, 2)
+    scale = np.maximum(shared, 0.0) + error + noise
+    varies = scale > 0
+    # Any scale will do where nothing varies.
+    scale = np.where(varies, scale, 1.0)
+    steps = np.linspace(0.0, 1.0, _POINTS + 1)[1:] ** 2
+    possible = scale * (6.0 + 60.0 * spread) * steps
+    deviation = np.sqrt(error**2 + spread * possible**2) + 1e-6 * scale
+    probable = np.exp(-np.square((shared - possible) / deviation) / 2) / deviation
+    probable *= np.sqrt(steps) * (noise + possible) ** -_PRIOR
+    probable /= probable.sum(axis=1, keepdims=True)
+    deviations = np.sqrt(2 * (noise + possible))
+    low, high = np.zeros(len(noise)), 5 * deviations[:, -1]
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        inside = (probable * erf(middle[:, None] / deviations)).sum(axis=1)
+        low, high = np.where(inside < 0.95, middle, low), np.where(inside < 0.95, high, middle)
+    return np.where(varies[:, 0], (low + high) / 2, 0.0).tolist()
 
 
 def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
@@ -139,10 +152,19 @@ def class_intervals(
         By the position of the class in the split; only classes that were drawn.
     """
     values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
-    each = values.mean(axis=2)
-    found = {}
-    for position in np.unique(outcome.classes).tolist():
-        own = each[outcome.classes == position]
-        noise = float(own.var(ddof=1)) / len(own) if len(own) > 1 else math.nan
-        found[position] = Intervals(float(own.mean()), _Z95 * math.sqrt(noise), None, None)
-    return found
+    sizes = np.asarray(class_sizes, dtype=np.int64)
+    design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
+    means, noises = means_of_classes(values, design)
+    why = _too_few_videos(outcome, sizes)
+    widths = None if why else half_widths(class_mean_variances(values, design))
+    return {
+        c: Intervals(
+            mean=float(means[c]),
+            ci95=_Z95 * math.sqrt(noises[c]),
+            ci95_videos=None if widths is None else widths[c],
+            ci95_classes=None,
+            no_videos=why,
+            no_classes="a class is one class",
+        )
+        for c in np.flatnonzero(design.drawn).tolist()
+    }

@@ -18,6 +18,8 @@ from molo_jax.errors import MoloError
 from molo_jax.files import check_file, replacing, written
 
 VERSION = 1
+# Larger margins are kept as this one.
+_LARGEST = float(np.finfo(np.float16).max)
 _KIND = "episodes of an evaluation"
 _REMEDY = "evaluate again with python -m molo_jax.main --mode=eval"
 
@@ -57,7 +59,8 @@ def write_outcomes(
             arrays[f"{table}_classes"] = _small(outcome.classes)
             arrays[f"{table}_videos"] = _small(outcome.videos)
         arrays[f"{way}way_{shot}shot_predicted"] = _small(outcome.predicted)
-        arrays[f"{way}way_{shot}shot_margins"] = outcome.margins.astype(np.float16)
+        margins = np.clip(outcome.margins, -_LARGEST, _LARGEST)
+        arrays[f"{way}way_{shot}shot_margins"] = margins.astype(np.float16)
         cells.append({"way": way, "shot": shot, "table": table})
     # In the order of the caller.
     order = list(outcomes)

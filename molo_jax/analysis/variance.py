@@ -18,14 +18,16 @@ import functools
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 # Products (query, video of another class) that the component of pairs across classes is made of at
 # most; more episodes would make this small component slower, and hardly more exact.
-_CROSS_PRODUCTS = 1_000_000
+_CROSS_PRODUCTS = 200_000
 # A component of pairs is left out where a pair occurs less often than this: it is then smaller than
 # this part of the noise of the episodes.
 _FEWEST_VISITS = 0.05
+# How alike the variances of classes are taken to be: so many degrees of freedom their mean counts.
+_ALIKE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Variance:
         noise: its part that comes from the number of episodes, which is known well.
         shared: its part that comes from what episodes share. The estimate has the right mean; so it
             may be negative where the truth is close to 0.
-        error: standard deviation of the estimate of `shared`.
+        error: standard deviation of the estimate of `shared` that comes from few episodes.
+        spread: relative variance of the estimate of `shared` that comes from few videos.
     """
 
     noise: float
     shared: float
     error: float
+    spread: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +66,13 @@ class Design:
 
     @functools.cached_property
     def count(self) -> Float[np.ndarray, "c"]:
-        """The number of episodes with each class."""
-        return self.sum_by_class(np.ones(self.classes.shape))
+        """The number of episodes with each class; 1 for a class that was never drawn."""
+        return np.maximum(self.sum_by_class(np.ones(self.classes.shape)), 1.0)
+
+    @functools.cached_property
+    def drawn(self) -> Bool[np.ndarray, "c"]:
+        """Whether each class is in an episode."""
+        return np.bincount(self.classes.ravel(), minlength=len(self.sizes)) > 0
 
     @functools.cached_property
     def width(self) -> int:
@@ -107,21 +116,114 @@ def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Varian
     e, w, _ = values.shape
     classes, k = len(design.sizes), design.n_shot
     n = design.sizes.astype(np.float64)
-    of_query = values.mean(axis=2)
-    total = of_query.sum(axis=1, keepdims=True) + np.zeros(w)
-    own = values - (design.sum_by_class(of_query) / design.count)[design.classes][..., None]
-    rest = total - (design.sum_by_class(total) / design.count)[design.classes]
+    own, rest = _residuals(values, design)
     effects, alone = _effects(own, rest, design)
-    factor = ((n - 1) / (n - 1 - k)) ** 2 / (n * (n - 1)) / classes**2
-    parts = (effects**2 - alone[:, None]) * (factor * _without_itself(design.count))[:, None]
+    scale = (
+        ((n - 1) / (n - 1 - k)) ** 2 / (n * (n - 1)) / classes**2 * _without_itself(design.count)
+    )
+    parts = (np.square(effects) - alone[:, None]) * scale[:, None]
     # Rows of the table are longer than their class where videos are unusable.
     parts = parts[effects != 0]
-    single = float(parts.sum())
-    within = _pairs_within(own, design) / (2 * n * (n - 1)) / classes**2
-    across = _pairs_across(own, design) if w > 1 else 0.0
-    shared = single - float((within * n / (n - 2)).sum()) - across
+    pairs, of_pairs = _pairs_within(own, rest, design)
+    # A pair is counted twice in the parts.
+    share = 1 / (2 * (n - 1) * (n - 2)) / classes**2
+    shared = float(parts.sum() - (pairs * share).sum())
+    if w > 1:
+        shared -= _pairs_across(own, design)
+    single = 2 / (n - 1) * np.square(alone * n * scale)
+    error = math.sqrt(single.sum() + np.square(of_pairs * share).sum())
+    found = np.square(parts - parts.mean()).sum() - single.sum()
+    spread = float(found / (parts.sum() ** 2 + single.sum()))
     noise = float(values.mean(axis=(1, 2)).var(ddof=1)) / e
-    return Variance(noise, shared, math.sqrt(np.square(parts - parts.mean()).sum()))
+    return Variance(noise, shared, error, max(spread, 2 / float((n - 1).sum())))
+
+
+def _residuals(
+    values: Float[np.ndarray, "e w q"], design: Design
+) -> tuple[Float[np.ndarray, "e w q"], Float[np.ndarray, "e w"]]:
+    """Returns the values, and the sums over the labels of an episode, without the class's mean."""
+    of_query = values.mean(axis=2)
+    total = of_query.sum(axis=1, keepdims=True) + np.zeros(of_query.shape[1])
+    own = values - (design.sum_by_class(of_query) / design.count)[design.classes][..., None]
+    return own, total - (design.sum_by_class(total) / design.count)[design.classes]
+
+
+def means_of_classes(
+    values: Float[np.ndarray, "e w q"], design: Design
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
+    """Returns the mean of each class, and its variance when the same videos are drawn anew."""
+    of_query = values.mean(axis=2)
+    count = design.count
+    means = design.sum_by_class(of_query) / count
+    squares = design.sum_by_class(np.square(of_query - means[design.classes]))
+    return means, squares / np.maximum(count - 1, 1) / count
+
+
+def class_mean_variances(values: Float[np.ndarray, "e w q"], design: Design) -> list[Variance]:
+    """Estimates the variance of the mean of each class when all videos are drawn anew.
+
+    A class has so few videos that what they differ by is known badly, and is 0 for a class whose
+    queries are all right. So the variances of the effects of videos are drawn towards their mean
+    over the classes, as if this were another estimate (Smyth 2004).
+
+    Args:
+        values: as in `video_variance`.
+        design: as in `video_variance`.
+    """
+    k, n = design.n_shot, design.sizes.astype(np.float64)
+    means, noises = means_of_classes(values, design)
+    own = values - means[design.classes][..., None]
+    effects, alone = _effects(own, own.mean(axis=2), design)
+    scale = ((n - 1) / (n - 1 - k)) ** 2 * _without_itself(design.count) / (n - 1)
+    found = (np.square(effects).sum(axis=1) - alone * n) * scale
+    # A pair is counted twice in the squares.
+    pairs, of_pairs = _pairs_within(own, own.mean(axis=2), design)
+    share = n / (2 * (n - 1) * (n - 2))
+    found -= pairs * share
+    drawn, noise = design.drawn, np.square(alone * n * scale) * 2 / (n - 1)
+    noise += np.square(of_pairs * share)
+    least = np.sqrt(noise[drawn].sum()) / drawn.sum()
+    usual = max(least, found[drawn].mean())
+    error = noise + 2 * usual**2 / (n - 1)
+    alike = 2 * usual**2 / _ALIKE
+    weight = alike / np.maximum(alike + error, np.finfo(float).tiny)
+    others = _of_other_classes(own, design)
+    shared = (weight * found + (1 - weight) * usual) / n + max(0.0, others[drawn].mean())
+    spread = 2 / (n - 1 + _ALIKE)
+    errors = np.sqrt(weight * noise) / n
+    parts = (column.tolist() for column in (noises, shared, errors, spread))
+    return [Variance(*each) for each in zip(*parts, strict=True)]
+
+
+def _of_other_classes(own: Float[np.ndarray, "e w q"], design: Design) -> Float[np.ndarray, "c"]:
+    """Estimates the part of the variance of a class's mean that is of other classes' videos."""
+    _, w, _ = own.shape
+    k, classes, cells = design.n_shot, len(design.sizes), len(design.sizes) * design.width
+    if w == 1:
+        return np.zeros(classes)
+    e = max(2, min(len(own), _CROSS_PRODUCTS // (w * (w - 1) * k)))
+    labels, n = design.classes[:e], design.sizes.astype(np.float64)
+    pairs = (labels[:, :, None].astype(np.int64) * classes + labels[:, None, :])[..., None]
+    other = ~np.eye(w, dtype=bool)
+    rest = np.broadcast_to(own[:e].mean(axis=2)[:, :, None], pairs.shape[:3])
+    # Rows: the pair of a class and another one; its columns are the videos of the other one.
+    keys = labels[:, :, None, None].astype(np.int64) * cells + design.support[:e, None]
+    spread = np.broadcast_to((rest * other)[..., None], keys.shape)
+    sums = np.bincount(keys.ravel(), spread.ravel(), classes * cells)
+    sums = sums.reshape(classes, classes, design.width)
+    places = pairs[..., 0].ravel()
+    count = np.bincount(places, np.broadcast_to(other, rest.shape).ravel(), classes**2)
+    whole = np.bincount(places, (rest * other).ravel(), classes**2).reshape(classes, classes)
+    square = np.bincount(places, (rest**2 * other).ravel(), classes**2).reshape(classes, classes)
+    count = count.reshape(classes, classes)
+    # The sum over the videos of the other class, of which each episode has k.
+    found = np.square(sums).sum(axis=2) - (k * whole) ** 2 / n
+    # In the noise, the mean of a pair of classes is not taken away.
+    found -= k * (1 - k / n) * square
+    pairs_of = np.maximum(count * (count - 1), 1)
+    found *= ((n - 1) / (n - k)) ** 2 * n**2 / pairs_of / (n - 1)
+    share = (w - 1) / (classes - 1)
+    return (found * share**2 / n).sum(axis=1)
 
 
 def _without_itself(count: np.ndarray) -> np.ndarray:
@@ -152,35 +254,56 @@ def _effects(
     return effects, design.sum_by_class(noise) / design.sizes
 
 
-def _pairs_within(own: Float[np.ndarray, "e w q"], design: Design) -> Float[np.ndarray, "c"]:
+def _pairs_within(
+    own: Float[np.ndarray, "e w q"], rest: Float[np.ndarray, "e w"], design: Design
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
     """Estimates the variance of the joint effect of two videos of a class, in each class.
 
-    A table of the mean for each pair (one of them the query, one in the support set) is taken apart
-    into the effects of its videos and a rest (the analysis of a diallel cross, Griffing 1956).
+    A table of the mean for each pair (of which one is the query, or none) is taken apart into the
+    effects of its videos and a rest (the analysis of a diallel cross, Griffing 1956).
+
+    Returns:
+        The variance, in units of the sum over labels, and the standard deviation of the estimate.
     """
-    k, q, width = design.n_shot, own.shape[2], design.width
-    classes, n_each = len(design.sizes), design.sizes.astype(np.float64)
-    visits = design.count * q * k / (n_each * (n_each - 1))
-    if visits.mean() < _FEWEST_VISITS:
-        return np.zeros(classes)
-    scale = (k * (n_each - 2) / (n_each - 1 - k) / visits)[design.classes]
+    k, q, width, classes = design.n_shot, own.shape[2], design.width, len(design.sizes)
+    n = design.sizes.astype(np.float64)
+    if (design.count * q * k / (n * (n - 1))).mean() < _FEWEST_VISITS:
+        return np.zeros(classes), np.zeros(classes)
+    # The means of pairs hold a joint effect of query and support video, and one of two support
+    # videos, in proportions that drawing without replacement makes; these two numbers undo that.
+    less = (n - 1 - k) / (k * (n - 2))
+    kept = (n - k) * (n - k - 1) / ((n - 2) * (n - 3)) - 2 * k * (k - 1) * less / (n - 3) ** 2
+    second = k * (k - 1) * (n - 1) / (n - 3) / kept
+    first = (1 + second * less / (n - 3)) / less
+    asked = (first * n * (n - 1) / (design.count * q * k))[design.classes]
     keys = design.queries[..., None] * width + design.videos[:, :, None, :k]
-    spread = np.broadcast_to((own * scale[..., None])[..., None], keys.shape)
-    table = np.bincount(keys.ravel(), spread.ravel(), classes * width**2)
+    table = _summed(keys, (own * asked[..., None])[..., None], classes * width**2)
+    shown = np.zeros_like(rest)
+    if k > 1:
+        shown = rest * (second * n * (n - 1) / (design.count * k * (k - 1)))[design.classes]
+        one, other = np.triu_indices(k, 1)
+        keys = design.support[..., one] * width + design.videos[..., other]
+        table += _summed(keys, shown[..., None], classes * width**2)
     table = table.reshape(classes, width, width)
     table = table + table.transpose(0, 2, 1)
     rows = table.sum(axis=2)
-    whole = rows.sum(axis=1) / 2
-    n = n_each
     found = np.square(table).sum(axis=(1, 2)) / 2 - np.square(rows).sum(axis=1) / (n - 2)
-    found += 2 * whole**2 / ((n - 1) * (n - 2))
+    found += rows.sum(axis=1) ** 2 / (2 * (n - 1) * (n - 2))
     # The same of the table of each single episode.
-    n = n_each[design.classes]
-    sums, squares = own.sum(axis=2), np.square(own).sum(axis=2)
-    noise = k * squares - (k**2 * squares + k * sums**2) / (n - 2)
-    noise += 2 * (k * sums) ** 2 / ((n - 1) * (n - 2))
-    found -= design.sum_by_class(noise * scale**2)
-    return found * _without_itself(design.count) / (n_each * (n_each - 3) / 2)
+    n_each = n[design.classes]
+    sums, squares = (own * asked[..., None]).sum(axis=2), np.square(own * asked[..., None]).sum(2)
+    noise = k * squares + k * (k - 1) / 2 * shown**2
+    noise -= (k**2 * squares + k * (sums + (k - 1) * shown) ** 2) / (n_each - 2)
+    noise += 2 * (k * sums + k * (k - 1) / 2 * shown) ** 2 / ((n_each - 1) * (n_each - 2))
+    alone = design.sum_by_class(noise)
+    freedom = n * (n - 3) / 2
+    again = _without_itself(design.count)
+    return (found - alone) * again / freedom, alone / freedom * np.sqrt(2 / freedom)
+
+
+def _summed(keys: np.ndarray, values: np.ndarray, count: int) -> Float[np.ndarray, "n"]:
+    """Adds up values by their keys; the values are broadcast to the shape of the keys."""
+    return np.bincount(keys.ravel(), np.broadcast_to(values, keys.shape).ravel(), count)
 
 
 def _pairs_across(own: Float[np.ndarray, "e w q"], design: Design) -> float:
@@ -239,18 +362,22 @@ def class_variance(
     rest = values - values.mean()
     scale = count / (e * w)
     effects = np.bincount(classes.ravel(), np.repeat(rest * scale, w), count)
-    noise = float(np.square(rest * scale).sum()) * w * (1 - w / count) / count
-    factor = (w / count * (count - 1) / (count - w)) ** 2 * count / (count - 1)
-    parts = (effects**2 - noise) * factor * e / (e - 1)
-    pairs = _class_pairs(rest, classes, count) * (w * (w - 1)) ** 2 / (2 * count * (count - 1))
-    shared = float(parts.sum()) - pairs * count / (count - 2)
-    spread = float(np.square(parts - parts.mean()).sum())
-    return Variance(float(values.var(ddof=1)) / e, shared, math.sqrt(spread))
+    alone = float(np.square(rest * scale).sum()) * w * (1 - w / count) / count
+    factor = (w / count * (count - 1) / (count - w)) ** 2 * count / (count - 1) * e / (e - 1)
+    parts = (np.square(effects) - alone) * factor
+    pairs, of_pairs = _class_pairs(rest, classes, count)
+    share = (w * (w - 1)) ** 2 / (2 * (count - 1) * (count - 2))
+    shared = float(parts.sum()) - pairs * share
+    single = 2 / (count - 1) * (alone * factor * count) ** 2
+    error = math.sqrt(single + (of_pairs * share) ** 2)
+    found = np.square(parts - parts.mean()).sum() - single
+    spread = float(found / (parts.sum() ** 2 + single))
+    return Variance(float(values.var(ddof=1)) / e, shared, error, max(spread, 2 / (count - 1)))
 
 
 def _class_pairs(
     rest: Float[np.ndarray, "e"], classes: Int[np.ndarray, "e w"], count: int
-) -> float:
+) -> tuple[float, float]:
     """Estimates the variance of the joint effect of two classes, as `_pairs_within`."""
     e, w = classes.shape
     alone = (count - w) * (count - w - 1) / ((count - 2) * (count - 3))
@@ -266,5 +393,6 @@ def _class_pairs(
     found = np.square(table).sum() / 2 - np.square(rows).sum() / (count - 2) + last * whole**2
     alike = w * (w - 1) / 2
     noise = alike - w * (w - 1) ** 2 / (count - 2) + last * alike**2
-    found -= noise * np.square(rest * scale).sum()
-    return float(found) * e / (e - 1) / (count * (count - 3) / 2)
+    alone = float(noise * np.square(rest * scale).sum())
+    freedom = count * (count - 3) / 2
+    return (float(found) - alone) * e / (e - 1) / freedom, alone / freedom * math.sqrt(2 / freedom)

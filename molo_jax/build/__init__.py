@@ -14,7 +14,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from molo_jax.backbones import backbone_info
-from molo_jax.build.data import eval_sampler, eval_sampling, open_split, train_sampler
+from molo_jax.build.data import (
+    eval_sampler,
+    eval_sampling,
+    open_split,
+    tested_data,
+    train_sampler,
+)
 from molo_jax.config import REFUSE, base_config, method_settings
 from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_views
 from molo_jax.data.clips.episodes import EpisodeSampler
@@ -115,9 +121,9 @@ def train_mesh(config: ConfigDict) -> Mesh:
 
 
 def evaluation_data(
-    config: ConfigDict, split: str, *, n_way: int, shots: Sequence[int], mesh: Mesh
+    config: ConfigDict, split: str, *, ways: Sequence[int], shots: Sequence[int], mesh: Mesh
 ) -> EvaluationData:
-    """Opens a split for evaluation.
+    """Opens a split for evaluation, with every number of shots for each number of classes.
 
     Raises:
         MoloError: when the split's folder, list or videos are missing, or too few for an episode.
@@ -125,8 +131,11 @@ def evaluation_data(
     dataset = open_split(config, split)
     return EvaluationData(
         dataset=dataset,
-        samplers={n: eval_sampler(config, dataset, n_way=n_way, n_shot=n) for n in shots},
-        n_way=n_way,
+        samplers={
+            (way, shot): eval_sampler(config, dataset, n_way=way, n_shot=shot)
+            for way in ways
+            for shot in shots
+        },
         num_frames=config.data.num_frames,
         reading=_reading(config, eval_sampling(config)),
         preprocess=eval_preprocess(config),
@@ -151,15 +160,17 @@ def evaluation(config: ConfigDict) -> Evaluation:
     Raises:
         MoloError: when data are missing, see :func:`evaluation_data`.
     """
+    tested = tested_data(config)
     return Evaluation(
         data=evaluation_data(
-            config,
+            tested,
             config.eval.split,
-            n_way=config.eval.n_way,
+            ways=config.eval.ways or (config.eval.n_way,),
             shots=config.eval.shots,
             mesh=make_mesh(),
         ),
-        dataset=config.dataset.name,
+        dataset=tested.dataset.name,
+        trained_dataset=config.dataset.name,
         split=config.eval.split,
         n_query=config.eval.n_query,
         episodes=config.eval.episodes,
@@ -171,6 +182,17 @@ def evaluation(config: ConfigDict) -> Evaluation:
         refuse_trained=config.eval.on_trained_classes == REFUSE,
         config=config.to_dict(),
     )
+
+
+def embedding(config: ConfigDict, split: str) -> Evaluation:
+    """Returns the evaluation of a split without episodes, for which any list is long enough.
+
+    Raises:
+        MoloError: when data are missing, see :func:`evaluation_data`.
+    """
+    without_episodes = config.copy_and_resolve_references()
+    without_episodes.eval.split, without_episodes.eval.shots = split, ()
+    return evaluation(without_episodes)
 
 
 def _clips(config: ConfigDict) -> dict[str, Any]:
@@ -192,14 +214,14 @@ def training(config: ConfigDict) -> Training:
     trained, validated = ListRecord.of(config.dataset.name, dataset.split), None
     scored, data, validation = None, None, {}
     if train.eval_every:
-        shots, n_way = (train.n_shot,), train.n_way
-        data = evaluation_data(config, "val", n_way=n_way, shots=shots, mesh=mesh)
+        ways, shots = (train.n_way,), (train.n_shot,)
+        data = evaluation_data(config, "val", ways=ways, shots=shots, mesh=mesh)
         validated = ListRecord.of(config.dataset.name, data.dataset.split)
         evaluator = Evaluator(data, graphdef)
 
         def scored(*weights: nnx.State) -> Score:
             scores = evaluator.scores(*weights, episodes=train.val_episodes, title="val")
-            return scores[train.n_shot]
+            return scores[train.n_way, train.n_shot]
 
         validation = _validation(config, seen, validated)
     return Training(

@@ -8,7 +8,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from molo_jax.benchmarks import BENCHMARKS
-from molo_jax.config import REFUSE
+from molo_jax.config import REFUSE, base_config
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
@@ -42,6 +42,22 @@ def open_split(config: ConfigDict, split: str) -> ClipSource:
     return source
 
 
+def tested_data(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration with the data set that is evaluated in place of the trained one.
+
+    How frames are chosen and cut stays as it is: the network sees what it saw in training.
+    """
+    if not config.eval.dataset:
+        return config
+    tested = config.copy_and_resolve_references()
+    tested.dataset.name = config.eval.dataset
+    known = BENCHMARKS.get(config.eval.dataset)
+    tested.dataset.how_to_get = known.how_to_get if known else base_config().dataset.how_to_get
+    tested.data.prepared = config.eval.prepared
+    tested.data.root, tested.data.split_dir = config.eval.root, config.eval.split_dir
+    return tested
+
+
 def _check_apart(config: ConfigDict, lists: Mapping[str, Split]) -> None:
     """Checks that no two splits share a video or a class.
 
@@ -59,11 +75,12 @@ def _check_apart(config: ConfigDict, lists: Mapping[str, Split]) -> None:
 
 
 def _how_to_prepare(config: ConfigDict) -> str:
+    section = "eval" if config.eval.dataset else "data"
     return (
         f"{config.dataset.how_to_get} Then prepare them with python -m molo_jax.prepare"
         f" --dataset={config.dataset.name} --videos=DIR --out={config.data.prepared}, or name the"
-        " folder that was its --out with --config.data.prepared. Without preparation, only slower:"
-        " --config.data.source=videos --config.data.root=DIR."
+        f" folder that was its --out with --config.{section}.prepared. Without preparation, only"
+        f" slower: --config.data.source=videos --config.{section}.root=DIR."
     )
 
 
@@ -125,11 +142,18 @@ def eval_sampler(
     # The window in the middle has no random part, so a video has the same frames everywhere.
     fixed = eval_sampling(config) == "window_middle"
     draw = "video" if fixed else config.eval.frame_draw
-    return _sampler(config, dataset, n_way, n_shot, config.eval.n_query, draw)
+    draws = 1 if fixed else config.eval.draws
+    return _sampler(config, dataset, n_way, n_shot, config.eval.n_query, draw, draws)
 
 
 def _sampler(
-    config: ConfigDict, dataset: ClipSource, n_way: int, n_shot: int, n_query: int, frame_draw: str
+    config: ConfigDict,
+    dataset: ClipSource,
+    n_way: int,
+    n_shot: int,
+    n_query: int,
+    frame_draw: str,
+    draws: int = 1,
 ) -> EpisodeSampler:
     sampler = EpisodeSampler.from_split(
         dataset.split,
@@ -139,6 +163,7 @@ def _sampler(
         n_query=n_query,
         num_frames=config.data.num_frames,
         frame_draw=frame_draw,
+        draws=draws,
     )
     sampler.check_usable(dataset.is_bad)
     return sampler

@@ -6,6 +6,7 @@ the network on each episode would.
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from molo_jax.analysis.outcome import Outcome
 from molo_jax.errors import MoloError
 from molo_jax.methods.episode import Features
 
@@ -32,13 +34,19 @@ class Clip(Protocol):
 
 @runtime_checkable
 class ResolvedEpisode(Protocol):
-    """An episode without its pixels; labels count from 0, classes are positions in the split."""
+    """An episode without its pixels; labels count from 0, classes are positions in the split.
+
+    Its clips are shuffled. `support_order` and `query_order` are the places of the clips of label
+    0, then of label 1 and so on, in the order in which the episode has taken the videos of a class.
+    """
 
     support: Sequence[Clip]
     query: Sequence[Clip]
     support_labels: np.ndarray
     query_labels: np.ndarray
     query_classes: np.ndarray
+    support_order: np.ndarray
+    query_order: np.ndarray
 
 
 # Embeds clips; yields the positions of those it could embed, and their features.
@@ -57,12 +65,24 @@ class Score:
         ci95: half the width of the 95 % confidence interval of that mean.
         episodes: number of episodes.
         per_class: for each class position that was queried, the fraction of correct queries.
+        seconds: what the matching of the episodes took.
+        outcome: the predictions, of which the rest is computed; None where they are not kept.
     """
 
     accuracy: float
     ci95: float
     episodes: int
     per_class: dict[int, float]
+    seconds: float = 0.0
+    outcome: Outcome | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, outcome: Outcome, seconds: float) -> "Score":
+        """Summarizes predictions, and keeps them."""
+        episodes, _, queries = outcome.predicted.shape
+        classes = np.repeat(outcome.classes, queries, axis=1)
+        correct = outcome.correct.reshape(episodes, -1).astype(np.float64)
+        return dataclasses.replace(score(correct, classes), seconds=seconds, outcome=outcome)
 
 
 def score(correct: Float[np.ndarray, "e q"], classes: Int[np.ndarray, "e q"]) -> Score:
@@ -175,16 +195,73 @@ def evaluate_episodes(
         batch: number of episodes of each call of `match`.
         advance: called with the number of episodes finished since its last call.
     """
-    correct, classes = [], []
+    outcomes, seconds = [], 0.0
     for indices in _groups(resolve, episodes, store.capacity):
         group = _embedded(resolve, indices, store)
         table = store.table()
+        began = time.monotonic()
         for start in range(0, len(group), batch):
             part = group[start : start + batch]
-            correct.append(_correct(part, table, store, match, batch))
-            classes.append(np.stack([episode.query_classes for episode in part]))
+            outcomes.append(_outcome(part, _logits(part, table, store, match, batch)))
             advance(len(part))
-    return score(np.concatenate(correct), np.concatenate(classes))
+        seconds += time.monotonic() - began
+    return Score.of(joined(outcomes), seconds)
+
+
+def predictions(
+    logits: Float[np.ndarray, "e w q n"],
+) -> tuple[Int[np.ndarray, "e w q"], Float[np.ndarray, "e w q"]]:
+    """Returns the predicted labels, and the margins of :class:`Outcome`.
+
+    Raises:
+        MoloError: a score is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise MoloError(
+            "the scores of the network are not finite, so nothing can be predicted; its weights or"
+            " running statistics are broken (python -m molo_jax.convert SRC DST checks a file)"
+        )
+    way = logits.shape[-1]
+    is_true = np.eye(way, dtype=bool)[:, None, :]
+    true = np.where(is_true, logits, -np.inf).max(axis=-1)
+    other = np.where(is_true, -np.inf, logits).max(axis=-1)
+    return logits.argmax(axis=-1).astype(np.int32), (true - other).astype(np.float32)
+
+
+def _outcome(part: Sequence[ResolvedEpisode], logits: Float[np.ndarray, "e q n"]) -> Outcome:
+    """Brings the scores of shuffled queries into the order of the labels."""
+    way = logits.shape[-1]
+    ordered = np.stack(
+        [each[episode.query_order] for episode, each in zip(part, logits, strict=True)]
+    )
+    predicted, margins = predictions(ordered.reshape(len(part), way, -1, way))
+    sets = [
+        np.stack(
+            [
+                [getattr(episode, name)[place].video_position for place in order(episode)]
+                for episode in part
+            ]
+        ).reshape(len(part), way, -1)
+        for name, order in (
+            ("support", lambda episode: episode.support_order),
+            ("query", lambda episode: episode.query_order),
+        )
+    ]
+    classes = np.stack([episode.query_classes[episode.query_order] for episode in part])
+    return Outcome(
+        classes=classes.reshape(len(part), way, -1)[:, :, 0],
+        videos=np.concatenate(sets, axis=-1).astype(np.int32),
+        n_shot=sets[0].shape[-1],
+        predicted=predicted,
+        margins=margins,
+    )
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Puts the episodes of several outcomes behind each other."""
+    names = ("classes", "videos", "predicted", "margins")
+    arrays = {name: np.concatenate([getattr(each, name) for each in outcomes]) for name in names}
+    return Outcome(n_shot=outcomes[0].n_shot, **arrays)
 
 
 def _groups(
@@ -215,23 +292,16 @@ def _clips(episode: ResolvedEpisode) -> list[Clip]:
     return [*episode.support, *episode.query]
 
 
-def _correct(
+def _logits(
     part: Sequence[ResolvedEpisode],
     table: Features,
     store: FeatureStore,
     match: MatchEpisodes,
     batch: int,
-) -> Float[np.ndarray, "e q"]:
+) -> Float[np.ndarray, "e q n"]:
     """Matches a batch; a short one is filled up with its first episode."""
     filled = [*part, *[part[0]] * (batch - len(part))]
     support = np.int32([store.rows(episode.support) for episode in filled])
     query = np.int32([store.rows(episode.query) for episode in filled])
     support_labels = np.stack([episode.support_labels for episode in filled])
-    logits = np.asarray(match(table, support, query, support_labels))[: len(part)]
-    if not np.isfinite(logits).all():
-        raise MoloError(
-            "the scores of the network are not finite, so nothing can be predicted; its weights or"
-            " running statistics are broken (python -m molo_jax.convert SRC DST checks a file)"
-        )
-    labels = np.stack([episode.query_labels for episode in part])
-    return (logits.argmax(axis=-1) == labels).astype(np.float64)
+    return np.asarray(match(table, support, query, support_labels))[: len(part)]

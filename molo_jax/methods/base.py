@@ -18,6 +18,7 @@ from molo_jax.backbones import backbone_info
 from molo_jax.methods.episode import Episode, Features, Sets, Training
 from molo_jax.methods.evidence import Evidence
 from molo_jax.methods.settings import Settings
+from molo_jax.methods.streams import Stream
 
 
 class Method(nnx.Module, abc.ABC):
@@ -84,6 +85,22 @@ class Method(nnx.Module, abc.ABC):
         """
         scores = self.match(support, query, support_labels, n_way=n_way)
         return {"match": Evidence(-scores - self.settings.smallest_distance)}
+
+    def streams(self, features: Features) -> dict[str, Stream]:
+        """Takes apart what `match` compares, if it sees tokens through inner products only.
+
+        By default there are no streams: `match` alone can compare the features then.
+
+        Args:
+            features: of clips, from `embed`; only slices of the arrays are taken, so that arrays on
+                disk are not read.
+
+        Returns:
+            Each stream by its name. The negative sum of their weighted distances is what `match`
+            returns, up to a number that is the same for all classes.
+        """
+        del features
+        return {}
 
     @abc.abstractmethod
     def __call__(

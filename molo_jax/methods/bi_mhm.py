@@ -6,8 +6,10 @@ Reference: Wang et al., HyRSM, CVPR 2022, section 3.3; the baseline of MoLo's ab
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.episode import Features
 from molo_jax.methods.evidence import BI_MHM, Evidence, Metric, of_prototypes
 from molo_jax.methods.frames import FrameMethod, Stages
+from molo_jax.methods.streams import Rule, Stream
 from molo_jax.nn import matching
 
 
@@ -39,3 +41,6 @@ class BiMHM(FrameMethod):
         classes = matching.prototypes(support, support_labels, n_way)
         distances = matching.cosine_distances(query, classes)
         return {"match": of_prototypes(distances, Metric(BI_MHM))}
+
+    def streams(self, features: Features) -> dict[str, Stream]:
+        return {"match": Stream(features, Rule(Metric(BI_MHM)))}

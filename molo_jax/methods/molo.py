@@ -25,6 +25,7 @@ from molo_jax.methods.episode import Episode, Training
 from molo_jax.methods.evidence import BI_MHM, OTAM, Evidence, Metric, of_prototypes
 from molo_jax.methods.molo_outputs import Matching, MoLoOutput, Tokens
 from molo_jax.methods.settings import MoLoSettings
+from molo_jax.methods.streams import Rule, Stream
 from molo_jax.nn import attention, matching, motion, ops
 from molo_jax.nn.layers import Conv2d, TemporalConv3d, linear, recomputed
 from molo_jax.nn.positions import PositionalEncoder, sinusoids
@@ -178,21 +179,36 @@ class MoLo(Method):
         the loss alone, is not among them. Entry ``i`` of the motion stream is the change from frame
         ``i`` to frame ``i + 1``.
         """
-        settings, found = self.settings, {}
-        metric = Metric(BI_MHM, single_direction=settings.single_direction)
-        if settings.matching == "otam":
-            metric = Metric(OTAM, smoothing=settings.smoothing)
+        found = {}
         for name in ("appearance", "motion"):
             if getattr(query, name) is None:
                 continue
             classes = matching.prototypes(getattr(support, name), support_labels, n_way)
             distances = matching.cosine_distances(getattr(query, name), classes)
             frames, _, _ = matching.split_streams(distances)
-            # A stream alone is not weighed.
-            weighed = name == "motion" and settings.streams == "both"
-            weight = settings.motion_weight if weighed else 1.0
-            found[name] = of_prototypes(frames, metric, weight)
+            found[name] = of_prototypes(frames, self._metric, self._weight(name))
         return found
+
+    def streams(self, features: Tokens) -> dict[str, Stream]:
+        """Takes apart what is compared: the tokens of frames, without the global token."""
+        tokens = {name: getattr(features, name) for name in ("appearance", "motion")}
+        return {
+            name: Stream(each[:, 1:], Rule(self._metric, self._weight(name)))
+            for name, each in tokens.items()
+            if each is not None
+        }
+
+    @property
+    def _metric(self) -> Metric:
+        settings = self.settings
+        if settings.matching == "otam":
+            return Metric(OTAM, smoothing=settings.smoothing)
+        return Metric(BI_MHM, single_direction=settings.single_direction)
+
+    def _weight(self, stream: str) -> float:
+        """Returns what a stream counts; a stream alone is not weighed."""
+        weighed = stream == "motion" and self.settings.streams == "both"
+        return self.settings.motion_weight if weighed else 1.0
 
     def scores(
         self, support: Tokens, query: Tokens, support_labels: Int[Array, "s"], *, n_way: int

@@ -6,9 +6,11 @@ Reference: Cao et al., Few-Shot Video Classification via Temporal Alignment, CVP
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.episode import Features
 from molo_jax.methods.evidence import OTAM as ALIGNMENT
 from molo_jax.methods.evidence import Evidence, Metric, of_clips
 from molo_jax.methods.frames import FrameMethod, Stages
+from molo_jax.methods.streams import Rule, Stream
 from molo_jax.nn import matching
 
 
@@ -39,5 +41,11 @@ class OTAM(FrameMethod):
         n_way: int,
     ) -> dict[str, Evidence]:
         distances = matching.cosine_distances(query, support)
-        metric = Metric(ALIGNMENT, smoothing=self.settings.smoothing)
-        return {"match": of_clips(distances, metric, support_labels, n_way)}
+        return {"match": of_clips(distances, self._metric, support_labels, n_way)}
+
+    def streams(self, features: Features) -> dict[str, Stream]:
+        return {"match": Stream(features, Rule(self._metric, each_clip=True))}
+
+    @property
+    def _metric(self) -> Metric:
+        return Metric(ALIGNMENT, smoothing=self.settings.smoothing)

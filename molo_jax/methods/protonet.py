@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from molo_jax.methods.episode import Features
+from molo_jax.methods.evidence import BI_MHM, Metric
 from molo_jax.methods.frames import FrameMethod, Stages
+from molo_jax.methods.streams import Rule, Stream
 from molo_jax.nn import matching
 
 
@@ -41,3 +44,8 @@ class ProtoNet(FrameMethod):
             return {}, -jnp.sum(jnp.square(query[:, None] - centers), axis=-1)
         cosines = matching.cosines(query[:, None], support[:, None])[:, :, 0, 0]
         return {}, matching.class_means(cosines, labels, n_way)
+
+    def streams(self, features: Features) -> dict[str, Stream]:
+        # The distance of two sequences of one token each is that of the tokens.
+        metric, squared = Metric(BI_MHM, single_direction=True), self.settings.euclidean
+        return {"match": Stream(features[:, None], Rule(metric, 1.0, not squared, squared))}

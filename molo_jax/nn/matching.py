@@ -55,8 +55,12 @@ def _shares(labels: Int[Array, "s"], n_way: int, dtype: jnp.dtype) -> Float[Arra
 def cosines(a: Float[Array, "q i d"], b: Float[Array, "n j d"]) -> Float[Array, "q n i j"]:
     """``a.b / (|a| |b| + 0.01)`` between every token of ``a`` and every token of ``b``."""
     products = jnp.einsum("qid,njd->qnij", a, b, precision=_PRECISION)
-    norms = safe_norm(a)[:, None, :, None] * safe_norm(b)[None, :, None, :]
-    return products / (norms + _COSINE_EPSILON)
+    return cosines_of(products, safe_norm(a)[:, None, :, None], safe_norm(b)[None, :, None, :])
+
+
+def cosines_of(products: Array, norms_a: Array, norms_b: Array) -> Array:
+    """``a.b / (|a| |b| + 0.01)`` of inner products and norms; the shapes are those of a sum."""
+    return products / (norms_a * norms_b + _COSINE_EPSILON)
 
 
 def cosine_distances(a: Float[Array, "q i d"], b: Float[Array, "n j d"]) -> Float[Array, "q n i j"]:

@@ -24,6 +24,8 @@ class Episode:
     support_labels: np.ndarray
     query_labels: np.ndarray
     query_classes: np.ndarray
+    support_order: np.ndarray
+    query_order: np.ndarray
 
 
 def clip(video, draw=0.0):
@@ -115,6 +117,8 @@ def episode(index, bad=()):
         support_labels=np.int32([0, 1]),
         query_labels=np.int32([0, 1]),
         query_classes=np.int32([10, 11]),
+        support_order=np.int32([0, 1]),
+        query_order=np.int32([0, 1]),
     )
 
 

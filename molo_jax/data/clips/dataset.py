@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +76,12 @@ class VideoDataset(ClipSource):
     def check_use(self, *, sampling: str, num_frames: int, resize: int) -> None:
         """Videos have all frames, in any size."""
 
+    def _identity(self) -> Iterator[Any]:
+        for videos, paths in zip(self.split.videos, self._paths, strict=True):
+            for video, path in zip(videos, paths, strict=True):
+                where = os.path.relpath(path, self.root) if path else ""
+                yield video.class_id, video.name, where, *_status(path)
+
     def _read(
         self,
         video: tuple[int, int],
@@ -98,6 +106,15 @@ class VideoDataset(ClipSource):
             if not path
         }
         self._note_absent(missing, f"are not in {self.root}", how_to_get)
+
+
+def _status(path: str) -> tuple[int, ...]:
+    """Size and time of a file; nothing where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
 
 
 def _find_files(root: str, split_dir: str | os.PathLike[str], split: Split) -> list[list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from molo_jax.data.clips.draw_numbers import draw_numbers
 from molo_jax.data.lists.splits import Split
 from molo_jax.errors import MoloError, UsageError
 
@@ -75,6 +76,9 @@ class ResolvedEpisode:
         query_labels: (q,) int32 in 0..way-1.
         support_classes: (s,) int32, position of the class in the split's ascending class numbers.
         query_classes: (q,) int32, likewise.
+        support_order: (s,) the places of the clips of class 0, then of class 1 and so on, in the
+            order in which the videos of a class were taken.
+        query_order: (q,) the same for the queries.
     """
 
     index: int
@@ -84,6 +88,8 @@ class ResolvedEpisode:
     query_labels: np.ndarray
     support_classes: np.ndarray
     query_classes: np.ndarray
+    support_order: np.ndarray
+    query_order: np.ndarray
 
 
 def _none_is_bad(class_position: int, video_position: int) -> bool:
@@ -105,9 +111,11 @@ class EpisodeSampler:
             "video": every episode shows a video with the same frames, so that a clip's embedding
             can be computed once and used in all of them.
         class_ids: the class numbers, for messages only; by default 0, 1, 2, …
+        draws: with `frame_draw="video"`, how many independent draws of its frames a video has; an
+            episode shows one of them, see :func:`molo_jax.data.clips.draw_numbers.draw_numbers`.
 
     Raises:
-        UsageError: the seed, a count or `frame_draw` is out of range.
+        UsageError: the seed, a count, `frame_draw` or `draws` is out of range.
         MoloError: there are fewer classes than `n_way`, or a class has too few videos.
     """
 
@@ -122,20 +130,28 @@ class EpisodeSampler:
         num_frames: int,
         frame_draw: str = "episode",
         class_ids: Sequence[int] | None = None,
+        draws: int = 1,
     ):
         counts = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "num_frames": num_frames}
+        counts["draws"] = draws
         for name, count in counts.items():
             if count < 1:
                 raise UsageError(f"{name} is {count}; expected at least 1")
         if frame_draw not in FRAME_DRAWS:
             known = " or ".join(map(repr, FRAME_DRAWS))
             raise UsageError(f"frame_draw is {frame_draw!r}; expected {known}")
+        if draws > 1 and frame_draw != "video":
+            raise UsageError(
+                f"draws is {draws} with frame_draw={frame_draw!r}, which draws new frames in every"
+                " episode; expected 1, or frame_draw='video'"
+            )
         self._root = (check_seed(seed), zlib.crc32(split_name.encode()))
+        self.seed, self.draws = self._root[0], draws
         self.class_sizes = tuple(class_sizes)
         self.split_name, self.frame_draw = split_name, frame_draw
         self.n_way, self.n_shot, self.n_query, self.num_frames = n_way, n_shot, n_query, num_frames
-        # With frame_draw="video": (class position, video position) -> its only clip.
-        self._clips: dict[tuple[int, int], ClipRequest] = {}
+        # With frame_draw="video": (class position, video position, number of the draw) -> the clip.
+        self._clips: dict[tuple[int, int, int], ClipRequest] = {}
         self._class_ids = tuple(range(len(class_sizes)) if class_ids is None else class_ids)
         self._check_classes()
 
@@ -152,17 +168,28 @@ class EpisodeSampler:
 
     def __call__(self, index: int) -> EpisodeSpec:
         """Episode `index`, 0 ≤ index < 2³¹."""
-        if not 0 <= index < INDEX_LIMIT:
-            raise ValueError(f"episode index {index} is outside 0..{INDEX_LIMIT - 1}")
-        random = self._random(_STREAM_EPISODE, index)
-        classes = random.choice(len(self.class_sizes), self.n_way, replace=False)
+        random, classes, orders = self._order(index)
         return EpisodeSpec(
             index=index,
             classes=classes,
-            orders=tuple(random.permutation(self.class_sizes[c]) for c in classes),
+            orders=orders,
             support_slots=random.permutation(self.n_way * self.n_shot),
             query_slots=random.permutation(self.n_way * self.n_query),
         )
+
+    def order(self, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """The classes of episode `index`, and for each a random order of its video positions.
+
+        They do not depend on the numbers of shots and queries.
+        """
+        return self._order(index)[1:]
+
+    def _order(self, index: int) -> tuple[np.random.Generator, np.ndarray, tuple[np.ndarray, ...]]:
+        if not 0 <= index < INDEX_LIMIT:
+            raise ValueError(f"episode index {index} is outside 0..{INDEX_LIMIT - 1}")
+        random = _random(self._root, _STREAM_EPISODE, index)
+        classes = random.choice(len(self.class_sizes), self.n_way, replace=False)
+        return random, classes, tuple(random.permutation(self.class_sizes[c]) for c in classes)
 
     def resolve(
         self, spec: EpisodeSpec, is_bad: Callable[[int, int], bool] = _none_is_bad
@@ -192,6 +219,8 @@ class EpisodeSampler:
             query_labels=query_labels,
             support_classes=spec.classes[support_labels].astype(np.int32),
             query_classes=spec.classes[query_labels].astype(np.int32),
+            support_order=np.argsort(spec.support_slots),
+            query_order=np.argsort(spec.query_slots),
         )
 
     def clip(
@@ -199,20 +228,34 @@ class EpisodeSampler:
     ) -> ClipRequest:
         """The request for a video as episode `index` shows it.
 
-        The index matters with `frame_draw="episode"` only, and must be given then.
+        The index matters with `frame_draw="episode"` or several draws only, and must be given then.
         """
         video = class_position, video_position
         if self.frame_draw == "video":
             # Seeding a generator takes most of the time of drawing an episode.
-            if video not in self._clips:
-                self._clips[video] = self._drawn(_STREAM_VIDEO_FRAMES, 0, *video)
-            return self._clips[video]
+            shown = (*video, self.draw_number(*video, index))
+            if shown not in self._clips:
+                self._clips[shown] = self.clip_of_draw(*shown)
+            return self._clips[shown]
         if index is None:
             raise ValueError("frame_draw='episode' needs the episode's index")
         return self._drawn(_STREAM_EPISODE_FRAMES, index, *video)
 
+    def draw_number(self, class_position: int, video_position: int, index: int | None) -> int:
+        """The number of the draw with which episode `index` shows a video, below `draws`."""
+        if self.draws == 1:
+            return 0
+        if index is None:
+            raise ValueError(f"{self.draws} draws of a video need the episode's index")
+        where = index, class_position, video_position
+        return int(draw_numbers(self.seed, self.split_name, *where, self.draws))
+
+    def clip_of_draw(self, class_position: int, video_position: int, draw: int) -> ClipRequest:
+        """The request for one draw of the frames of a video, see :func:`clip_of_draw`."""
+        return self._drawn(_STREAM_VIDEO_FRAMES, draw, class_position, video_position)
+
     def _drawn(self, stream: int, index: int, *video: int) -> ClipRequest:
-        random = self._random(stream, index, *video)
+        random = _random(self._root, stream, index, *video)
         return ClipRequest(*video, random.random(self.num_frames))
 
     def check_usable(self, is_bad: Callable[[int, int], bool]) -> None:
@@ -245,12 +288,6 @@ class EpisodeSampler:
             )
         self.check_usable(_none_is_bad)
 
-    def _random(self, *words: int) -> np.random.Generator:
-        # SeedSequence pads with zeros, so all streams have the same number of 32-bit words.
-        words = (*self._root, *words)
-        padded = (*words, *(0,) * (6 - len(words)))
-        return np.random.default_rng(np.random.SeedSequence(padded))
-
     def _first_good(
         self, class_position: int, order: np.ndarray, is_bad: Callable[[int, int], bool]
     ) -> list[int]:
@@ -272,6 +309,40 @@ class EpisodeSampler:
             for label, offset in zip(labels, offsets, strict=True)
         )
         return clips, labels.astype(np.int32)
+
+
+def clip_of_draw(
+    seed: int,
+    split_name: str,
+    num_frames: int,
+    class_position: int,
+    video_position: int,
+    draw: int,
+) -> ClipRequest:
+    """Returns the request for one draw of the frames of a video, as `frame_draw="video"` shows it.
+
+    It is a pure function of the arguments. Draw 0 is the only one that is shown with `draws=1`.
+
+    Args:
+        seed: 0 ≤ seed < 2³².
+        split_name: name of the split.
+        num_frames: frames of the clip.
+        class_position: position of the class in the split's ascending class numbers.
+        video_position: position of the video within its class.
+        draw: number of the draw, from 0.
+
+    Raises:
+        UsageError: the seed is out of range.
+    """
+    root = check_seed(seed), zlib.crc32(split_name.encode())
+    random = _random(root, _STREAM_VIDEO_FRAMES, draw, class_position, video_position)
+    return ClipRequest(class_position, video_position, random.random(num_frames))
+
+
+def _random(root: tuple[int, int], *words: int) -> np.random.Generator:
+    # SeedSequence pads with zeros, so all streams have the same number of 32-bit words.
+    padded = (*root, *words, *(0,) * (4 - len(words)))
+    return np.random.default_rng(np.random.SeedSequence(padded))
 
 
 def check_seed(seed: int) -> int:

@@ -1,9 +1,13 @@
 """What clips come from: the videos of one split, and the record of those that are bad."""
 
 import abc
+import hashlib
+import json
 import logging
 import os
 import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +58,32 @@ class ClipSource(abc.ABC):
         """The videos known to be missing or broken: their files, with what is wrong."""
         with self._lock:
             return {self.path(*video): reason for video, reason in sorted(self._bad.items())}
+
+    def bad_places(self) -> dict[tuple[int, int], str]:
+        """The places in the split of the videos known to be missing or broken, with the reasons."""
+        with self._lock:
+            return dict(self._bad)
+
+    def note_bad(self, places: Mapping[tuple[int, int], str]) -> None:
+        """Records videos that an earlier reading of the same files has found to be bad.
+
+        With the policy "fail" nothing is recorded, so that reading them fails as it did.
+        """
+        if self.on_bad_video == "fail":
+            return
+        with self._lock:
+            self._bad = {**places, **self._bad}
+
+    def identity(self) -> str:
+        """Returns a digest by which changed data are known: other files, or other frames of them.
+
+        The files are not read: their names, sizes and times stand for their content. The folder
+        that they are in does not matter.
+        """
+        whole = hashlib.sha256()
+        for part in self._identity():
+            whole.update(json.dumps(part, ensure_ascii=True).encode() + b"\n")
+        return whole.hexdigest()
 
     def is_bad(self, class_position: int, video_position: int) -> bool:
         """Whether the video is known to be missing or broken."""
@@ -110,6 +140,10 @@ class ClipSource(abc.ABC):
         Raises:
             UsageError: naming what does not fit.
         """
+
+    @abc.abstractmethod
+    def _identity(self) -> Iterable[Any]:
+        """Yields what `identity` is the digest of; values that JSON has."""
 
     @abc.abstractmethod
     def _read(

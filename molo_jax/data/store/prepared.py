@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class PreparedDataset(ClipSource):
     ):
         super().__init__(split, on_bad_video)
         self.settings = settings
+        self._manifests = tuple(manifests)
         self._files = {video.name: video.file for video in _listed(manifests)}
         self._classes = {v.name: (v.class_id, v.class_name) for v in _listed(manifests)}
         # The record file of each video, and the number of its record there.
@@ -163,6 +165,13 @@ class PreparedDataset(ClipSource):
         missing = sum(reason == "missing" for reason in absent.values())
         lack = f"could not be prepared ({missing} missing, {len(absent) - missing} not usable)"
         self._note_absent(absent, lack, remedy)
+
+    def _identity(self) -> Iterator[Any]:
+        yield dataclasses.asdict(self.settings)
+        for manifest in self._manifests:
+            yield manifest.bytes
+            for video, outcome in zip(manifest.listed, manifest.outcomes, strict=True):
+                yield video.identity, outcome.length, outcome.reason
 
     def _read(
         self,

@@ -165,3 +165,35 @@ def test_a_file_that_another_list_names_is_not_taken(open_list, tmp_path):
     (tmp_path / "train_few_shot.txt").write_text("train0//run/2.mp4\n")
     dataset = open_list(lines, ["1.mp4", "run/2.mp4"], on_bad_video="skip")
     assert dataset.bad_videos() == {f"{dataset.root}/sit/2.mp4": "missing"}
+
+
+def test_the_identity_of_videos_is_that_of_their_names_sizes_and_times(open_list, tmp_path):
+    lines, videos = ["val0/0", "val1/1"], tmp_path / "videos"
+    dataset = open_list(lines, ["0.mp4", "1.mp4"])
+    for name in ("0.mp4", "1.mp4"):
+        os.utime(videos / name, ns=(5, 5))
+    same = dataset.identity()
+    assert dataset.identity() == same
+    os.utime(videos / "1.mp4", ns=(5, 6))
+    assert dataset.identity() != same
+    os.utime(videos / "1.mp4", ns=(5, 5))
+    assert dataset.identity() == same
+    (videos / "1.mp4").write_bytes(b"other")
+    os.utime(videos / "1.mp4", ns=(5, 5))
+    first = dataset.identity()
+    assert first != same
+    assert len(first) == 64
+    (videos / "1.mp4").unlink()
+    assert dataset.identity() not in (first, same)
+
+
+def test_videos_that_were_found_to_be_bad_before_are_not_read(open_list):
+    dataset = open_list(["val0/0", "val0/1"], ["0.mp4", "1.mp4"], on_bad_video="skip")
+    dataset.note_bad({(0, 1): "cut off"})
+    assert dataset.bad_places() == {(0, 1): "cut off"}
+    assert dataset.is_bad(0, 1)
+    dataset.note_bad({(0, 1): "another reason", (0, 0): "empty"})
+    assert dataset.bad_places() == {(0, 1): "cut off", (0, 0): "empty"}
+    strict = open_list(["val0/0"], ["0.mp4"], on_bad_video="fail")
+    strict.note_bad({(0, 0): "cut off"})
+    assert not strict.is_bad(0, 0)

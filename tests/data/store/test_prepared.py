@@ -250,6 +250,25 @@ def test_a_class_number_that_the_record_does_not_have_is_refused(copy):
             dataset.read_clip(request, sampling="segments", resize=SIDE)
 
 
+def test_the_identity_is_that_of_the_prepared_videos_wherever_they_lie(copy, out):
+    folder, record = copy
+    same = open_prepared(out).identity()
+    assert open_prepared(folder).identity() == same
+    path = manifest_path(record)
+    account = json.loads(path.read_text())
+    for name, value in {"mtime_ns": 1, "size": 1, "length": LENGTH + 1}.items():
+        other = json.loads(path.read_text())
+        other["videos"][1][name] = value
+        path.write_text(json.dumps(other))
+        assert open_prepared(folder).identity() != same, name
+        path.write_text(json.dumps(account))
+    assert open_prepared(folder).identity() == same
+    settings = record.with_name(records.SETTINGS_FILE)
+    changed = json.loads(settings.read_text()) | {"quality": 50}
+    settings.write_text(json.dumps(changed))
+    assert open_prepared(folder).identity() != same
+
+
 def test_memory_stays_bounded_over_many_clips(out):
     dataset = open_prepared(out)
     sampler = sampler_of(dataset, frame_draw="video")
