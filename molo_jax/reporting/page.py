@@ -187,7 +187,7 @@ def _split(place: int, evaluated: Evaluated) -> Split:
     outcome, cell, names = details_of(evaluated)
     shown = statistics.completed(evaluated.shown, cell, names)
     together = None if cell is None or tuple(names) != shown.classes else cell.together
-    classes, over = statistics.class_accuracies(shown, outcome, names)
+    classes, over = statistics.class_accuracies(shown, outcome, cell, names)
     source = evaluated.outcomes_source if outcome is not None else shown.source
     ordered = sorted(evaluated.results, key=lambda each: (each.way != 5, each.way, each.shot))
     return Split(

@@ -193,6 +193,14 @@ def test_outcomes_complete_what_a_result_file_lacks(tmp_path):
     assert "There is no confusion matrix" not in page.text()
 
 
+def test_the_reason_why_there_is_no_interval_over_videos_is_said(tmp_path):
+    why = "a class has 4 videos, and 1-shot needs 5 for an interval over videos"
+    write_work_folder(tmp_path, NAMES, new=False, outcomes=False, no_ci95_videos=why)
+    text = write(tmp_path / "report.html", tmp_path).text()
+    assert f"There is no interval over videos: {why}." in text
+    assert "older evaluation; evaluate again" not in text
+
+
 def test_outcomes_of_another_network_are_not_used(tmp_path):
     made = write_work_folder(tmp_path, NAMES, shots=(1,), new=False)
     path = tmp_path / "eval_test_outcomes.npz"
