@@ -158,7 +158,12 @@ def _evaluated(name: str, files: Mapping[str, Sequence[Path]]) -> Evaluated:
     return Evaluated(
         name=name,
         results=tuple(by_cell[cell] for cell in sorted(by_cell)),
-        controls=tuple(each for each in results if each.variant != TRAINED),
+        controls=tuple(
+            sorted(
+                (each for each in results if each.variant != TRAINED),
+                key=lambda each: (each.variant, each.cell),
+            )
+        ),
         header=header,
         outcomes=outcomes,
         outcomes_source=source,
