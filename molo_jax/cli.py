@@ -190,8 +190,8 @@ def _without_ranges(argv: Sequence[str]) -> list[str]:
         first, last = (int(found[1]), int(found[2])) if found else (1, 0)
         if not first <= last < first + _LONGEST_RANGE:
             raise UsageError(
-                f"config.eval.{flag[1]} is {value!r}; expected a whole number, or a range FIRST:LAST"
-                f" with FIRST <= LAST and at most {_LONGEST_RANGE:,} numbers, such as 5:10"
+                f"config.eval.{flag[1]} is {value!r}; expected a whole number, or a range"
+                f" FIRST:LAST with FIRST <= LAST and at most {_LONGEST_RANGE:,} numbers, such as 5:10"
             )
         plain += [f"--config.eval.{flag[1]}={number}" for number in range(first, last + 1)]
     return plain
