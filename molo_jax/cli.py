@@ -191,7 +191,8 @@ def _without_ranges(argv: Sequence[str]) -> list[str]:
         if not first <= last < first + _LONGEST_RANGE:
             raise UsageError(
                 f"config.eval.{flag[1]} is {value!r}; expected a whole number, or a range"
-                f" FIRST:LAST with FIRST <= LAST and at most {_LONGEST_RANGE:,} numbers, such as 5:10"
+                f" FIRST:LAST, such as 5:10, with FIRST <= LAST and at most {_LONGEST_RANGE:,}"
+                " numbers"
             )
         plain += [f"--config.eval.{flag[1]}={number}" for number in range(first, last + 1)]
     return plain

@@ -81,6 +81,9 @@ def intervals(
         (videos,) = half_widths([video_variance(values, design)])
     if not no_classes:
         (classes,) = half_widths([class_variance(each, outcome.classes, len(sizes))])
+        # Other classes come with other videos; where classes differ little, both widths are equal
+        # but for the errors of the estimates.
+        classes = max(classes, videos or 0.0)
     ci95 = _Z95 * math.sqrt(noise)
     return Intervals(float(each.mean()), ci95, videos, classes, no_videos, no_classes)
 
