@@ -119,7 +119,7 @@ def _evaluation(shown: Result, prepared: str) -> Evaluation:
     _update(config, stored)
     if prepared:
         config.data.source, config.data.prepared = "prepared", prepared
-    config.eval.n_way, config.eval.shots = shown.way, (shown.shot,)
+    config.eval.ways, config.eval.n_way, config.eval.shots = (), shown.way, (shown.shot,)
     return build.evaluation(config)
 
 

@@ -56,7 +56,7 @@ def train(training: Training, workdir: Path) -> None:
             with display.validating():
                 score = training.scored(state.params, state.batch_stats)
                 display.write_validation(step, score)
-                board.show(step, getattr(score, "outcome", None))
+                board.show(step, score.outcome)
             keeper.keep_if_best(step, state, score)
 
         with (

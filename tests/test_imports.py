@@ -94,6 +94,7 @@ ROOMS = {
         *("molo_jax.analysis", "molo_jax.data", "molo_jax.engine", "molo_jax.methods"),
         *("molo_jax.evaluate", "molo_jax.evaluator", "molo_jax.results", "molo_jax.provenance"),
         *("molo_jax.nn.precision", "molo_jax.prediction.report", "molo_jax.stored_config"),
+        *("molo_jax.bank", "molo_jax.banks"),
     ),
     # The only room that reads the configuration.
     "build": (

@@ -12,17 +12,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from event_files import events
+from flax import nnx
 from html_page import HtmlPage
 from matplotlib.image import imread
 
-from molo_jax import build, evaluate, evaluated
+from molo_jax import build, evaluate, evaluated, report_run
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
+from molo_jax.evaluator import Evaluator
 from molo_jax.methods.episode import Episode
+from molo_jax.reporting.features import ClipFeatures
+from molo_jax.reporting.work_folder import read_work_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"
@@ -73,11 +78,12 @@ def run_until(step: int, number: int, arguments: list[str], workdir: Path) -> tu
 
 
 def results(workdir: Path) -> dict[str, dict]:
-    """Reads the result files, without what names the folder."""
+    """Reads the result files, without what names the folder, and without measured times."""
     found = {}
     for path in sorted(workdir.glob("eval_*.json")):
         found[path.name] = json.loads(path.read_text())
         found[path.name].pop("checkpoint")
+        assert found[path.name].pop("seconds") > 0
     return found
 
 
@@ -112,6 +118,13 @@ def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
     assert imread(workdir / "summary.png").std() > 0.1
 
 
+def test_each_validation_is_seen_in_tensorboard(whole):
+    workdir, _ = whole
+    shown = [(x.step, v.tag) for x in events(workdir) for v in x.summary.value]
+    for tag in ("val/episode", "val/classes", "val/margin", "val_class/val_motion5"):
+        assert [step for step, found in shown if found == tag] == [4, 8, 12]
+
+
 def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, motion_data):
     workdir, _ = whole
     page = HtmlPage((workdir / "report.html").read_text(encoding="utf-8"))
@@ -127,6 +140,14 @@ def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, mo
     assert page.all("line")
     assert "usable clips of" in text
     assert "What is missing" not in text
+    # The clips came from the bank that the evaluation filled.
+    shown = read_work_folder(workdir).evaluated[0].shown
+    evaluation = report_run._evaluation(shown, "")
+    network = evaluate.load_network("", workdir, evaluation.method, evaluation.data.mesh)
+    features = ClipFeatures(evaluation, network, workdir)
+    (sampler,) = evaluation.data.samplers.values()
+    assert features.ensure([sampler.clip(c, v, 0) for c in range(3) for v in range(2)])
+    assert features.embedded == 0
     (line,) = (workdir / "commands.jsonl").read_text().splitlines()
     given = command(motion_data, workdir)[1:]
     assert json.loads(line)["command"] == f"python {shlex.join(given)}"
@@ -223,7 +244,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
             (place / str(best)).rename(place / str(best + 1))
         return read(checkpoints, step, *rest)
 
-    monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
+    monkeypatch.setattr(evaluated, "_restore", replaced_meanwhile)
     network = _weights(motion_data, tmp_path)
     assert network.step == best + 1
     assert network.checkpoint == f"{place}/{best + 1}"

@@ -72,17 +72,26 @@ def intervals(
         values: what is averaged; by default whether the queries are classified correctly, otherwise
             for example the difference of two methods on the same episodes.
     """
-    values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
+    of_queries = values is None
+    values = np.asarray(outcome.correct if of_queries else values, dtype=np.float64)
     sizes = np.asarray(class_sizes, dtype=np.int64)
     each = values.mean(axis=(1, 2))
     noise = float(each.var(ddof=1)) / len(each) if len(each) > 1 else math.nan
     no_videos, no_classes = _too_few_videos(outcome, sizes), _too_few_classes(outcome, sizes)
+    if of_queries and values.min() == values.max():
+        what = "right" if values.max() else "wrong"
+        no_videos = no_classes = (
+            f"all {values.size:,} queries are {what}, so there is no spread to estimate from"
+        )
     videos = classes = None
     if not no_videos:
         design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
         (videos,) = half_widths([video_variance(values, design)])
     if not no_classes:
         (classes,) = half_widths([class_variance(each, outcome.classes, len(sizes))])
+        # Other classes come with other videos; where classes differ little, both widths are equal
+        # but for the errors of the estimates.
+        classes = max(classes, videos or 0.0)
     ci95 = _Z95 * math.sqrt(noise)
     return Intervals(float(each.mean()), ci95, videos, classes, no_videos, no_classes)
 

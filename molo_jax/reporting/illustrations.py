@@ -14,12 +14,11 @@ from flax import nnx
 from molo_jax.analysis.outcome import Outcome
 from molo_jax.data.clips.episodes import ClipRequest, ResolvedEpisode
 from molo_jax.data.video.containers import BadVideoError
-from molo_jax.engine.evaluation import FeatureStore
 from molo_jax.evaluate import Evaluation, Network, load_network
-from molo_jax.evaluator import Evaluator
 from molo_jax.nn.precision import using
 from molo_jax.reporting import matching
 from molo_jax.reporting.embedding_map import EmbeddingMap, embedding_map, vectors_of
+from molo_jax.reporting.features import ClipFeatures
 from molo_jax.reporting.statistics import HardQuery, hardest
 from molo_jax.reporting.strips import Strip, Strips
 from molo_jax.results import class_keys
@@ -175,7 +174,8 @@ def illustrate(
         MoloError: there is no network, or a clip cannot be read.
     """
     network = load_network(source, workdir, evaluation.method, evaluation.data.mesh)
-    illustrator = _Illustrator(evaluation, network, strips)
+    features = ClipFeatures(evaluation, network, workdir)
+    illustrator = _Illustrator(evaluation, network, features, strips)
     examples = [illustrator.example(number) for number in _chosen(outcome)]
     found = illustrator.map(map_clips) if map_clips else None
     title = f"{evaluation.method.title}, {evaluation.method.backbone}, step {network.step}"
@@ -193,14 +193,12 @@ def _chosen(outcome: Outcome | None) -> list[int]:
 class _Illustrator:
     """One network on the clips of a split."""
 
-    def __init__(self, evaluation: Evaluation, network: Network, strips: Strips):
-        self._evaluation, self._strips = evaluation, strips
+    def __init__(
+        self, evaluation: Evaluation, network: Network, features: ClipFeatures, strips: Strips
+    ):
+        self._evaluation, self._features, self._strips = evaluation, features, strips
         data = evaluation.data
-        self._evaluator = Evaluator(data, network.graphdef)
         self._weights = network.params, network.batch_stats
-        self._store = FeatureStore(
-            lambda clips: self._evaluator.embed(*self._weights, clips), capacity=10**6
-        )
         self._sampler = next(iter(data.samplers.values()))
         self._names = class_keys(data.dataset.split)
         self.streams: tuple[str, ...] = ()
@@ -217,7 +215,7 @@ class _Illustrator:
         """Draws an episode."""
         episode = self._embedded(number)
         way = self._sampler.n_way
-        arrays = (self._features(episode.support), self._features(episode.query))
+        arrays = (self._features.of(episode.support), self._features.of(episode.query))
         found = jax.device_get(
             self._evidence(*self._weights, *arrays, episode.support_labels, n_way=way)
         )
@@ -270,11 +268,11 @@ class _Illustrator:
             for video in videos[:each]
         ][:most]
         # A clip that proves to be bad is left out.
-        self._store.ensure(requests)
+        self._features.ensure(requests)
         kept = [clip for clip in requests if not dataset.is_bad(*clip.video)]
         if len(kept) < 3:
             return None
-        vectors = vectors_of(self._features(kept))
+        vectors = vectors_of(self._features.of(kept))
         return embedding_map(
             vectors,
             np.array([clip.class_position for clip in kept]),
@@ -287,12 +285,8 @@ class _Illustrator:
         sampler, dataset = self._sampler, self._evaluation.data.dataset
         while True:
             episode = sampler.resolve(sampler(number), dataset.is_bad)
-            if self._store.ensure((*episode.support, *episode.query)):
+            if self._features.ensure((*episode.support, *episode.query)):
                 return episode
-
-    def _features(self, clips: Sequence[ClipRequest]) -> Any:
-        rows = np.array(self._store.rows(clips))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self._store.table())
 
     def _strip(self, clip: ClipRequest) -> Strip:
         return _strip(self._evaluation, clip, self._strips)

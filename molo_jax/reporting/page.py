@@ -50,6 +50,15 @@ class Pictures:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid:
+    """The accuracies of one network: a row for each way, an entry for each number of shots."""
+
+    variant: str
+    shots: Sequence[int]
+    rows: Sequence[tuple[int, Sequence[Result | None]]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """What the page says of one evaluated split.
 
@@ -58,6 +67,7 @@ class Split:
         heading: its name in words.
         evaluated: the results.
         cards: the results that are shown first.
+        grids: the accuracies of the trained network and of each control, by way and shots.
         shown: the result whose details are shown.
         plot: the accuracies over way and shots.
         classes: accuracy of each class.
@@ -72,6 +82,7 @@ class Split:
     heading: str
     evaluated: Evaluated
     cards: Sequence[Result]
+    grids: Sequence["Grid"]
     shown: Result
     plot: plots.Plot | None
     classes: Sequence[statistics.ClassAccuracy]
@@ -187,14 +198,18 @@ def _split(place: int, evaluated: Evaluated) -> Split:
     outcome, cell, names = details_of(evaluated)
     shown = statistics.completed(evaluated.shown, cell, names)
     together = None if cell is None or tuple(names) != shown.classes else cell.together
-    classes, over = statistics.class_accuracies(shown, outcome, names)
+    classes, over = statistics.class_accuracies(shown, outcome, cell, names)
     source = evaluated.outcomes_source if outcome is not None else shown.source
-    ordered = sorted(evaluated.results, key=lambda each: (each.way != 5, each.way, each.shot))
+    ordered = sorted(
+        evaluated.results,
+        key=lambda each: (each.way != 5, each.way, each.shot not in (1, 5), each.shot),
+    )
     return Split(
         id=f"split-{place + 1}",
         heading=_heading(evaluated),
         evaluated=evaluated,
         cards=[shown if each.cell == shown.cell else each for each in ordered[:_MOST_CARDS]],
+        grids=_grids(evaluated),
         shown=shown,
         plot=plots.ways_and_shots(evaluated.results),
         classes=classes,
@@ -204,6 +219,17 @@ def _split(place: int, evaluated: Evaluated) -> Split:
         details=source,
         notes=notes,
     )
+
+
+def _grids(evaluated: Evaluated) -> list[Grid]:
+    results = [*evaluated.results, *evaluated.controls]
+    found = []
+    for variant in dict.fromkeys(each.variant for each in results):
+        own = {each.cell: each for each in results if each.variant == variant}
+        ways, shots = (sorted({cell[axis] for cell in own}) for axis in (0, 1))
+        rows = [(way, [own.get((way, shot)) for shot in shots]) for way in ways]
+        found.append(Grid(variant, shots, rows))
+    return found
 
 
 def _heading(evaluated: Evaluated) -> str:

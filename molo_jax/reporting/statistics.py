@@ -15,7 +15,7 @@ from molo_jax.analysis.summary import Cell
 from molo_jax.reporting.work_folder import Result
 
 # How the interval of a class came about.
-OVER_VIDEOS, OVER_QUERIES = "over the query videos", "over the queries"
+OVER_VIDEOS, OVER_QUERIES = "over videos", "over the queries"
 # A query that was asked less often is not called hard.
 _LEAST_ASKED = 5
 _LEVEL = 0.975
@@ -87,18 +87,23 @@ def interval_over_videos(
 
 
 def class_accuracies(
-    result: Result, outcome: Outcome | None, names: Sequence[str]
+    result: Result, outcome: Outcome | None, cell: Cell | None, names: Sequence[str]
 ) -> tuple[list[ClassAccuracy], str]:
     """Returns the classes, the best one first, and what their intervals are over.
+
+    Intervals over videos are those of :func:`molo_jax.analysis.intervals.class_intervals`. Where
+    there is none, or all queries of a class are right (or all wrong), which shows no variance, it
+    is that of :func:`interval_over_videos`.
 
     Args:
         result: of the file.
         outcome: what was predicted; None where it is not known.
+        cell: its summary.
         names: the classes by their positions in `outcome`.
     """
     taken = _taken_for(result)
-    if outcome is not None:
-        rows, how = _of_outcome(outcome, names, taken), OVER_VIDEOS
+    if outcome is not None and cell is not None:
+        rows, how = _of_outcome(outcome, cell, names, taken), OVER_VIDEOS
     elif result.confusion is not None:
         rows, how = _of_confusion(result, taken), OVER_QUERIES
     else:
@@ -121,15 +126,22 @@ def _taken_for(result: Result) -> dict[str, tuple[str, float]]:
 
 
 def _of_outcome(
-    outcome: Outcome, names: Sequence[str], taken: Mapping[str, tuple[str, float]]
+    outcome: Outcome,
+    cell: Cell,
+    names: Sequence[str],
+    taken: Mapping[str, tuple[str, float]],
 ) -> list[ClassAccuracy]:
     table = asked_queries(outcome)
     rows = []
     for position in np.unique(table["classes"]):
         own = table["classes"] == position
         right, asked = table["right"][own], table["asked"][own]
-        ends = interval_over_videos(right, asked) or (None, None)
         share = float(right.sum() / asked.sum())
+        half = cell.per_class[int(position)].ci95_videos
+        if half is not None and 0 < share < 1:
+            ends = max(0.0, share - half), min(1.0, share + half)
+        else:
+            ends = interval_over_videos(right, asked) or (None, None)
         name = names[position]
         rows.append(
             ClassAccuracy(name, share, *ends, int(asked.sum()), int(own.sum()), taken.get(name))
@@ -310,7 +322,7 @@ def completed(result: Result, cell: Cell | None, names: Sequence[str]) -> Result
     if result.confusion is None:
         changes |= {"classes": tuple(names), "confusion": cell.confusion}
     if result.ci95_videos is None:
-        changes["ci95_videos"] = intervals.ci95_videos
+        changes |= {"ci95_videos": intervals.ci95_videos, "no_videos": intervals.no_videos}
     if result.ci95_classes is None:
         changes["ci95_classes"] = intervals.ci95_classes
     return dataclasses.replace(result, **changes)

@@ -20,8 +20,10 @@ from molo_jax.files import check_file, parse_json, read_json
 COMMANDS_FILE = "commands.jsonl"
 TRAINED = "trained"
 _RESULT = re.compile(r"eval_(?P<name>.+)_\d+way_\d+shot(_untrained|_static)?\.json")
-_TABLE = re.compile(r"eval_(?P<name>.+)\.csv")
-_OUTCOMES = re.compile(r"eval_(?P<name>.+)_outcomes\.npz")
+# The tables and the outcomes of controls say nothing that their result files do not say.
+_OF_CONTROL = r"(?<!_untrained)(?<!_static)"
+_TABLE = re.compile(rf"eval_(?P<name>.+){_OF_CONTROL}\.csv")
+_OUTCOMES = re.compile(rf"eval_(?P<name>.+){_OF_CONTROL}_outcomes\.npz")
 _COLUMNS = ("way", "shot", "episodes", "accuracy", "ci95")
 _REMEDY = "evaluate again, or remove the file"
 _MOST_CLASSES, _LARGEST = 100_000, 2**31
@@ -39,6 +41,7 @@ class Result:
         ci95: half the width of the 95 % interval over episodes.
         ci95_videos, ci95_classes: that of the interval over videos, and over classes; None where
             the file does not tell.
+        no_videos: why there is no interval over videos, a sentence without its end; mostly empty.
         seconds: that the evaluation took; None where the file does not tell.
         per_class: accuracy of each class by its name; empty where the file does not tell.
         classes: names of the classes in the order of `confusion`.
@@ -56,6 +59,7 @@ class Result:
     ci95: float
     ci95_videos: float | None = None
     ci95_classes: float | None = None
+    no_videos: str = ""
     seconds: float | None = None
     per_class: Mapping[str, float] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -154,7 +158,12 @@ def _evaluated(name: str, files: Mapping[str, Sequence[Path]]) -> Evaluated:
     return Evaluated(
         name=name,
         results=tuple(by_cell[cell] for cell in sorted(by_cell)),
-        controls=tuple(each for each in results if each.variant != TRAINED),
+        controls=tuple(
+            sorted(
+                (each for each in results if each.variant != TRAINED),
+                key=lambda each: (each.variant, each.cell),
+            )
+        ),
         header=header,
         outcomes=outcomes,
         outcomes_source=source,
@@ -274,6 +283,7 @@ def _result(path: Path) -> Result:
         ci95=fields.positive("ci95") or 0.0,
         ci95_videos=fields.positive("ci95_videos"),
         ci95_classes=fields.positive("ci95_classes"),
+        no_videos=fields.text("no_ci95_videos", ""),
         seconds=fields.positive("seconds"),
         per_class=fields.per_class(),
         classes=classes,

@@ -145,7 +145,7 @@ def test_pictures_histograms_and_numbers_go_to_tensorboard_alone_under_their_tag
             4,
             numbers={"classes/<b> $x": 0.25},
             pictures={"val/episode": picture},
-            histograms={"val/margin": np.array([-1.0, -0.5, 0.0, 2.0]), "zero": np.zeros(3)},
+            histograms={"val/margin": np.array([-1.0, -0.01, 0.01, 2.0]), "zero": np.zeros(3)},
         )
     _, _, accuracy, number, image, margin, zero = events(tmp_path)
     assert accuracy.summary.value[0].tag == "val/accuracy"
@@ -155,7 +155,7 @@ def test_pictures_histograms_and_numbers_go_to_tensorboard_alone_under_their_tag
     assert (shown.tag, shown.image.width, shown.image.height) == ("val/episode", 30, 20)
     assert shown.image.encoded_image_string == b"bytes of a file"
     found = margin.summary.value[0].histo
-    assert (found.num, found.min, found.max, found.sum) == (4, -1, 2, 0.5)
+    assert (found.num, found.min, found.max, found.sum) == (4, -1, 2, 1.0)
     ends = zip(found.bucket, found.bucket_limit, strict=True)
     assert sum(count for count, end in ends if end < 1e-9) == 2
     assert zero.summary.value[0].histo.num == 3

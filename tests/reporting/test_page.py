@@ -103,7 +103,11 @@ def test_the_headline_numbers_have_their_intervals_and_their_source(whole):
         " ± 4.1 over videos ± 5.0 over classes 400 episodes; chance 20.0 %"
         " eval_test_5way_1shot.json"
     ) in text
-    head, one, five = page.rows(0)
+    name, *head = page.rows(0)[0]
+    assert (name, head) == ("Trained", ["1-shot", "5-shot"])
+    assert page.rows(0)[1][:2] == ["5-way", f"{100 * accuracy.mean():.1f} ± {half:.1f} (± 4.1)"]
+    assert {"open": None} in page.all("details")
+    head, one, five = page.rows(1)
     assert head[:5] == ["Way", "Shots", "Network", "Accuracy", "Over episodes"]
     assert one[:3] == ["5", "1", "trained"]
     assert one[5:] == ["± 4.1", "± 5.0", "400", "2.5", "eval_test_5way_1shot.json"]
@@ -112,7 +116,7 @@ def test_the_headline_numbers_have_their_intervals_and_their_source(whole):
 
 def test_classes_are_listed_from_the_best_to_the_worst(whole):
     page, made = whole
-    head, *rows = page.rows(1)
+    head, *rows = page.rows(2)
     assert head == [
         *("Class", "0 to 100 %", "Accuracy", "Interval", "Queries (videos)"),
         "Most often taken for",
@@ -143,7 +147,7 @@ def test_every_cell_of_the_confusion_says_its_names_and_numbers(whole):
 
 def test_pairs_hardest_queries_episodes_and_map_are_there(whole):
     page, _ = whole
-    head, *rows = page.rows(2)
+    head, *rows = page.rows(3)
     assert head == ["Class", "Taken for", "Queries", "Share"]
     shares = [float(row[3].removesuffix(" %")) for row in rows]
     assert shares == sorted(shares, reverse=True)
@@ -191,6 +195,14 @@ def test_outcomes_complete_what_a_result_file_lacks(tmp_path):
     assert "over videos ±" in page.text()
     assert "taken for" in page.text()
     assert "There is no confusion matrix" not in page.text()
+
+
+def test_the_reason_why_there_is_no_interval_over_videos_is_said(tmp_path):
+    why = "a class has 4 videos, and 1-shot needs 5 for an interval over videos"
+    write_work_folder(tmp_path, NAMES, new=False, outcomes=False, no_ci95_videos=why)
+    text = write(tmp_path / "report.html", tmp_path).text()
+    assert f"There is no interval over videos: {why}." in text
+    assert "older evaluation; evaluate again" not in text
 
 
 def test_outcomes_of_another_network_are_not_used(tmp_path):
@@ -243,6 +255,27 @@ def test_notes_warn_of_classes_that_are_not_new_and_of_bad_videos(tmp_path):
     assert "9 videos were left out as unusable" in text
     assert "; and 1 more." in text
     assert page.problems() == []
+
+
+def test_a_sweep_with_controls_is_a_grid_and_its_long_table_is_folded(tmp_path):
+    write_work_folder(tmp_path, NAMES, shots=(1, 2, 5))
+    for way, shot, variant in ((6, 1, "trained"), *((5, k, "static") for k in (5, 1, 2, 3, 4))):
+        record = record_of(made_outcome(12), NAMES, way=way, shot=shot, variant=variant)
+        suffix = "_static" if variant == "static" else ""
+        path = tmp_path / f"eval_test_{way}way_{shot}shot{suffix}.json"
+        path.write_text(json.dumps(record | {"accuracy": way / 10 + shot / 100}))
+    page = write(tmp_path / "report.html", tmp_path)
+    assert page.problems() == []
+    rows = page.rows(0)
+    assert [row[0] for row in rows] == ["Trained", "5-way", "6-way", "One repeated frame", "5-way"]
+    assert rows[0][1:] == ["1-shot", "2-shot", "5-shot"]
+    assert rows[2][1].startswith("61.0 ±")
+    assert rows[2][2:] == ["–", "–"]
+    assert [cell[:4] for cell in rows[4][1:]] == ["51.0", "52.0", "53.0", "54.0", "55.0"]
+    assert page.all("details") == [{}]
+    # 5-way 1-shot and 5-shot come first.
+    cards = re.findall(r"(\d+-way \d+-shot) accuracy", page.text())
+    assert cards == ["5-way 1-shot", "5-way 5-shot", "5-way 2-shot", "6-way 1-shot"]
 
 
 def test_several_splits_have_their_own_parts(tmp_path):

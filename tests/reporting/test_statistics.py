@@ -65,7 +65,7 @@ def test_the_hardest_queries_come_first_and_right_ones_never():
 
 
 def test_classes_are_sorted_and_have_intervals_over_their_query_videos():
-    rows, how = class_accuracies(result(), MADE, NAMES)
+    rows, how = class_accuracies(result(), MADE, summarize(MADE, np.full(3, 8)), NAMES)
     assert how == OVER_VIDEOS
     assert [(row.name, row.queries, row.videos) for row in rows] == [
         ("b", 1, 1),
@@ -73,13 +73,26 @@ def test_classes_are_sorted_and_have_intervals_over_their_query_videos():
         ("c", 2, 1),
     ]
     assert [row.accuracy for row in rows] == [1, pytest.approx(1 / 3), 0]
-    # A single video says nothing of others.
+    # A single video whose queries are all right says nothing of others.
     assert rows[0].low is rows[0].high is None
     assert rows[1].low < 1 / 3 < rows[1].high
 
 
+def test_the_interval_of_a_class_is_that_of_the_result_file_unless_all_queries_are_right():
+    outcome = made_outcome(6, right=1.0)
+    cell = summarize(outcome, np.full(6, 12))
+    rows, _ = class_accuracies(result(), outcome, cell, [f"n{i}" for i in range(6)])
+    # The first class is right half of the time, the others always.
+    assert rows[-1].name == "n0"
+    half, share = cell.per_class[0].ci95_videos, rows[-1].accuracy
+    assert half > 0.05
+    assert (rows[-1].low, rows[-1].high) == (share - half, share + half)
+    assert rows[0].accuracy == rows[0].high == 1
+    assert 0.6 < rows[0].low < 0.8
+
+
 def test_without_outcomes_the_confusion_gives_the_intervals_and_the_mistakes():
-    rows, how = class_accuracies(result([[8, 2, 0], [0, 9, 1], [0, 0, 0]], NAMES), None, [])
+    rows, how = class_accuracies(result([[8, 2, 0], [0, 9, 1], [0, 0, 0]], NAMES), None, None, [])
     assert how == OVER_QUERIES
     assert [(row.name, row.accuracy, row.queries) for row in rows] == [
         ("b", 0.9, 10),
@@ -90,7 +103,7 @@ def test_without_outcomes_the_confusion_gives_the_intervals_and_the_mistakes():
 
 
 def test_an_older_result_has_classes_without_intervals():
-    rows, how = class_accuracies(result(per_class={"x": 0.25, "y": 0.5}), None, [])
+    rows, how = class_accuracies(result(per_class={"x": 0.25, "y": 0.5}), None, None, [])
     assert how == ""
     assert [(row.name, row.accuracy, row.low) for row in rows] == [
         ("y", 0.5, None),

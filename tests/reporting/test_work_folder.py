@@ -44,6 +44,9 @@ def test_controls_other_splits_and_kept_results_are_told_apart(tmp_path):
         record = record_of(outcome, NAMES, variant=variant or "trained")
         (tmp_path / f"eval_{name}.json").write_text(json.dumps(record))
     (tmp_path / "eval_test_5way_1shot.json.old-1").write_text("damaged")
+    head = "way,shot,episodes,accuracy,ci95\n5,1,400,0.2,0.01\n"
+    (tmp_path / "eval_test_static.csv").write_text(head)
+    (tmp_path / "eval_test_untrained_outcomes.npz").write_text("not read")
     found = read_work_folder(tmp_path).evaluated
     assert [each.name for each in found] == ["test", "ucf101_test"]
     assert [each.variant for each in found[0].controls] == ["static"]
