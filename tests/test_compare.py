@@ -23,8 +23,8 @@ WRONG = {
     "a seed": (
         1,
         "a/eval_test_outcomes.npz and seed/eval_test_outcomes.npz are not comparable, for they"
-        " differ in the seed of the episodes: 0 and 1; evaluate both with the same settings and"
-        " lists",
+        " differ in the seed of the episodes: 0 and 1; evaluate both with the same lists and"
+        " settings, --config.seed among them",
     ),
     "a bad": (
         1,

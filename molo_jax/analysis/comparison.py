@@ -35,7 +35,10 @@ COMPARED = {
     "crop": "crop",
 }
 _NEEDED = (*_SAME, *COMPARED, "dataset", "class_names", "checkpoint")
-_REMEDY = "evaluate both with the same settings and lists (python -m molo_jax.main --mode=eval)"
+_REMEDY = (
+    "evaluate both with the same lists and settings, --config.seed among them (python -m"
+    " molo_jax.main --mode=eval --config=FILE)"
+)
 
 Key = tuple[int, int]
 
