@@ -163,8 +163,9 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
     return rest
 
 
-# `--config.eval.ways=5:10`: one flag for each number of a range.
-_RANGE = re.compile(r"(--?config\.eval\.(?:ways|shots)=)(\d+):(\d+)")
+# Keys whose whole numbers may be given as a range, `--config.eval.ways=5:10`.
+_RANGE_FLAG = re.compile(r"--?config\.eval\.(ways|shots)(?:=(.*))?", re.DOTALL)
+_RANGE = re.compile(r"(\d+):(\d+)")
 _LONGEST_RANGE = 10_000
 
 
@@ -172,21 +173,28 @@ def _without_ranges(argv: Sequence[str]) -> list[str]:
     """Writes a range of whole numbers as one flag for each.
 
     Raises:
-        UsageError: the range is empty or too long.
+        UsageError: a range is empty or too long, or is none.
     """
-    plain = []
-    for argument in argv:
-        found = _RANGE.fullmatch(argument)
-        if not found:
+    plain, left = [], list(argv)
+    while left:
+        argument = left.pop(0)
+        flag = _RANGE_FLAG.fullmatch(argument)
+        value = flag and (left[0] if flag[2] is None and left else flag[2])
+        # Numbers, and tuples of numbers, are read as other values are.
+        if not value or not re.search(r"[:.]", value):
             plain.append(argument)
             continue
-        flag, first, last = found[1], int(found[2]), int(found[3])
+        if flag[2] is None:
+            left.pop(0)
+        found = _RANGE.fullmatch(value)
+        first, last = (int(found[1]), int(found[2])) if found else (1, 0)
         if not first <= last < first + _LONGEST_RANGE:
             raise UsageError(
-                f"{argument!r}: a range is FIRST:LAST with FIRST <= LAST, and has at most"
-                f" {_LONGEST_RANGE:,} numbers"
+                f"config.eval.{flag[1]} is {value!r}; expected a whole number, or a range"
+                f" FIRST:LAST, such as 5:10, with FIRST <= LAST and at most {_LONGEST_RANGE:,}"
+                " numbers"
             )
-        plain += [f"{flag}{number}" for number in range(first, last + 1)]
+        plain += [f"--config.eval.{flag[1]}={number}" for number in range(first, last + 1)]
     return plain
 
 

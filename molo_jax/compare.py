@@ -17,6 +17,7 @@ from molo_jax.analysis.comparison import Group, Run, compare, labelled
 from molo_jax.analysis.comparison_tables import as_json, tables
 from molo_jax.analysis.outcome_file import outcome_path, read_outcomes
 from molo_jax.analysis.tables import as_latex, as_markdown, as_text
+from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import write_json, write_text, written
 
@@ -25,7 +26,9 @@ ARGUMENTS = ("RUN", "RUN", cli.ANY_MORE)
 _BASELINE = flags.DEFINE_string(
     "baseline", None, "The run that the others are compared with; default: the first RUN."
 )
-_SPLIT = flags.DEFINE_string("split", "test", "The split whose results in work folders are read.")
+_SPLIT = flags.DEFINE_enum(
+    "split", "test", STANDARD_SPLITS, "The split whose results in work folders are read."
+)
 _OUT = flags.DEFINE_string(
     "out", None, "Folder for compare.md, compare.tex and compare.json; it is made where absent."
 )
@@ -72,7 +75,8 @@ def read_runs(source: str, split: str) -> list[Run]:
     if not runs:
         raise MoloError(
             f"{source} has no file {own.name}; evaluate its network first with python -m"
-            f" molo_jax.main --mode=eval --config.eval.split={split} --workdir={source}"
+            f" molo_jax.main --mode=eval --config=FILE --config.eval.split={split}"
+            f" --workdir={source}"
         )
     return runs
 

@@ -126,6 +126,13 @@ def _scores(
     data, weights = evaluation.data, (network.params, network.batch_stats)
     title = f"{evaluation.split}, {TITLES[variant]}"
     common = {"episodes": evaluation.episodes, "title": title}
+    if not data.uses_bank:
+        logging.info(
+            "frames are drawn anew in every episode (eval.frame_draw=episode): %s clips are decoded"
+            " and embedded; with --config.eval.frame_draw=video each of the %s videos is once",
+            f"{sum(s.need * s.n_way for s in data.samplers.values()) * evaluation.episodes:,}",
+            f"{sum(data.dataset.class_sizes):,}",
+        )
     if not (data.uses_bank and _can_be_kept(evaluator.like(*weights))):
         return evaluator.scores(*weights, static=variant == STATIC, **common)
     key = key_of(

@@ -73,7 +73,7 @@ class Evaluator:
         )
         self._graphdef = graphdef
         self._matches: dict[int, Callable[..., jax.Array]] = {}
-        # Whether the programs have been compiled, by an evaluation before this one.
+        # Whether the network has been compiled, by clips before these.
         self._has_run = False
 
     def match(self, way: int, *arrays: Any) -> jax.Array:
@@ -111,11 +111,6 @@ class Evaluator:
             static: show one frame of each clip again and again.
         """
         weights = params, batch_stats
-        if not self._has_run:
-            logging.info(
-                "the first clips compile the network, which takes some seconds to a minute on a CPU"
-            )
-            self._has_run = True
         with Progress(title, "clips") as bar:
             store = FeatureStore(
                 lambda clips: self.embed(*weights, clips, static=static, bar=bar),
@@ -151,6 +146,11 @@ class Evaluator:
         def place(batch: ClipBatch) -> ClipBatch:
             return batch._replace(clips=jax.device_put(batch.clips, spread))
 
+        if not self._has_run:
+            logging.info(
+                "the first clips compile the network, which takes some seconds to a minute on a CPU"
+            )
+            self._has_run = True
         if bar is not None:
             bar.reset(len(requests))
         with contextlib.closing(batches):

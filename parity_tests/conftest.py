@@ -14,7 +14,7 @@ from parity_tests.case import KINETICS_POSITION, UPDATE
 # test imports JAX; a folder that is already set is used.
 _COMPILED = tempfile.TemporaryDirectory(prefix="molo-jax-parity-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
-os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # An official schedule so short that three steps pass its warm-up and a boundary.
 _SCHEDULE = Schedule(1e-3, 2e-4, steps_iter=4, steps=(0, 2), factors=(1.0, 0.1))

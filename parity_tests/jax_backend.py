@@ -243,10 +243,10 @@ def to_jax(episode: Arrays, double: bool = False) -> Episode:
 
 def _floating(array: np.ndarray, double: bool) -> jax.Array:
     floating = np.issubdtype(array.dtype, np.floating)
-    if not floating:
-        return jnp.asarray(array)
-    # Converted by NumPy: JAX would compile a program for each shape.
-    return jnp.asarray(np.asarray(array, np.float64 if double else np.float32))
+    if floating:
+        array = np.asarray(array, np.float64 if double else np.float32)
+    # `jnp.asarray`, and a cast by JAX, would compile a program for each shape.
+    return jax.device_put(array)
 
 
 def precision(double: bool = False):

@@ -11,6 +11,9 @@ from parity_tests.narrow import NARROW
 from parity_tests.recording import compare
 from parity_tests.tolerances import DOUBLE
 
+# To compile a deep network takes most of a gigabyte.
+pytestmark = pytest.mark.usefixtures("memory_of_a_test")
+
 
 @pytest.mark.parametrize("backbone", NARROW.values())
 def test_losses_gradients_and_statistics_are_equal(computed, backbone):

@@ -12,7 +12,7 @@ import pytest
 # test imports JAX; a folder that is already set is used, and kept from one run to the next.
 _COMPILED = tempfile.TemporaryDirectory(prefix="molo-jax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)
-os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _write_moving_square(path: Path, direction: int, start: int, frames: int = 11) -> None:

@@ -230,6 +230,19 @@ TABLE = (
         "weights videos names",
     ),
     Row(
+        "molo_jax.compare",
+        (
+            "tests/test_compare.py::test_the_differences_are_those_from_the_baseline_on_the_same_episodes",
+            "tests/test_compare.py::test_networks_tested_on_other_data_sets_have_a_table_across_them",
+        ),
+        "baseline split out",
+    ),
+    Row(
+        "benchmarks/intervals.py",
+        ("tests/test_intervals_benchmark.py::test_the_table_shows_what_was_measured",),
+        "classes videos least_videos repetitions episodes",
+    ),
+    Row(
         "benchmarks/prediction.py",
         ("tests/test_prediction_benchmark.py::test_every_run_is_timed_and_compared",),
         "backbone",

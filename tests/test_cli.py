@@ -35,6 +35,26 @@ def error_of(*arguments, cwd, code=2):
 
 
 @pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (["--config.eval.ways=5:6"], ["--config.eval.ways=5", "--config.eval.ways=6"]),
+        (["--config.eval.shots", "2:3"], ["--config.eval.shots=2", "--config.eval.shots=3"]),
+        (["--config.eval.ways=5", "--config.eval.ways=10"],) * 2,
+        (["--config.eval.shots", "4"],) * 2,
+        (["--config.eval.ways=(5, 6)", "--config.data.root=1:2"],) * 2,
+    ],
+)
+def test_a_range_of_ways_or_shots_stands_for_one_flag_for_each_number(given, plain):
+    assert cli._without_ranges(given) == plain
+
+
+@pytest.mark.parametrize("value", ["10:5", "5:", ":5", "5..7", "5:7:9", "1:99999", "a:b"])
+def test_a_wrong_range_is_refused_with_an_example(value):
+    with pytest.raises(UsageError, match=r"expected a whole number, or a range FIRST:LAST, such"):
+        cli._without_ranges([f"--config.eval.ways={value}"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "error: --config=FILE is required, for example --config=configs/synthetic.py"),

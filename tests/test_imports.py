@@ -32,6 +32,7 @@ NO_TENSORFLOW = (
 # once.
 QUICK = (
     "molo_jax.app",
+    "molo_jax.compare",
     "molo_jax.main",
     "molo_jax.embed",
     "molo_jax.summary",

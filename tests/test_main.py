@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from event_files import events
+from flax import nnx
 from html_page import HtmlPage
 from matplotlib.image import imread
 
@@ -23,6 +24,7 @@ from molo_jax.data.augment import eval_views
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
+from molo_jax.evaluator import Evaluator
 from molo_jax.methods.episode import Episode
 from molo_jax.reporting.features import ClipFeatures
 from molo_jax.reporting.work_folder import read_work_folder
@@ -76,11 +78,12 @@ def run_until(step: int, number: int, arguments: list[str], workdir: Path) -> tu
 
 
 def results(workdir: Path) -> dict[str, dict]:
-    """Reads the result files, without what names the folder."""
+    """Reads the result files, without what names the folder, and without measured times."""
     found = {}
     for path in sorted(workdir.glob("eval_*.json")):
         found[path.name] = json.loads(path.read_text())
         found[path.name].pop("checkpoint")
+        assert found[path.name].pop("seconds") > 0
     return found
 
 
@@ -241,7 +244,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
             (place / str(best)).rename(place / str(best + 1))
         return read(checkpoints, step, *rest)
 
-    monkeypatch.setattr(evaluate, "_restore", replaced_meanwhile)
+    monkeypatch.setattr(evaluated, "_restore", replaced_meanwhile)
     network = _weights(motion_data, tmp_path)
     assert network.step == best + 1
     assert network.checkpoint == f"{place}/{best + 1}"

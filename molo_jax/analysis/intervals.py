@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import erf
 
+from molo_jax.analysis.design import Design
 from molo_jax.analysis.outcome import Outcome
 from molo_jax.analysis.variance import (
-    Design,
     Variance,
     class_mean_variances,
     class_variance,
@@ -33,8 +33,6 @@ _SPARE_CLASSES = 5
 # Points at which the unknown variance is looked at.
 _POINTS = 128
 _HALVINGS = 40
-# The variance is a priori as probable as its power with this exponent, negative.
-_PRIOR = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +81,9 @@ def intervals(
         (videos,) = half_widths([video_variance(values, design)])
     if not no_classes:
         (classes,) = half_widths([class_variance(each, outcome.classes, len(sizes))])
+        # Other classes come with other videos; where classes differ little, both widths are equal
+        # but for the errors of the estimates.
+        classes = max(classes, videos or 0.0)
     ci95 = _Z95 * math.sqrt(noise)
     return Intervals(float(each.mean()), ci95, videos, classes, no_videos, no_classes)
 
@@ -105,7 +106,9 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
     possible = scale * (6.0 + 60.0 * spread) * steps
     deviation = np.sqrt(error**2 + spread * possible**2) + 1e-6 * scale
     probable = np.exp(-np.square((shared - possible) / deviation) / 2) / deviation
-    probable *= np.sqrt(steps) * (noise + possible) ** -_PRIOR
+    # A priori every magnitude of a variance is as probable as any other (Jeffreys 1946); the root
+    # is of the distances between the steps.
+    probable *= np.sqrt(steps) / (noise + possible)
     probable /= probable.sum(axis=1, keepdims=True)
     deviations = np.sqrt(2 * (noise + possible))
     low, high = np.zeros(len(noise)), 5 * deviations[:, -1]

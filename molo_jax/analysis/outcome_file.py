@@ -21,7 +21,7 @@ VERSION = 1
 # Larger margins are kept as this one.
 _LARGEST = float(np.finfo(np.float16).max)
 _KIND = "episodes of an evaluation"
-_REMEDY = "evaluate again with python -m molo_jax.main --mode=eval"
+_REMEDY = "evaluate again with python -m molo_jax.main --mode=eval --config=FILE"
 
 
 def outcome_path(workdir: Path, name: str) -> Path:
@@ -81,6 +81,8 @@ def read_outcomes(path: Path) -> tuple[dict[str, Any], dict[tuple[int, int], Out
         MoloError: there is no such file, or it is damaged or of another kind or version.
     """
     check_file(path, "a file of evaluated episodes")
+    if not zipfile.is_zipfile(path):
+        raise MoloError(f"{path} is damaged or no file of episodes (no .npz archive); {_REMEDY}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _parsed(path, arrays)

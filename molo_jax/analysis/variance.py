@@ -14,11 +14,13 @@ Letters: e episodes, w way, k shots, q queries of a class, c classes of the spli
 """
 
 import dataclasses
-import functools
 import math
+from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
+
+from molo_jax.analysis.design import Design
 
 # Products (query, video of another class) that the component of pairs across classes is made of at
 # most; more episodes would make this small component slower, and hardly more exact.
@@ -28,6 +30,10 @@ _CROSS_PRODUCTS = 200_000
 _FEWEST_VISITS = 0.05
 # How alike the variances of classes are taken to be: so many degrees of freedom their mean counts.
 _ALIKE = 4
+# A few values hardly hold the rare large ones; the relative variance that is found among them is
+# too small by about this factor.
+_UNSEEN = 1.5
+_TINY = np.finfo(np.float64).tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,63 +54,6 @@ class Variance:
     spread: float
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Design:
-    """Which videos the episodes have, prepared for sums over them.
-
-    Attributes:
-        classes: the class of each label, a position in the split.
-        videos: the positions of the videos within their class, those of the support set first.
-        n_shot: how many of these are of the support set.
-        sizes: the number of usable videos of each class, from which episodes draw.
-    """
-
-    classes: Int[np.ndarray, "e w"]
-    videos: Int[np.ndarray, "e w k+q"]
-    n_shot: int
-    sizes: Int[np.ndarray, "c"]
-
-    @functools.cached_property
-    def count(self) -> Float[np.ndarray, "c"]:
-        """The number of episodes with each class; 1 for a class that was never drawn."""
-        return np.maximum(self.sum_by_class(np.ones(self.classes.shape)), 1.0)
-
-    @functools.cached_property
-    def drawn(self) -> Bool[np.ndarray, "c"]:
-        """Whether each class is in an episode."""
-        return np.bincount(self.classes.ravel(), minlength=len(self.sizes)) > 0
-
-    @functools.cached_property
-    def width(self) -> int:
-        """Length of a row of videos, where a table has a row for each class."""
-        return int(self.videos.max()) + 1
-
-    @functools.cached_property
-    def ids(self) -> Int[np.ndarray, "e w k+q"]:
-        """The place of each video in a table with a row for each class, read row by row."""
-        return self.classes[..., None].astype(np.int64) * self.width + self.videos
-
-    @property
-    def support(self) -> Int[np.ndarray, "e w k"]:
-        """`ids` of the support set."""
-        return self.ids[..., : self.n_shot]
-
-    @property
-    def queries(self) -> Int[np.ndarray, "e w q"]:
-        """`ids` of the queries."""
-        return self.ids[..., self.n_shot :]
-
-    def sum_by_class(self, values: Float[np.ndarray, "e w"]) -> Float[np.ndarray, "c"]:
-        """Adds up values of labels by their class."""
-        return np.bincount(self.classes.ravel(), values.ravel(), len(self.sizes))
-
-    def sum_by_video(self, ids: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "c v"]:
-        """Adds up values by video; the values are broadcast to the shape of the places."""
-        spread = np.broadcast_to(values, ids.shape).ravel()
-        cells = len(self.sizes) * self.width
-        return np.bincount(ids.ravel(), spread, cells).reshape(-1, self.width)
-
-
 def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Variance:
     """Estimates the variance of the mean when the videos of the same classes are drawn anew.
 
@@ -113,29 +62,89 @@ def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Varian
             the labels.
         design: the videos of the episodes; each class has more than k + 2 usable ones.
     """
-    e, w, _ = values.shape
-    classes, k = len(design.sizes), design.n_shot
     n = design.sizes.astype(np.float64)
     own, rest = _residuals(values, design)
-    effects, alone = _effects(own, rest, design)
-    scale = (
-        ((n - 1) / (n - 1 - k)) ** 2 / (n * (n - 1)) / classes**2 * _without_itself(design.count)
-    )
-    parts = (np.square(effects) - alone[:, None]) * scale[:, None]
-    # Rows of the table are longer than their class where videos are unusable.
-    parts = parts[effects != 0]
-    pairs, of_pairs = _pairs_within(own, rest, design)
-    # A pair is counted twice in the parts.
-    share = 1 / (2 * (n - 1) * (n - 2)) / classes**2
-    shared = float(parts.sum() - (pairs * share).sum())
-    if w > 1:
+    effects = _Effects.of(own, rest, design)
+    weight, part = _weights(effects, design)
+    share = 1 / n / len(n) ** 2
+    # How much the estimate of each class counts, for the class itself and for the mean.
+    counts = share * weight + part * (share * (1 - weight)).sum()
+    shared = float((counts * effects.variances).sum())
+    if values.shape[1] > 1:
         shared -= _pairs_across(own, design)
-    single = 2 / (n - 1) * np.square(alone * n * scale)
-    error = math.sqrt(single.sum() + np.square(of_pairs * share).sum())
-    found = np.square(parts - parts.mean()).sum() - single.sum()
-    spread = float(found / (parts.sum() ** 2 + single.sum()))
-    noise = float(values.mean(axis=(1, 2)).var(ddof=1)) / e
-    return Variance(noise, shared, error, max(spread, 2 / float((n - 1).sum())))
+    parts = (effects.squares * counts[:, None])[effects.squares != 0]
+    single = float(np.square(counts * effects.noise).sum())
+    found = np.square(parts - parts.mean()).sum() - single if len(parts) else 0.0
+    spread = max(_UNSEEN * float(found / max(parts.sum() ** 2 + single, _TINY)), 2 / (n - 1).sum())
+    error = math.sqrt(np.square(counts * effects.errors).sum())
+    noise = float(values.mean(axis=(1, 2)).var(ddof=1)) / len(values)
+    return Variance(noise, shared, error, spread)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Effects:
+    """How much the videos of a class differ in their effects on the sum over labels.
+
+    Attributes:
+        squares: of the effect of each video, as its part of the variance of a class's effects; with
+            pairs of videos counted twice.
+        variances: the sum of the squares, with pairs counted once.
+        noise: standard deviation of the sum of the squares that is of few episodes.
+        errors: the same of `variances`.
+        usual_errors: the same if values varied from episode to episode as much in each class.
+    """
+
+    squares: Float[np.ndarray, "c v"]
+    variances: Float[np.ndarray, "c"]
+    noise: Float[np.ndarray, "c"]
+    errors: Float[np.ndarray, "c"]
+    usual_errors: Float[np.ndarray, "c"]
+
+    @classmethod
+    def of(
+        cls, own: Float[np.ndarray, "e w q"], rest: Float[np.ndarray, "e w"], design: Design
+    ) -> Self:
+        """Estimates the effects from what `_residuals` returns."""
+        k, n = design.n_shot, design.sizes.astype(np.float64)
+        effects, alone = _effects(own, rest, design)
+        scale = ((n - 1) / (n - 1 - k)) ** 2 / (n - 1) * _without_itself(design.count)
+        # Rows of the table are longer than their class where videos are unusable.
+        squares = (np.square(effects) - alone[:, None]) * scale[:, None] * (effects != 0)
+        # What the videos that no episode took would have.
+        unseen = alone * scale * (n - (effects != 0).sum(axis=1))
+        pairs, of_pairs = _pairs_within(own, rest, design)
+        share = n / (2 * (n - 1) * (n - 2))
+        noise = alone * n * scale * np.sqrt(2 / (n - 1))
+        variances = squares.sum(axis=1) - unseen - pairs * share
+        errors = np.hypot(noise, of_pairs * share)
+        level = design.sum_by_class(np.square(rest)) / design.count
+        each = errors / np.maximum(level, _TINY)
+        each = np.where(level > 0, each, each[level > 0].mean() if level.any() else 0.0)
+        return cls(squares, variances, noise, errors, each * level[design.drawn].mean())
+
+
+def _weights(
+    effects: _Effects, design: Design
+) -> tuple[Float[np.ndarray, "c"], Float[np.ndarray, "c"]]:
+    """Returns how much the variance of a class's effects is believed, against the mean's.
+
+    A class has so few videos that what they differ by is known badly, and is 0 for a class whose
+    queries are all right. So the variances are drawn towards their mean over the classes, as if
+    this were another estimate (Smyth 2004).
+
+    Returns:
+        The weight of each class's own variance, and its part of the mean.
+    """
+    n, drawn = design.sizes, design.drawn
+    # A class whose queries are all right has a small error, and must not count more for that.
+    found, error = effects.variances, np.square(effects.usual_errors)
+    usual = np.abs(found[drawn]).mean()
+    for _ in range(3):
+        doubt = error + 2 * usual**2 * (1 / (n - 1) + 1 / _ALIKE) + _TINY
+        part = drawn / doubt / (drawn / doubt).sum()
+        least = math.sqrt((np.square(part) * error).sum())
+        usual = max(least, float((part * found).sum()))
+    return drawn * 2 * usual**2 / _ALIKE / doubt, part
 
 
 def _residuals(
@@ -162,35 +171,21 @@ def means_of_classes(
 def class_mean_variances(values: Float[np.ndarray, "e w q"], design: Design) -> list[Variance]:
     """Estimates the variance of the mean of each class when all videos are drawn anew.
 
-    A class has so few videos that what they differ by is known badly, and is 0 for a class whose
-    queries are all right. So the variances of the effects of videos are drawn towards their mean
-    over the classes, as if this were another estimate (Smyth 2004).
-
     Args:
         values: as in `video_variance`.
         design: as in `video_variance`.
     """
-    k, n = design.n_shot, design.sizes.astype(np.float64)
+    n = design.sizes.astype(np.float64)
     means, noises = means_of_classes(values, design)
     own = values - means[design.classes][..., None]
-    effects, alone = _effects(own, own.mean(axis=2), design)
-    scale = ((n - 1) / (n - 1 - k)) ** 2 * _without_itself(design.count) / (n - 1)
-    found = (np.square(effects).sum(axis=1) - alone * n) * scale
-    # A pair is counted twice in the squares.
-    pairs, of_pairs = _pairs_within(own, own.mean(axis=2), design)
-    share = n / (2 * (n - 1) * (n - 2))
-    found -= pairs * share
-    drawn, noise = design.drawn, np.square(alone * n * scale) * 2 / (n - 1)
-    noise += np.square(of_pairs * share)
-    least = np.sqrt(noise[drawn].sum()) / drawn.sum()
-    usual = max(least, found[drawn].mean())
-    error = noise + 2 * usual**2 / (n - 1)
-    alike = 2 * usual**2 / _ALIKE
-    weight = alike / np.maximum(alike + error, np.finfo(float).tiny)
-    others = _of_other_classes(own, design)
-    shared = (weight * found + (1 - weight) * usual) / n + max(0.0, others[drawn].mean())
-    spread = 2 / (n - 1 + _ALIKE)
-    errors = np.sqrt(weight * noise) / n
+    effects = _Effects.of(own, own.mean(axis=2), design)
+    weight, part = _weights(effects, design)
+    usual = max(0.0, float((part * effects.variances).sum()))
+    others = max(0.0, float(_of_other_classes(own, design)[design.drawn].mean()))
+    shared = (weight * effects.variances + (1 - weight) * usual) / n + others
+    least = math.sqrt(np.square(part * effects.errors).sum())
+    errors = np.hypot(weight * effects.errors, (1 - weight) * least) / n
+    spread = _UNSEEN * 2 / (n - 1 + _ALIKE)
     parts = (column.tolist() for column in (noises, shared, errors, spread))
     return [Variance(*each) for each in zip(*parts, strict=True)]
 
@@ -371,7 +366,7 @@ def class_variance(
     single = 2 / (count - 1) * (alone * factor * count) ** 2
     error = math.sqrt(single + (of_pairs * share) ** 2)
     found = np.square(parts - parts.mean()).sum() - single
-    spread = float(found / (parts.sum() ** 2 + single))
+    spread = _UNSEEN * float(found / max(parts.sum() ** 2 + single, _TINY))
     return Variance(float(values.var(ddof=1)) / e, shared, error, max(spread, 2 / (count - 1)))
 
 

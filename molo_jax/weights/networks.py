@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
@@ -210,7 +209,10 @@ def filled(state: nnx.State, variables: Mapping[_PATH, np.ndarray]) -> nnx.State
     return nnx.from_flat_state(
         {
             # The step function gives its arguments' memory away, so it must be the array's own.
-            path: leaf.replace(jnp.array(variables[path], copy=True)) if path in variables else leaf
+            # `jnp.array` would compile a program for each shape.
+            path: leaf.replace(jax.device_put(variables[path], may_alias=False))
+            if path in variables
+            else leaf
             for path, leaf in nnx.to_flat_state(state)
         }
     )
