@@ -257,6 +257,25 @@ def test_notes_warn_of_classes_that_are_not_new_and_of_bad_videos(tmp_path):
     assert page.problems() == []
 
 
+def test_whatever_a_result_file_holds_there_is_a_page_or_an_error_that_names_it(tmp_path):
+    write_work_folder(tmp_path, NAMES, shots=(1,))
+    (tmp_path / "metrics.jsonl").unlink()
+    path, out = tmp_path / "eval_test_5way_1shot.json", tmp_path / "report.html"
+    good = json.loads(path.read_text())
+    odd = (None, -0.5, "x", [3], {"a": 3}, {"a": {"training": []}})
+    damaged = [good | {name: value} for name in good for value in odd]
+    damaged += [good | {"config": good["config"] | {name: 3}} for name in good["config"]]
+    refused = []
+    for record in damaged:
+        path.write_text(json.dumps(record))
+        try:
+            write(out, tmp_path)
+        except MoloError as error:
+            refused.append(str(error))
+    assert all(str(path) in message for message in refused)
+    assert 0 < len(refused) < len(damaged)
+
+
 def test_a_sweep_with_controls_is_a_grid_and_its_long_table_is_folded(tmp_path):
     write_work_folder(tmp_path, NAMES, shots=(1, 2, 5))
     for way, shot, variant in ((6, 1, "trained"), *((5, k, "static") for k in (5, 1, 2, 3, 4))):
