@@ -122,6 +122,8 @@ def filled_bank(
             rows, known = wanted(bank) if wanted else None, source.bad_count
             fill(bank, source, clip_of, embed, draws, rows)
             if rows is None or source.bad_count == known:
+                there = np.flatnonzero(bank.present(draws))
+                bank.verify(there if rows is None else rows)
                 return bank
 
 

@@ -12,12 +12,12 @@ SMALL = ["--way=2", "--shots=1", "--episodes=60", "--separations=0.5"]
 
 def test_the_table_shows_what_was_measured(tmp_path):
     path = tmp_path / "found.json"
-    sizes = ["--classes=7", "--classes=3", "--videos=9", "--least_videos=6", "--repetitions=10"]
+    sizes = ["--classes=15", "--classes=3", "--videos=9", "--least_videos=6", "--repetitions=10"]
     result = run(SCRIPT, *SMALL, *sizes, f"--json={path}")
     assert result.returncode == 0, result.stderr
     assert "2-way, 6 to 9 videos of a class, 10 repetitions" in result.stdout
     cases = json.loads(path.read_text())["cases"]
-    assert [case["case"]["classes"] for case in cases] == [7, 3]
+    assert [case["case"]["classes"] for case in cases] == [15, 3]
     rows = re.findall(r"^\| (\d.*?) \|$", result.stdout, re.M)
     for row, case in zip(rows, cases, strict=True):
         cells, found = row.split(" | "), case["found"]

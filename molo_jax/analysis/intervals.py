@@ -26,13 +26,15 @@ from molo_jax.analysis.variance import (
 
 # Two-sided 95 % of a normal distribution.
 _Z95 = 1.96
-# Fewest videos of a class, beyond those of an episode's support set, and fewest classes beyond
-# those of an episode, with which the intervals were found to cover.
+# With fewer videos of a class than twice the shots and this number, and with fewer classes than
+# this or than twice those of an episode, the intervals were found to hold the truth too seldom.
 _SPARE_VIDEOS = 4
-_SPARE_CLASSES = 5
+_FEWEST_CLASSES = 15
 # Points at which the unknown variance is looked at.
 _POINTS = 128
 _HALVINGS = 40
+# A smaller variance is one of rounding errors.
+_ROUNDING = 1e-24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +72,17 @@ def intervals(
         values: what is averaged; by default whether the queries are classified correctly, otherwise
             for example the difference of two methods on the same episodes.
     """
-    values = np.asarray(outcome.correct if values is None else values, dtype=np.float64)
+    of_queries = values is None
+    values = np.asarray(outcome.correct if of_queries else values, dtype=np.float64)
     sizes = np.asarray(class_sizes, dtype=np.int64)
     each = values.mean(axis=(1, 2))
     noise = float(each.var(ddof=1)) / len(each) if len(each) > 1 else math.nan
     no_videos, no_classes = _too_few_videos(outcome, sizes), _too_few_classes(outcome, sizes)
+    if of_queries and values.min() == values.max():
+        what = "right" if values.max() else "wrong"
+        no_videos = no_classes = (
+            f"all {values.size:,} queries are {what}, so there is no spread to estimate from"
+        )
     videos = classes = None
     if not no_videos:
         design = Design(outcome.classes, outcome.videos, outcome.n_shot, sizes)
@@ -99,7 +107,7 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
     fields = (dataclasses.astuple(variance) for variance in variances)
     noise, shared, error, spread = np.array(list(fields))[:, :, None].transpose(1, 0, 2)
     scale = np.maximum(shared, 0.0) + error + noise
-    varies = scale > 0
+    varies = scale > _ROUNDING
     # Any scale will do where nothing varies.
     scale = np.where(varies, scale, 1.0)
     steps = np.linspace(0.0, 1.0, _POINTS + 1)[1:] ** 2
@@ -120,7 +128,7 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
 
 
 def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
-    need, least = outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
+    need, least = 2 * outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
     if least >= need:
         return ""
     return (
@@ -131,7 +139,7 @@ def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
 
 def _too_few_classes(outcome: Outcome, sizes: np.ndarray) -> str:
     way = outcome.classes.shape[1]
-    need = way + _SPARE_CLASSES
+    need = max(_FEWEST_CLASSES, 2 * way)
     if len(sizes) >= need:
         return ""
     return (

@@ -5,7 +5,7 @@ with each choice of videos (Hoeffding 1948). Its variance is a sum of components
 of pairs of videos, and so on. The jackknife counts the component of pairs twice (Efron and Stein
 1981). So the component of single videos is estimated as the infinitesimal jackknife does it
 (Efron 2014; Wager, Hastie and Efron 2014, with the factor of Wager and Athey 2018 for drawing
-without replacement), and the component of pairs is estimated by itself and taken away once.
+without replacement), and the component of pairs is estimated by itself and taken away.
 
 A sum of squares of means over few episodes is too large by the noise of these means. Here every
 square leaves out the products of an episode with itself, so that no noise is in its expectation.
@@ -28,12 +28,18 @@ _CROSS_PRODUCTS = 200_000
 # A component of pairs is left out where a pair occurs less often than this: it is then smaller than
 # this part of the noise of the episodes.
 _FEWEST_VISITS = 0.05
+# The part of the component of pairs that is taken away. The jackknife counts the joint effect of
+# three videos three times, and the component of pairs does so too: with 1 it would be lost.
+_TAKEN = 0.8
 # How alike the variances of classes are taken to be: so many degrees of freedom their mean counts.
 _ALIKE = 4
 # A few values hardly hold the rare large ones; the relative variance that is found among them is
 # too small by about this factor.
 _UNSEEN = 1.5
-_TINY = np.finfo(np.float64).tiny
+# Below any variance, and its inverse is far from the largest number.
+_TINY = 1e-100
+# Values vary less than this by rounding alone.
+_ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,7 @@ def video_variance(values: Float[np.ndarray, "e w q"], design: Design) -> Varian
     counts = share * weight + part * (share * (1 - weight)).sum()
     shared = float((counts * effects.variances).sum())
     if values.shape[1] > 1:
-        shared -= _pairs_across(own, design)
+        shared -= _TAKEN * _pairs_across(own, design)
     parts = (effects.squares * counts[:, None])[effects.squares != 0]
     single = float(np.square(counts * effects.noise).sum())
     found = np.square(parts - parts.mean()).sum() - single if len(parts) else 0.0
@@ -115,11 +121,12 @@ class _Effects:
         pairs, of_pairs = _pairs_within(own, rest, design)
         share = n / (2 * (n - 1) * (n - 2))
         noise = alone * n * scale * np.sqrt(2 / (n - 1))
-        variances = squares.sum(axis=1) - unseen - pairs * share
+        variances = squares.sum(axis=1) - unseen - _TAKEN * pairs * share
         errors = np.hypot(noise, of_pairs * share)
         level = design.sum_by_class(np.square(rest)) / design.count
-        each = errors / np.maximum(level, _TINY)
-        each = np.where(level > 0, each, each[level > 0].mean() if level.any() else 0.0)
+        varied = level > _ROUNDING
+        each = errors / np.where(varied, level, 1.0)
+        each = np.where(varied, each, each[varied].mean() if varied.any() else 0.0)
         return cls(squares, variances, noise, errors, each * level[design.drawn].mean())
 
 
@@ -362,7 +369,7 @@ def class_variance(
     parts = (np.square(effects) - alone) * factor
     pairs, of_pairs = _class_pairs(rest, classes, count)
     share = (w * (w - 1)) ** 2 / (2 * (count - 1) * (count - 2))
-    shared = float(parts.sum()) - pairs * share
+    shared = float(parts.sum()) - _TAKEN * pairs * share
     single = 2 / (count - 1) * (alone * factor * count) ** 2
     error = math.sqrt(single + (of_pairs * share) ** 2)
     found = np.square(parts - parts.mean()).sum() - single

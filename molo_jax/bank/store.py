@@ -1,7 +1,8 @@
 """A bank: a folder with the features of the clips of a split, of which some may be absent yet.
 
 `bank.json` says what the features are of and how many draws of each video there is room for. Each
-array of the features is a `.npy` file with one row for each clip; `rows.npy` says of each row
+array of the features is a `.npy` file with one row for each clip; `checks.npy` has the CRC-32 of
+the numbers of each row, by which damaged numbers are known. `rows.npy` says of each row
 whether it is there, and `bad.json` which videos are not usable. Row number `draw · videos +
 offset[class] + video` is that of a clip, so that more draws of the videos are appended.
 
@@ -11,9 +12,11 @@ killed at any moment leaves a bank that is right, and another process goes on.
 
 import contextlib
 import logging
+import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,13 @@ from molo_jax.bank.description import (
 )
 from molo_jax.errors import MoloError
 from molo_jax.files import InUseError, locked, write_json, written
+from molo_jax.prediction.container import DamagedError
 from molo_jax.prediction.trees import describe, rebuild
 
 _LOGGER = logging.getLogger(__name__)
-ROWS, LOCK = "rows.npy", ".lock"
+ROWS, CHECKS, LOCK = "rows.npy", "checks.npy", ".lock"
+# Bytes of features that are checked at once.
+_CHECKED_BYTES = 64 * 2**20
 _ABSENT, _PRESENT = 0, 1
 # Rows are marked as present after so many seconds or bytes: what a kill costs at most.
 _MARK_SECONDS, _MARK_BYTES = 2.0, 64 * 2**20
@@ -196,6 +202,25 @@ class FeatureBank:
             leaves = [file.take(np.asarray(rows)) for file in self._leaf_files()]
         return rebuild(self.layout.structure, leaves)
 
+    def verify(self, rows: Int[np.ndarray, "r"]) -> None:
+        """Checks that the numbers of rows are those that were written; reads each of them once.
+
+        Raises:
+            MoloError: some are not.
+        """
+        step = max(1, _CHECKED_BYTES // max(1, self.layout.bytes_of_a_clip))
+        with damage(self.folder):
+            wrong = 0
+            for start in range(0, len(rows), step):
+                part = np.asarray(rows[start : start + step], np.int64)
+                found = _checks([file.take(part) for file in self._leaf_files()], len(part))
+                wrong += int(np.count_nonzero(found != self._checks_file().take(part)))
+            if wrong:
+                raise DamagedError(
+                    f"the features of {wrong:,} of {len(rows):,} clips are not those that were"
+                    " written"
+                )
+
     @contextlib.contextmanager
     def writing(self, draws: int) -> Iterator[None]:
         """Makes room for so many draws, and lets this process alone write rows.
@@ -237,6 +262,9 @@ class FeatureBank:
         for file, array in zip(self._leaf_files(), arrays, strict=True):
             with written(file.path):
                 file.put(rows, array)
+        checks = self._checks_file()
+        with written(checks.path):
+            checks.put(rows, _checks(arrays, len(rows)))
         # What could be read now is no bad video, whatever was the matter with it.
         places = zip(*(part.tolist() for part in self.places(rows)[:2]), strict=True)
         self._keep_bad({place: self.bad[place] for place in self.bad.keys() - set(places)})
@@ -259,7 +287,7 @@ class FeatureBank:
     def _mark(self) -> None:
         if self._unmarked:
             rows = np.concatenate(self._unmarked)
-            for file in self._leaf_files():
+            for file in (*self._leaf_files(), self._checks_file()):
                 with written(file.path):
                     file.sync()
             marks = self._rows_file()
@@ -311,8 +339,26 @@ class FeatureBank:
     def _rows_file(self) -> ArrayFile:
         return ArrayFile(self.folder / ROWS, np.dtype(np.uint8), ())
 
+    def _checks_file(self) -> ArrayFile:
+        return ArrayFile(self.folder / CHECKS, np.dtype(np.uint32), ())
+
     def _files(self) -> list[ArrayFile]:
-        return [*self._leaf_files(), self._rows_file()]
+        return [*self._leaf_files(), self._checks_file(), self._rows_file()]
+
+
+def _checks(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """Returns the CRC-32 of the numbers of each row, over all arrays: (r,) uint32."""
+    found = np.zeros(rows, np.uint32)
+    plain = [
+        np.ascontiguousarray(array).reshape(rows, math.prod(array.shape[1:])).view(np.uint8)
+        for array in arrays
+    ]
+    for row in range(rows):
+        check = 0
+        for array in plain:
+            check = zlib.crc32(array[row].data, check)
+        found[row] = check
+    return found
 
 
 def in_mib(size: int) -> str:

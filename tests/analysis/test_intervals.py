@@ -53,7 +53,7 @@ def test_too_few_videos_or_classes_are_refused_with_both_numbers(found):
     result = intervals(outcome(classes, videos, 2), sizes)
     assert result.ci95_videos is None
     assert (
-        result.no_videos == "a class has 5 videos, and 2-shot needs 6 for an interval over videos"
+        result.no_videos == "a class has 5 videos, and 2-shot needs 8 for an interval over videos"
     )
     assert result.ci95 > 0
     per_class = class_intervals(outcome(classes, videos, 2), sizes)
@@ -61,10 +61,10 @@ def test_too_few_videos_or_classes_are_refused_with_both_numbers(found):
     assert per_class[0].no_videos == result.no_videos
     few = intervals(found, SIZES)
     assert few.ci95_classes is None
-    assert few.no_classes == "the split has 6 classes; 3-way needs 8 for an interval over classes"
+    assert few.no_classes == "the split has 6 classes; 3-way needs 15 for an interval over classes"
     assert few.no_videos == ""
-    classes, videos = episodes(400, 3, 3, sizes=(12,) * 8)
-    enough = intervals(outcome(classes, videos, 2), np.full(8, 12))
+    classes, videos = episodes(400, 3, 3, sizes=(12,) * 15)
+    enough = intervals(outcome(classes, videos, 2), np.full(15, 12))
     assert enough.ci95_classes > enough.ci95
     assert enough.no_classes == ""
 
@@ -108,7 +108,7 @@ def simulated():
 
 
 def test_the_intervals_hold_the_truth_in_95_of_100_repetitions(simulated):
-    case = simulated.Case(classes=8, videos=(10, 14), way=3, shot=1, episodes=600, separation=0.8)
+    case = simulated.Case(classes=15, videos=(10, 14), way=3, shot=1, episodes=900, separation=0.8)
     measured = simulated.measure(case, 200)
     # Three standard errors of 200 repetitions are 4.6.
     assert 91 <= measured["videos"][0] <= 99

@@ -15,7 +15,7 @@ from molo_jax.bank import store
 from molo_jax.bank.store import FeatureBank
 from molo_jax.errors import MoloError
 
-FILES = {"bank.json", "features_0.npy", "features_1.npy", "rows.npy"}
+FILES = {"bank.json", "features_0.npy", "features_1.npy", "checks.npy", "rows.npy"}
 
 
 @pytest.fixture
@@ -48,6 +48,23 @@ def test_what_is_written_is_read_by_another_process_as_plain_numpy_files(folder)
     taken = other.take(np.array([9, 0, 1, 4]))
     np.testing.assert_array_equal(taken["tokens"], features([9, 0, 1, 4])["tokens"])
     assert not isinstance(taken["tokens"], np.memmap)
+
+
+@pytest.mark.parametrize("name", ["features_0.npy", "features_1.npy", "checks.npy"])
+def test_numbers_that_are_not_those_that_were_written_are_found(folder, name):
+    bank = open_bank(folder)
+    with bank.writing(1):
+        put(bank, range(VIDEOS))
+    bank.verify(np.arange(VIDEOS))
+    content = bytearray((folder / name).read_bytes())
+    # The last number of all rows.
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    other = FeatureBank.read(folder)
+    other.verify(np.arange(VIDEOS - 1))
+    message = f"the features of 1 of {VIDEOS} clips are not those that were written; remove"
+    with pytest.raises(MoloError, match=message):
+        other.verify(np.arange(VIDEOS))
 
 
 def test_rows_are_draw_by_draw_in_the_order_of_the_list(folder):
@@ -153,7 +170,7 @@ def test_rows_are_marked_after_their_numbers_are_on_the_disk(folder, monkeypatch
         for name in ("pwrite", "fsync"):
             monkeypatch.setattr(os, name, noted(name))
         put(bank, [2, 3])
-    features = ["features_0.npy", "features_1.npy"]
+    features = ["features_0.npy", "features_1.npy", "checks.npy"]
     assert calls == [
         *(("pwrite", name) for name in features),
         *(("fsync", name) for name in features),
