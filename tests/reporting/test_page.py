@@ -17,6 +17,7 @@ from made_results import (
 )
 
 from molo_jax.analysis.outcome_file import write_outcomes
+from molo_jax.analysis.summary import summarize
 from molo_jax.errors import MoloError
 from molo_jax.reporting import page as pages
 from molo_jax.reporting.confusion import drawing, luminance, shade
@@ -189,10 +190,11 @@ def test_an_older_run_has_a_page_with_what_it_has(tmp_path):
 
 
 def test_outcomes_complete_what_a_result_file_lacks(tmp_path):
-    write_work_folder(tmp_path, NAMES, shots=(1,), new=False)
+    made = write_work_folder(tmp_path, NAMES, shots=(1,), new=False)
     page = write(tmp_path / "report.html", tmp_path)
-    assert "± 4.1 over videos" not in page.text()
-    assert "over videos ±" in page.text()
+    half = re.search(r"± ([\d.]+) over videos", page.text())[1]
+    cell = summarize(made[5, 1], np.full(len(NAMES), 12))
+    assert half == f"{100 * cell.intervals.ci95_videos:.1f}"
     assert "taken for" in page.text()
     assert "There is no confusion matrix" not in page.text()
 
