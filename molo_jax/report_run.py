@@ -118,7 +118,9 @@ def _evaluation(shown: Result, prepared: str) -> Evaluation:
     config = base_config(name)
     _update(config, stored)
     if prepared:
-        config.data.source, config.data.prepared = "prepared", prepared
+        # Where another data set was evaluated, the folder is that of its videos.
+        place = config.eval if config.eval.dataset else config.data
+        config.data.source, place.prepared = "prepared", prepared
     config.eval.ways, config.eval.n_way, config.eval.shots = (), shown.way, (shown.shot,)
     return build.evaluation(config)
 

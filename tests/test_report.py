@@ -85,6 +85,25 @@ def test_an_unknown_method_is_named():
         report_run._evaluation(shown, "")
 
 
+@pytest.mark.parametrize("tested", ["", "other"])
+def test_the_folder_of_the_prepared_videos_is_that_of_what_was_evaluated(monkeypatch, tested):
+    made = []
+    monkeypatch.setattr(report_run.build, "evaluation", made.append)
+    stored = base_config("otam").to_dict()
+    stored["eval"] |= {"dataset": tested, "ways": [5, 6], "shots": [1, 5]}
+    report_run._evaluation(result({"config": stored}), "there")
+    (config,) = made
+    assert (config.data.source, config.method.name) == ("prepared", "otam")
+    places = {"data": config.data.prepared, "eval": config.eval.prepared}
+    assert places == (stored_places(stored) | {"eval" if tested else "data": "there"})
+    # The episodes of the shown result alone.
+    assert (config.eval.ways, config.eval.n_way, config.eval.shots) == ((), 5, (1,))
+
+
+def stored_places(stored):
+    return {"data": stored["data"]["prepared"], "eval": stored["eval"]["prepared"]}
+
+
 def result(record):
     return Result("f.json", "trained", 5, 1, 100, 0.5, 0.1, record=record)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from molo_jax.reporting.work_folder import Evaluated
+from molo_jax.stored_config import flattened
 
 _MOST_NAMED = 8
 
@@ -51,7 +52,7 @@ def _of_record(record: Mapping[str, Any]) -> list[str]:
         told = [f"{path} ({reason})" for path, reason in bad.items()]
         noun = "video was" if len(bad) == 1 else "videos were"
         notes.append(f"{len(bad)} {noun} left out as unusable: {_listed(told)}.")
-    if (record.get("config") or {}).get("eval", {}).get("frame_draw") == "video":
+    if flattened(record.get("config") or {}).get("eval.frame_draw") == "video":
         notes.append(
             "Each video is shown with the same frames in every episode (eval.frame_draw=video); the"
             " official code draws frames anew in every episode."

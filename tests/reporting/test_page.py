@@ -17,6 +17,7 @@ from made_results import (
 )
 
 from molo_jax.analysis.outcome_file import write_outcomes
+from molo_jax.analysis.summary import summarize
 from molo_jax.errors import MoloError
 from molo_jax.reporting import page as pages
 from molo_jax.reporting.confusion import drawing, luminance, shade
@@ -189,10 +190,11 @@ def test_an_older_run_has_a_page_with_what_it_has(tmp_path):
 
 
 def test_outcomes_complete_what_a_result_file_lacks(tmp_path):
-    write_work_folder(tmp_path, NAMES, shots=(1,), new=False)
+    made = write_work_folder(tmp_path, NAMES, shots=(1,), new=False)
     page = write(tmp_path / "report.html", tmp_path)
-    assert "± 4.1 over videos" not in page.text()
-    assert "over videos ±" in page.text()
+    half = re.search(r"± ([\d.]+) over videos", page.text())[1]
+    cell = summarize(made[5, 1], np.full(len(NAMES), 12))
+    assert half == f"{100 * cell.intervals.ci95_videos:.1f}"
     assert "taken for" in page.text()
     assert "There is no confusion matrix" not in page.text()
 
@@ -255,6 +257,25 @@ def test_notes_warn_of_classes_that_are_not_new_and_of_bad_videos(tmp_path):
     assert "9 videos were left out as unusable" in text
     assert "; and 1 more." in text
     assert page.problems() == []
+
+
+def test_whatever_a_result_file_holds_there_is_a_page_or_an_error_that_names_it(tmp_path):
+    write_work_folder(tmp_path, NAMES, shots=(1,))
+    (tmp_path / "metrics.jsonl").unlink()
+    path, out = tmp_path / "eval_test_5way_1shot.json", tmp_path / "report.html"
+    good = json.loads(path.read_text())
+    odd = (None, -0.5, "x", [3], {"a": 3}, {"a": {"training": []}})
+    damaged = [good | {name: value} for name in good for value in odd]
+    damaged += [good | {"config": good["config"] | {name: 3}} for name in good["config"]]
+    refused = []
+    for record in damaged:
+        path.write_text(json.dumps(record))
+        try:
+            write(out, tmp_path)
+        except MoloError as error:
+            refused.append(str(error))
+    assert all(str(path) in message for message in refused)
+    assert 0 < len(refused) < len(damaged)
 
 
 def test_a_sweep_with_controls_is_a_grid_and_its_long_table_is_folded(tmp_path):
