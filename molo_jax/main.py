@@ -86,7 +86,12 @@ def _run(config: ConfigDict, workdir: Path) -> None:
     if trains and evaluates:
         figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
         report = workdir / "report.html"
-        _without_failing(report.name, lambda: report_run.write_report(workdir, report))
+
+        def write_report() -> None:
+            report_run.write_report(workdir, report)
+            logging.info("the report of this run is %s", report)
+
+        _without_failing(report.name, write_report)
 
 
 def _command() -> str:
