@@ -159,7 +159,10 @@ def parse_flags(argv: Sequence[str], arguments: Sequence[str] = ()) -> list[str]
         extra = rest[1 + len(needed)]
         raise UsageError(f"unexpected argument {extra!r}; flags are written --name=value")
     if len(rest) < 1 + len(needed):
-        raise UsageError(f"{' and '.join(needed)} are required; --help says what they are")
+        these = "is required; --help says what it is"
+        if len(needed) > 1:
+            these = "are required; --help says what they are"
+        raise UsageError(f"{' and '.join(needed)} {these}")
     return rest
 
 

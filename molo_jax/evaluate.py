@@ -1,7 +1,9 @@
 """Evaluation of a trained network: accuracy over many episodes of classes it has never seen."""
 
 import contextlib
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging
@@ -22,15 +24,20 @@ from molo_jax.evaluation_output import (
     file_name,
     format_table,
     header_of,
+    no_intervals,
     record_of,
     suffix_of,
     usable_videos,
 )
 from molo_jax.evaluator import Evaluator
+from molo_jax.files import locked
 from molo_jax.methods.episode import Features
 from molo_jax.provenance import Provenance, check_new, overlap, settings_seen
 from molo_jax.results import Comparison, write_csv, write_result
 from molo_jax.weights.networks import LATEST, read_meta
+
+# How the folders of controls are called, and their file that says that they are in use.
+_CONTROL, _LOCK = ".control-", ".lock"
 
 
 def check_data(evaluation: Evaluation, workdir: Path) -> None:
@@ -111,7 +118,7 @@ def evaluate(
         f"accuracy in % with 95 % intervals over {evaluation.episodes} episodes"
         f"{' (in brackets: over videos)' if brackets else ''}, network of step {network.step}"
     )
-    print(format_table(head, results, comparison.notes(split)))
+    print(format_table(head, results, [*comparison.notes(split), *no_intervals(results)]))
     if source:
         print(f"the network is that of {network.checkpoint}")
     if data.dataset.bad_count:
@@ -146,14 +153,31 @@ def _scores(
         about={"checkpoint": network.checkpoint, "step": network.step},
     )
     with _place_of_bank(workdir, variant) as place:
-        return bank_scores(Path(place), evaluator, data, *weights, key, **common)
+        return bank_scores(place, evaluator, data, *weights, key, **common)
 
 
-def _place_of_bank(workdir: Path, variant: str) -> contextlib.AbstractContextManager[str | Path]:
+@contextlib.contextmanager
+def _place_of_bank(workdir: Path, variant: str) -> Iterator[Path]:
     """Gives the folder of banks; that of a control is of this evaluation alone."""
     if variant == TRAINED:
-        return contextlib.nullcontext(workdir)
-    return tempfile.TemporaryDirectory(prefix=".control-", dir=workdir)
+        yield workdir
+        return
+    _remove_abandoned(workdir)
+    with (
+        tempfile.TemporaryDirectory(prefix=_CONTROL, dir=workdir) as folder,
+        locked(Path(folder) / _LOCK, str),
+    ):
+        yield Path(folder)
+
+
+def _remove_abandoned(workdir: Path) -> None:
+    """Removes what evaluations of controls have left that were killed."""
+    for folder in workdir.glob(f"{_CONTROL}*"):
+        # Another evaluation still uses it, or the folder cannot be written.
+        with contextlib.suppress(MoloError, OSError):
+            with locked(folder / _LOCK, str):
+                pass
+            shutil.rmtree(folder)
 
 
 def _can_be_kept(features: Features) -> bool:

@@ -162,6 +162,19 @@ def format_table(
     return "\n".join(["", head, rule, lines[0], rule, *lines[1:], rule, *notes])
 
 
+def no_intervals(results: Mapping[tuple[str, int, int], Cell]) -> list[str]:
+    """Says where there is no interval over videos, and why; a line for each reason."""
+    places: dict[str, list[str]] = {}
+    for (variant, way, shot), cell in results.items():
+        if reason := cell.intervals.no_videos:
+            places.setdefault(reason, []).append(f"{TITLES[variant]} {way}-way {shot}-shot")
+    return [
+        f"no interval over videos: {reason} ({where[0]}"
+        f"{f' and {len(where) - 1} more' if len(where) > 1 else ''})"
+        for reason, where in places.items()
+    ]
+
+
 def _shown(found: Intervals) -> str:
     videos = "" if found.ci95_videos is None else f" (± {100 * found.ci95_videos:.1f})"
     return f"{100 * found.mean:.1f} ± {100 * found.ci95:.1f}{videos}"

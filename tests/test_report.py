@@ -50,7 +50,7 @@ def test_by_default_the_page_is_in_the_work_folder_and_pictures_can_be_left_out(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ((), 2, "WORKDIR are required"),
+        ((), 2, "WORKDIR is required"),
         (("{}/absent",), 1, "absent is no folder"),
         (("{}",), 1, "holds neither metrics.jsonl nor results"),
         (("{}", "--out={}"), 2, "expected a file in a folder that exists"),

@@ -88,6 +88,8 @@ def test_all_files_of_a_sweep_say_the_same(config, tmp_path, monkeypatch, capsys
         dataclasses.replace(build.evaluation(config).method, num_classes=3), 0, make_mesh()
     )
     monkeypatch.setattr(evaluate, "load_network", lambda *arguments: network)
+    # What a killed evaluation of a control has left.
+    (tmp_path / ".control-old/bank").mkdir(parents=True)
     evaluate.evaluate(build.evaluation(config), tmp_path)
     with (tmp_path / "eval_test.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -112,6 +114,8 @@ def test_all_files_of_a_sweep_say_the_same(config, tmp_path, monkeypatch, capsys
     printed = capsys.readouterr().out
     assert "trained, 2-way" in printed
     assert "untrained network, 3-way" in printed
+    reason = "no interval over videos: the split has 3 classes; an interval over videos needs 5"
+    assert f"{reason} (trained 2-way 1-shot and 7 more)" in printed
 
 
 def test_another_data_set_is_evaluated_under_its_name(config, motion_data, tmp_path, monkeypatch):

@@ -42,8 +42,17 @@ def _episodes(group: Group) -> str:
     queries = "1 query" if header["n_query"] == 1 else f"{header['n_query']} queries"
     return (
         f"{header['dataset']}, {header['split']} split, {header['episodes']:,} episodes with"
-        f" {queries} a class"
+        f" {queries} a class{_frames(header)}"
     )
+
+
+def _frames(header: Mapping[str, Any]) -> str:
+    """Says how the frames were drawn, where that is not the official rule."""
+    if header["frame_draw"] != "video":
+        return ""
+    draws = header["draws"]
+    how = "once for each video" if draws == 1 else f"{draws} times for each video"
+    return f", frames drawn {how}"
 
 
 def _columns(runs: Sequence[Run]) -> list[str]:

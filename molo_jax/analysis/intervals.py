@@ -29,6 +29,7 @@ _Z95 = 1.96
 # With fewer videos of a class than twice the shots and this number, and with fewer classes than
 # this or than twice those of an episode, the intervals were found to hold the truth too seldom.
 _SPARE_VIDEOS = 4
+_FEWEST_CLASSES_WITH_VIDEOS = 5
 _FEWEST_CLASSES = 15
 # Points at which the unknown variance is looked at.
 _POINTS = 128
@@ -128,6 +129,11 @@ def half_widths(variances: Sequence[Variance]) -> list[float]:
 
 
 def _too_few_videos(outcome: Outcome, sizes: np.ndarray) -> str:
+    if len(sizes) < _FEWEST_CLASSES_WITH_VIDEOS:
+        return (
+            f"the split has {len(sizes)} classes; an interval over videos needs"
+            f" {_FEWEST_CLASSES_WITH_VIDEOS}"
+        )
     need, least = 2 * outcome.n_shot + _SPARE_VIDEOS, int(sizes.min())
     if least >= need:
         return ""

@@ -124,7 +124,9 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """Escapes a text, so that LaTeX shows it as it is."""
-    return _replaced(_plain(text), _LATEX)
+    escaped = _replaced(_plain(text), _LATEX)
+    # At the beginning of a row these would be read as an argument of the command before it.
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def _cell(cell: str | Number, escape: Callable[[str], str], strong: str) -> str:

@@ -87,9 +87,10 @@ def _how_to_prepare(config: ConfigDict) -> str:
 def _open_videos(config: ConfigDict, split: str) -> VideoDataset:
     data, name = config.data, config.dataset.name
     if not data.split_dir and name not in BENCHMARKS:
+        section = "eval" if config.eval.dataset else "data"
         raise UsageError(
-            f"config.data.split_dir is empty, and there are no official lists of {name!r}; name the"
-            " folder of its three lists"
+            f"config.{section}.split_dir is empty, and there are no official lists of {name!r};"
+            " name the folder of its three lists"
         )
     # Without videos the lists would be of no use.
     fetched = not data.split_dir and os.path.isdir(data.root)

@@ -51,6 +51,9 @@ def test_latex_is_a_booktabs_table():
 
 
 def test_every_special_character_is_escaped_once():
+    # `\\\\` and `\\midrule` before a row would take these for their argument.
+    assert latex("[Something] falls") == "{}[Something] falls"
+    assert latex("*") == "{}*"
     assert latex("\\&%$#_{}~^<>|\"'`") == (
         r"\textbackslash{}\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textless{}"
         r"\textgreater{}\textbar{}\textquotedbl{}\textquotesingle{}\textasciigrave{}"
