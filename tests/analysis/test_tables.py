@@ -51,7 +51,7 @@ def test_latex_is_a_booktabs_table():
 
 
 def test_every_special_character_is_escaped_once():
-    # `\\\\` and `\\midrule` before a row would take these for their argument.
+    # The command before a row would take these for its argument.
     assert latex("[Something] falls") == "{}[Something] falls"
     assert latex("*") == "{}*"
     assert latex("\\&%$#_{}~^<>|\"'`") == (
