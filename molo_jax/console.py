@@ -4,6 +4,7 @@ import logging as std_logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
@@ -49,6 +50,19 @@ def end_process(code: int) -> NoReturn:
             # The reader of a pipe is gone, the disk is full, or the stream is closed.
             continue
     os._exit(code)
+
+
+def without_failing(what: str, write: Callable[[], object]) -> None:
+    """Writes what a finished training and its results are worth as much without."""
+    try:
+        write()
+    except Exception as error:
+        logging.warning(
+            "%s could not be written, which changes no result: %s: %s",
+            what,
+            type(error).__name__,
+            error,
+        )
 
 
 class Progress:

@@ -6,18 +6,15 @@ The features lie in DIR/bank, where evaluations find them. FILE ends in .npz or 
 --export=projector:FOLDER is for TensorBoard. It goes on where an earlier one was stopped.
 """
 
-import importlib.util
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags, logging
 
 from molo_jax import cli, stopping
+from molo_jax.bank.targets import parse_export
 from molo_jax.config_checks import validate
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.engine import runtime
-from molo_jax.errors import MoloError, UsageError
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -40,12 +37,6 @@ _EXPORT = flags.DEFINE_multi_string(
     [],
     "File for the features, .npz or .parquet; or projector:FOLDER for TensorBoard. Can be given"
     " several times.",
-)
-_PROJECTOR = "projector:"
-_ENDINGS = (".npz", ".parquet")
-NO_PYARROW = (
-    "to write .parquet, pyarrow is needed; install it with: pip install 'molo-jax[parquet]', or"
-    " export a file .npz"
 )
 
 
@@ -76,34 +67,6 @@ def main(argv: Sequence[str]) -> None:
         embed_run.check_exports(exports)
         evaluation = build.embedding(config, _SPLIT.value or config.eval.split)
         embed_run.embed(evaluation, workdir, _DRAWS.value, exports)
-
-
-def parse_export(text: str) -> tuple[str, Path]:
-    """Reads where features are exported to, and finds out before the work whether that can be.
-
-    Returns:
-        `.npz`, `.parquet` or `projector`, and the file or the folder.
-
-    Raises:
-        UsageError: it is neither, or in a folder that does not exist or cannot be written to.
-        MoloError: pyarrow is needed and not installed.
-    """
-    is_projector = text.startswith(_PROJECTOR)
-    path = Path(text.removeprefix(_PROJECTOR))
-    kind = "projector" if is_projector else path.suffix.lower()
-    if not path.name or not (is_projector or kind in _ENDINGS):
-        raise UsageError(
-            f"--export={text}: expected a file .npz or .parquet, or {_PROJECTOR}FOLDER"
-        )
-    parent = path.absolute().parent
-    if not parent.is_dir() or (path.is_dir() and not is_projector):
-        what = "a folder" if is_projector else "a file"
-        raise UsageError(f"--export={text}: expected {what} in a folder that exists")
-    if not os.access(parent, os.W_OK):
-        raise UsageError(f"--export={text}: the folder {parent} cannot be written to")
-    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise MoloError(f"--export={text}: {NO_PYARROW}")
-    return kind, path
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MO
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags, logging
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from molo_jax import cli, stopping
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
+from molo_jax.console import without_failing
 from molo_jax.engine import runtime
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
@@ -82,7 +83,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         train.train(training, workdir)
     if evaluates:
         evaluate.evaluate(evaluation, workdir, trains)
-    _without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
+    without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
     if trains and evaluates:
         figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
         report = workdir / "report.html"
@@ -91,24 +92,11 @@ def _run(config: ConfigDict, workdir: Path) -> None:
             report_run.write_report(workdir, report)
             logging.info("the report of this run is %s", report)
 
-        _without_failing(report.name, write_report)
+        without_failing(report.name, write_report)
 
 
 def _command() -> str:
     return f"python -m molo_jax.main {shlex.join(sys.argv[1:])}"
-
-
-def _without_failing(what: str, write: Callable[[], object]) -> None:
-    """Writes what a finished training and its results are worth as much without."""
-    try:
-        write()
-    except Exception as error:
-        logging.warning(
-            "%s could not be written, which changes no result: %s: %s",
-            what,
-            type(error).__name__,
-            error,
-        )
 
 
 def _say_what_runs_where() -> None:

@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 from ml_collections import ConfigDict
 
-from molo_jax import build, embed, embed_run, evaluate
+from molo_jax import build, embed_run, evaluate
+from molo_jax.bank.targets import parse_export
 from molo_jax.cli import load_config
 from molo_jax.data.clips.episodes import clip_of_draw
 from molo_jax.engine.checkpoint import Checkpoints
@@ -207,18 +208,18 @@ def test_where_features_cannot_be_exported_to_is_said_before_the_work(tmp_path, 
         "folder.npz": "expected a file in a folder that exists",
     }.items():
         with pytest.raises(UsageError, match=rf"--export={text}: .*{message}"):
-            embed.parse_export(text)
-    assert embed.parse_export("a.PARQUET") == (".parquet", Path("a.PARQUET"))
-    assert embed.parse_export("projector:a.npz") == ("projector", Path("a.npz"))
+            parse_export(text)
+    assert parse_export("a.PARQUET") == (".parquet", Path("a.PARQUET"))
+    assert parse_export("projector:a.npz") == ("projector", Path("a.npz"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/mine.txt").touch()
     with pytest.raises(MoloError, match=r"mine holds other things than a projector"):
-        embed_run.check_exports([embed.parse_export("projector:mine")])
+        embed_run.check_exports([parse_export("projector:mine")])
 
 
 def test_without_pyarrow_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = r"pyarrow is needed; install it with: pip install 'molo-jax\[parquet\]', or export a"
     with pytest.raises(MoloError, match=message):
-        embed.parse_export("features.parquet")
-    assert embed.parse_export("features.npz")[0] == ".npz"
+        parse_export("features.parquet")
+    assert parse_export("features.npz")[0] == ".npz"

@@ -9,8 +9,9 @@ import pytest
 from html_page import HtmlPage
 from made_results import write_work_folder
 
-from molo_jax import main, report_run
+from molo_jax import report_run
 from molo_jax.config import base_config
+from molo_jax.console import without_failing
 from molo_jax.errors import MoloError
 from molo_jax.reporting.work_folder import Result
 
@@ -142,7 +143,7 @@ def test_a_report_that_fails_does_not_fail_a_finished_training(caplog):
     def fail():
         raise json.JSONDecodeError("bad", "", 0)
 
-    main._without_failing("report.html", fail)
+    without_failing("report.html", fail)
     (record,) = caplog.records
     assert record.getMessage().startswith(
         "report.html could not be written, which changes no result: JSONDecodeError: bad"
