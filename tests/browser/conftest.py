@@ -8,7 +8,7 @@ from browsers import chromium
 collect_ignore_glob = [] if chromium() else ["*"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""
     from playwright.sync_api import sync_playwright
