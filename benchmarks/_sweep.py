@@ -61,7 +61,9 @@ class Benchmark:
         by_products = bool(model.streams(self._shapes_of_rows(1)))
         episodes = options["episodes"]
         if not by_products:
-            episodes = min(episodes, options["direct_episodes"])
+            # Whole batches, for a short one is filled up.
+            batches = -(-options["direct_episodes"] // options["batch"])
+            episodes = min(episodes, batches * options["batch"])
         with tempfile.TemporaryDirectory() as folder:
             bank = self._bank(Path(folder))
             if not by_products:

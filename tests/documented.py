@@ -371,7 +371,7 @@ TABLE = (
     Row(
         "benchmarks/draws.py",
         ("tests/test_sweep_benchmark.py::test_accuracy_is_shown_for_every_number_of_draws",),
-        "config workdir",
+        "config workdir episodes",
     ),
     Row(
         "benchmarks/matching.py",
