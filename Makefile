@@ -40,8 +40,14 @@ lint: $(VENV)/.installed-test ## ruff check and ruff format --check
 
 install: $(VENV)/.installed ## only make the environment
 
+# What an earlier build has left in build/ would go into the wheel, also modules that are gone.
+wheel: | $(VENV)/bin/python ## build the wheel in dist/, which needs no checkout where it is installed
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet $(PIP_ARGS) --no-deps --wheel-dir=dist .
+	rm -rf build
+
 clean: ## remove the environment and caches, not the runs
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -63,4 +69,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
-.PHONY: help demo methods test lint install clean
+.PHONY: help demo methods test lint install wheel clean

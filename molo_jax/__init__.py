@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from molo_jax.prediction.classifier import Classifier
     from molo_jax.prediction.results import UNKNOWN, Prediction
 
+# The one place of the version; pyproject.toml reads it here.
+__version__ = "0.2.0.dev0"
+
 # What the package offers to programs -> where it is. It is imported when it is used, so that a
 # command that needs none of it starts without JAX.
 _OFFERED = {

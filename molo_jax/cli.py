@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from molo_jax import __version__, config_files
 from molo_jax.config import config_keys
 from molo_jax.console import BesideBars, end_process, show_error
 from molo_jax.errors import MoloError, UsageError
@@ -38,14 +39,49 @@ ANY_MORE = "…"
 _CONFIG_FLAG = "config"
 
 
+class _VersionFlag(flags.BooleanFlag):
+    """`--version`: prints the version and ends the command, as absl's `--help` does."""
+
+    def parse(self, argument: str | bool | None) -> None:
+        if self._parse(argument):
+            print(f"molo-jax {__version__}")
+            sys.exit(0)
+
+
+_VERSION = flags.DEFINE_flag(_VersionFlag("version", False, "Print the version, and nothing else."))
+
+
+class _ConfigFile(config_flags.ConfigFileFlagParser):
+    """Takes the name of a packaged configuration for its file."""
+
+    def parse(self, path: str) -> ConfigDict:
+        return super().parse(_located(path))
+
+
 def define_config() -> flags.FlagHolder:
     """Defines `--config=FILE` with `--config.KEY=VALUE` overrides, locked against unknown keys."""
-    return config_flags.DEFINE_config_file(
+    holder = config_flags.DEFINE_config_file(
         _CONFIG_FLAG,
         None,
-        "Configuration file, and behind a colon a method (FILE:hyrsm; without it MoLo); change"
-        " values with --config.KEY=VALUE. --list_keys lists the keys.",
+        "Configuration: a file, or the name of one of the package, such as ssv2_5shot; behind a"
+        " colon a method (ssv2_5shot:hyrsm; without it MoLo). Change values with"
+        " --config.KEY=VALUE. --list_keys lists the keys.",
     )
+    flags.FLAGS[_CONFIG_FLAG].parser = _ConfigFile(_CONFIG_FLAG)
+    return holder
+
+
+def _located(given: str) -> str:
+    """Puts the path of the file in front of the colon of `FILE:METHOD`."""
+    file, colon, method = given.partition(":")
+    return f"{config_files.located(file)}{colon}{method}"
+
+
+def _say_configuration() -> None:
+    """Logs which file the configuration is, where another path or a name was given."""
+    given = flags.FLAGS[_CONFIG_FLAG].config_filename if _CONFIG_FLAG in flags.FLAGS else None
+    if given and _located(given) != given:
+        logging.info("the configuration is %s", _located(given))
 
 
 def work_folder_of(given: str | None) -> Path:
@@ -65,9 +101,16 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) ->
             `main` gets them behind the name of the program. A last name `…` allows any more.
     """
     sys.unraisablehook = _unless_of_a_library
+    # Among the command's own flags in its help.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[_VERSION.name])
+
+    def work(argv: Sequence[str]) -> None:
+        _say_configuration()
+        main(argv)
+
     try:
         app.run(
-            lambda argv: _guard(lambda: main(argv)),
+            lambda argv: _guard(lambda: work(argv)),
             flags_parser=lambda argv: _parse_or_exit(argv, arguments),
         )
     except SystemExit as stop:
@@ -228,7 +271,7 @@ def _suggestion(wrong: str, known: Sequence[str], prefix: str) -> str:
 
 def _check_config(arguments: Sequence[str]) -> None:
     """Loads the configuration file once before absl does, for errors that can be understood."""
-    if any(argument.lstrip("-").startswith("help") for argument in arguments):
+    if any(argument.lstrip("-").startswith(("help", "version")) for argument in arguments):
         return
     paths, overrides = _config_arguments(arguments)
     if not paths:
@@ -287,14 +330,14 @@ def load_config(path: str) -> ConfigDict:
     """Loads the configuration that `get_config()` of the file at `path` returns.
 
     Args:
-        path: the file; what stands behind a colon (`FILE:METHOD`) is the function's argument.
+        path: the file, or the name of a packaged configuration such as `ssv2_5shot`; what stands
+            behind a colon (`FILE:METHOD`) is the function's argument.
 
     Raises:
         UsageError: when the file is absent, fails, or returns no configuration.
     """
     path, *argument = path.split(":", 1)
-    if not Path(path).is_file():
-        raise UsageError(f"configuration file {path!r} does not exist; see the folder configs/")
+    path = config_files.located(path)
     try:
         config = runpy.run_path(path)["get_config"](*argument)
     except UsageError:

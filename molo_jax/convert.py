@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from molo_jax import cli, files
+from molo_jax import cli, config_files, files
 from molo_jax.backbones import BACKBONES
 from molo_jax.benchmarks import dataset_names
 from molo_jax.config import base_config, config_keys
@@ -323,11 +323,13 @@ def _evaluation(weights: "Weights", destination: Path) -> str:
     name = _dataset(weights) or "ssv2"
     stored = config_of_now(weights.meta.get("config", {}))
     shots = 1 if stored.get("eval", {}).get("shots") == [1] else 5
-    file, method = Path(config_file(name, shots=shots)), weights.settings.method
+    file, method = config_file(name, shots=shots), weights.settings.method
     behind = "" if method == DEFAULT_METHOD else f":{method}"
     overrides = [("model.backbone", weights.settings.backbone)]
     if _dataset(weights):
-        standard = load_config(f"{file}{behind}") if file.is_file() else base_config(method)
+        standard = (
+            load_config(f"{file}{behind}") if config_files.find(file) else base_config(method)
+        )
         overrides = _differences(stored, standard)
     overrides.append(("init_from", str(destination)))
     arguments = " ".join(f"--config.{key}={shlex.quote(str(value))}" for key, value in overrides)

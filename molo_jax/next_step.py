@@ -2,12 +2,11 @@
 
 import shlex
 from collections.abc import Container
-from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from molo_jax import cli
+from molo_jax import cli, config_files
 from molo_jax.backbones import backbone_info
 from molo_jax.benchmarks import default_sampling
 from molo_jax.errors import MoloError
@@ -73,8 +72,8 @@ def _config_file() -> str:
 
 
 def _config() -> ConfigDict | None:
-    """The configuration of the command; None where it is run from another folder."""
-    return cli.load_config(_config_file()) if Path(_config_file()).is_file() else None
+    """The configuration of the command; None of a data set that none is packaged for."""
+    return cli.load_config(_config_file()) if config_files.find(_config_file()) else None
 
 
 def _about_weights() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ("ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
-_PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "molo_jax")
+_PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "molo_jax", "molo-jax")
 _FENCE = re.compile(r"^(```|~~~).*?\n(.*?)^\1", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 # What may stand in front of a program: a prompt, the settings of variables, a folder of programs.
@@ -20,7 +20,7 @@ _BEHIND = re.compile(r"(\s#\s|\s\s+(?=\S)).*$|\s&$|\s(->|→)\s.*$")
 
 def documents(root: Path = ROOT) -> list[Path]:
     """Every file that tells a user what to type: pages, commands and configurations."""
-    pages = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("parity_tests/**/*.md")]
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("parity_tests/**/*.md")]
     folders = ("configs", "molo_jax", "benchmarks", "parity_tests", "parity_tests/golden")
     modules = [path for folder in folders for path in (root / folder).glob("*.py")]
     return sorted([*pages, *modules])
@@ -79,6 +79,9 @@ def shape(command: str) -> Shape:
     if program in ("python", "python3"):
         takes = 2 if rest[0] == "-m" else 1
         program, rest = rest[takes - 1], rest[takes:]
+    # Another name for the same module.
+    if program == "molo-jax" and not rest[0].startswith("--"):
+        program, rest = f"molo_jax.{rest[0]}", rest[1:]
     given = dict(w.removeprefix("--").partition("=")[::2] for w in rest if w.startswith("--"))
     keys = {name.removeprefix("config.") for name in given if name.startswith("config.")}
     path, _, method = given.get("config", "").partition(":")
@@ -131,6 +134,33 @@ TABLE = (
     Row("venv", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
     Row("pip", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
     Row("pytest", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
+    Row("ruff", (f"{HERE}::test_what_is_installed_by_hand_exists",)),
+    Row(
+        "molo-jax",
+        (
+            "tests/test_commands.py::test_the_help_lists_every_command",
+            "tests/test_commands.py::test_the_version_is_that_of_the_package_in_every_command",
+        ),
+        "help version",
+    ),
+    # Stands for every command.
+    *(
+        Row(
+            f"molo_jax.{name}",
+            (
+                "tests/test_commands.py::test_every_command_of_the_package_has_its_name_and_no_other",
+            ),
+        )
+        for name in ("COMMAND", "main")
+    ),
+    Row(
+        "molo_jax.main",
+        (
+            "tests/test_package.py::test_the_installed_script_runs_the_commands_with_packaged_configurations",
+        ),
+        "config list_keys",
+        {"config": "*"},
+    ),
     Row(
         "molo_jax.prepare",
         ("tests/test_prepare.py::test_the_generated_videos_are_prepared_too",),

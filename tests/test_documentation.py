@@ -86,6 +86,7 @@ def test_a_command_keeps_its_shape_when_paths_and_numbers_change_and_a_new_flag_
     assert any(row.covers(shape("--videos=DIR")) for row in TABLE)
     assert not any(row.covers(shape("--videos=DIR --surprise=1")) for row in TABLE)
     assert not any(row.covers(documented.shape("python -m molo_jax.surprise")) for row in TABLE)
+    assert documented.shape("molo-jax prepare --dataset=folder --videos=DIR") == shape("--videos=D")
     method = documented.shape("python -m molo_jax.main --config=configs/folder.py:otam")
     assert method.values == (("config", "folder"), ("method", "otam"))
     assert [row.values for row in TABLE if row.covers(method)] == [{"config": "*", "method": "?*"}]
@@ -139,7 +140,8 @@ def arguments_of(program, **values):
     """The words behind the program of each documented command, and its shape."""
     for command, (_, shape) in all_commands().items():
         if shape.program == program and dict(shape.values).items() >= values.items():
-            yield command.split()[3:], shape
+            # `molo-jax COMMAND`, or `python -m molo_jax.COMMAND`.
+            yield command.split()[2 if command.startswith("molo-jax ") else 3 :], shape
 
 
 def error_line(errors):
@@ -172,8 +174,14 @@ def test_what_is_installed_by_hand_exists():
             assert set(re.findall(r"\[(.*?)\]", command)) <= set(extras), command
             constraints = re.search(r"-c (\S+)", command)
             assert constraints is None or (ROOT / constraints[1]).is_file()
+            wheels = [word for word in shape.arguments if word.endswith(".whl")]
+            assert all(re.fullmatch(r"(dist/)?molo_jax-\*\.whl", word) for word in wheels), command
         if shape.program == "pytest":
-            assert all((ROOT / name).exists() for name in shape.arguments)
+            files = [word for word in shape.arguments if not word.startswith("-")]
+            assert files
+            assert all((ROOT / name).exists() for name in files)
+        if shape.program == "ruff":
+            assert shape.arguments in (("check", "."), ("format", "."))
         if shape.program == "venv":
             assert shape.arguments == (".venv",)
 

@@ -12,7 +12,11 @@ from molo_jax.methods.settings import METHODS, Settings, own_fields
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "parity_tests/README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "parity_tests/README.md",
+]
 _FENCED = re.compile(r"^```.*?^```", re.M | re.S)
 _SPAN = re.compile(r"`([^`\n]+)`")
 # Where a page may mean a file to be.
