@@ -9,7 +9,7 @@ import pytest
 
 from molo_jax.data.store.processes import Lost
 from molo_jax.data.store.records import Settings
-from molo_jax.data.video import containers, decode, encode
+from molo_jax.data.video import containers, decode, encode, jumps
 from molo_jax.data.video.containers import BadVideoError, Deadline, check_file, open_container
 from molo_jax.data.video.decode import decode_clip, read_whole
 from molo_jax.data.video.metadata import open_video, packets_of
@@ -89,7 +89,7 @@ def test_decord_opens_no_file_that_became_one_of_another_kind(
     path = write_video(tmp_path / "a.mp4", frames=60, stream_options={"g": "10"})
     _, metadata = decode_clip(str(path), only(0), 32)
     opened = []
-    monkeypatch.setattr(decode.decord, "VideoReader", lambda *a, **_: opened.append(a))
+    monkeypatch.setattr(jumps.installed_decord(), "VideoReader", lambda *a, **_: opened.append(a))
     (tmp_path / "good.mp4").write_bytes(path.read_bytes())
     if kind == "a list of files":
         path.write_text("ffconcat version 1.0\nfile good.mp4\n")
