@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from video_kinds import needs_decord
 
 from molo_jax.data.store.processes import Lost
 from molo_jax.data.store.records import Settings
@@ -82,6 +83,7 @@ def test_a_file_that_is_gone_when_it_is_opened_is_named_with_the_reason(tmp_path
     assert str(error.value) == f"bad video {path}: cannot be opened: No such file or directory"
 
 
+@needs_decord
 @pytest.mark.parametrize("kind", ["a list of files", "VP8 in Ogg"])
 def test_decord_opens_no_file_that_became_one_of_another_kind(
     kind, write_video, file_of_kind, tmp_path, monkeypatch
