@@ -1,11 +1,17 @@
-# `make demo` and `make test` need Python >= 3.11 with pip, and nothing else: they make their own
-# environment in .venv. Use another interpreter with `make demo PYTHON=python3.12`.
+# `make demo` and `make test` need Python 3.11, 3.12 or 3.13 with pip, and nothing else: they make
+# their own environment in .venv. Use another interpreter with `make demo PYTHON=python3.12`.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3
+# The Pythons that pyproject.toml allows, and a program that ends with 0 in one of these.
+PYTHONS := 3.11, 3.12 or 3.13
+ALLOWED := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+# The first of some commands that is such a Python; nothing if none is.
+first = $(shell for p in $(1); do if $$p $(ALLOWED) 2>/dev/null; then echo $$p; break; fi; done)
+
+PYTHON ?= $(call first,python3 python3.13 python3.12 python3.11)
 VENV ?= .venv
 PIP_ARGS ?=
 DEMO ?= runs/demo
@@ -13,6 +19,13 @@ DEMO_ARGS ?=
 METHODS_ARGS ?=
 # A file's tests stay in one process, for they share what is slow to make; the slow files come first.
 TEST_ARGS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+# `make test-oldest` and `make test-newest`: the interpreters, since the newest JAX has no wheels for
+# Python 3.11, and the oldest NumPy none for 3.13; and the tests, which leave out the comparisons
+# with PyTorch, the pages in a browser, the exports and the benchmarks.
+PYTHON_OLDEST ?= $(call first,python3.11)
+PYTHON_NEWEST ?= $(call first,python3.13 python3.12)
+CORE_TESTS ?= @CORE@
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS)
@@ -34,6 +47,21 @@ methods: $(VENV)/.installed ## train and evaluate all methods as the demo does, 
 test: lint ## lint, check the formatting, run all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+test-oldest: ## run the core's tests with the oldest packages that are allowed (in .venv-oldest)
+	$(call test-with,oldest,$(PYTHON_OLDEST))
+
+test-newest: ## run the core's tests with the newest packages that are allowed (in .venv-newest)
+	$(call test-with,newest,$(PYTHON_NEWEST))
+
+# Installs anew what has a newer version by now, and runs the tests.
+define test-with
+	$(call make-venv,$(2),$(VENV)-$(1),PYTHON_$(shell echo $(1) | tr a-z A-Z))
+	$(VENV)-$(1)/bin/python -m pip install --quiet --upgrade --upgrade-strategy=eager \
+	  --constraint constraints-$(1).txt $(PIP_ARGS) --editable '.[test-core]'
+	$(VENV)-$(1)/bin/python -m pip list
+	$(VENV)-$(1)/bin/python -m pytest $(TEST_ARGS) $(CORE_TESTS)
+endef
+
 lint: $(VENV)/.installed-test ## ruff check and ruff format --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,16 +75,24 @@ wheel: | $(VENV)/bin/python ## build the wheel in dist/, which needs no checkout
 	rm -rf build
 
 clean: ## remove the environment and caches, not the runs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+# Makes the environment $(2) with the interpreter $(1), which the variable $(3) names.
+define make-venv
+	@[ -n "$(1)" ] || { \
+	  echo "error: no Python $(PYTHONS) was found; install one, or name it:" \
+	    "make $(3)=/path/to/python3.12" >&2; exit 2; }
+	@$(1) $(ALLOWED) 2>/dev/null || { \
+	  echo "error: molo-jax needs Python $(PYTHONS); '$(1)' is" \
+	    "$$($(1) --version 2>&1 | head -n 1 || true). Name another: make $(3)=/path/to/python3.12" >&2; exit 2; }
+	@[ -x $(2)/bin/python ] || $(1) -m venv $(2) || { \
+	  echo "error: '$(1) -m venv' failed; on Debian and Ubuntu install python3-venv first" >&2; \
+	  rm -rf $(2); exit 2; }
+endef
+
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "error: molo-jax needs Python 3.11 or newer; '$(PYTHON)' is" \
-	    "$$($(PYTHON) --version 2>&1 | head -n 1 || true). Name another: make PYTHON=/path/to/python3.12" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { \
-	  echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install python3-venv first" >&2; \
-	  rm -rf $(VENV); exit 2; }
+	$(call make-venv,$(PYTHON),$(VENV),PYTHON)
 
 # The stamps remember what was installed: a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -69,4 +105,4 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
-.PHONY: help demo methods test lint install wheel clean
+.PHONY: help demo methods test test-oldest test-newest lint install wheel clean

@@ -8,17 +8,9 @@ from collections.abc import Iterator
 import pytest
 from browsers import browser_line
 from own_memory import PEAKS_APART, give_back_memory, peak_bytes, return_large_arrays
+from xla_flags import QUICK
 
-# The programs of the tests are small and run a few times, so that compiling them costs more than
-# running them: without LLVM's optimizations it takes half as long, and without MLIR on the way to
-# LLVM a third of that, and half the memory. Read when JAX starts.
-# And XLA otherwise orders the operations so that more can run at the same time, with more memory.
-_QUICK = (
-    "--xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-)
-os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = f"{' '.join(QUICK)} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -13,6 +13,11 @@ A classifier of one's own classes, from a few clips of each::
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from molo_jax.platforms import check_platform
+
+# Before anything that would fail elsewhere in a way that nobody understands.
+check_platform()
+
 if TYPE_CHECKING:
     from molo_jax.prediction.api import load, load_classifier
     from molo_jax.prediction.classifier import Classifier

@@ -1,5 +1,6 @@
 """The limits of the values of the configuration, checked before anything slow is imported."""
 
+import math
 import os
 from pathlib import Path
 
@@ -280,7 +281,7 @@ def _check_memory(config: ConfigDict) -> None:
         "train.episodes_per_step": (train.episodes_per_step, clips),
         "eval.clip_batch": (config.eval.clip_batch, config.eval.clip_batch),
     }
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = _memory()
     for name, (value, count) in batches.items():
         needed = count * data.num_frames * data.resize**2 * 3 * (1 + data.prefetch)
         expected = (
@@ -289,6 +290,15 @@ def _check_memory(config: ConfigDict) -> None:
             f" {room / 2**30:,.1f} GiB of memory"
         )
         _require(needed <= room, name, value, expected)
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinity where the system does not tell."""
+    try:
+        pages = os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return math.inf
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else math.inf
 
 
 def _check_numbers(config: ConfigDict) -> None:

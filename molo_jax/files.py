@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,8 +31,10 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-# Of <linux/fs.h> and <fcntl.h>: swap the two names; paths are relative to the current folder.
-_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+# Swap the two names: of <linux/fs.h>, and of macOS's <sys/stdio.h>.
+_RENAME_EXCHANGE, _RENAME_SWAP = 2, 2
+# Of <fcntl.h>: paths are relative to the current folder.
+_AT_FDCWD = -100
 # What a kernel or a file system answers that cannot swap two names.
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 _REMEDIES = {
@@ -215,10 +218,10 @@ def replace_folder(destination: Path) -> None:
     """Moves the complete folder `new_name(destination)` to its place; removes what was there.
 
     A folder that is there is swapped with the new one in one step, so that a process which is
-    killed at any moment leaves the old folder or the new one there, complete. Where the system
-    cannot swap names (other systems than Linux, some network file systems), the old folder is
-    renamed first, and a kill between the two renames leaves nothing there; `recover_folder` then
-    brings the old one back.
+    killed at any moment leaves the old folder or the new one there, complete. Where the file
+    system cannot swap names (some network file systems), the old folder is renamed first, and a
+    kill between the two renames leaves nothing there; `recover_folder` then brings the old one
+    back.
 
     Raises:
         OSError: when it cannot be moved; the old folder is there then.
@@ -251,12 +254,17 @@ def recover_folder(destination: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swaps two names in one step; returns whether the system can do that."""
+    paths = os.fsencode(one), os.fsencode(other)
     try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            code = library.renamex_np(*paths, _RENAME_SWAP)
+        else:
+            code = library.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    # The C library knows no such function.
     except (AttributeError, OSError):
         return False
-    paths = os.fsencode(one), os.fsencode(other)
-    if function(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+    if code == 0:
         return True
     number = ctypes.get_errno()
     if number in _CANNOT_EXCHANGE:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from xla_flags import RIGHT_COLORS
 
 from molo_jax.config import base_config
 from molo_jax.data import augment
@@ -210,9 +211,7 @@ def assert_train_views(key, support, query, crop, config=None):
     side = support.shape[-2]
     clips = len(support), len(query)
     places, choices = drawn_choices(key, clips, (side, crop), config)
-    # The quick emitters of the tests (`conftest.py`) mix up some pixels of this program.
-    right = {"xla_cpu_use_fusion_emitters": True}
-    ours = jax.jit(augment.train_views, static_argnums=(3, 4, 5), compiler_options=right)(
+    ours = jax.jit(augment.train_views, static_argnums=(3, 4, 5), compiler_options=RIGHT_COLORS)(
         key, support, query, crop, config, NORMALIZATION
     )
     for clip, view, place in zip(support, ours[0], places, strict=True):

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import pytest
 from videos import HEIGHT, WIDTH, coded_frame, read_packets, write_packets, write_video
 
+from molo_jax.data.video.jumps import installed_decord
+
+needs_decord = pytest.mark.skipif(
+    installed_decord() is None, reason="decord has no wheel for this machine"
+)
 # FRAMES frames of video VIDEO, a keyframe about every GROUP of them.
 VIDEO, FRAMES, GROUP = 19, 40, 8
 # What decord's jumps do with a kind of file. Those that are not trusted are right here, but other

@@ -16,6 +16,9 @@ from jaxtyping import Int
 
 from molo_jax.prediction.container import DamagedError
 
+# Bytes of one call: macOS refuses 2 GiB and more.
+_MOST_AT_ONCE = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
@@ -163,5 +166,5 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _write(number: int, data: memoryview, offset: int) -> None:
     while len(data):
-        done = os.pwrite(number, data, offset)
+        done = os.pwrite(number, data[:_MOST_AT_ONCE], offset)
         data, offset = data[done:], offset + done

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from molo_jax.data.store.processes import cores
 from molo_jax.errors import MoloError, shortened
 from molo_jax.prediction.clips import Clip, Source, identify, read_clip
 from molo_jax.prediction.embedder import EmbeddedClip, Embedder
 
 # Clips that are decoded at the same time.
-_READERS = min(4, os.cpu_count() or 1)
+_READERS = min(4, cores())
 
 
 class ClipReader:

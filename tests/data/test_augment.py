@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from xla_flags import RIGHT_COLORS
 
 from molo_jax.config import base_config
 from molo_jax.data import augment
@@ -80,10 +81,8 @@ def test_color_jitter_applies_the_operations_in_any_of_the_24_orders(clip):
     factors, shift = jnp.array([1.4, 0.6, 1.3]), jnp.float32(0.17)
     amounts = [*factors, shift]
     orders = jnp.array(list(itertools.permutations(range(4))))
-    # The quick emitters of the tests (`conftest.py`) mix up some pixels of this program.
-    right = {"xla_cpu_use_fusion_emitters": True}
     function = jax.vmap(partial(augment.color_jitter, clip, factors, shift))
-    jitter = jax.jit(function, compiler_options=right)
+    jitter = jax.jit(function, compiler_options=RIGHT_COLORS)
     results = jitter(orders)
     for order, result in zip(orders.tolist(), results, strict=True):
         expected = clip

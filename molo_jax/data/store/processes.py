@@ -87,8 +87,14 @@ class _KeepingLocks(SpawnContext):
 
 
 def cores() -> int:
-    """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Number of CPU cores that this process may use; all of the machine where nobody knows more."""
+    # From Python 3.13 on; PYTHON_CPU_COUNT counts there too.
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    # Linux alone has it.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_order(

@@ -41,13 +41,15 @@ class VideoMetadata:
         rate: average frames a second, as decord's `get_avg_fps` gives it; where the file states
             none, that of its frames; 0 if there is none either (a single frame).
         keyframes: numbers of the frames that the file calls keyframes.
-        jumps_are_right: whether decord may be asked for single frames.
+        jumps_are_right: whether single frames may be jumped to.
+        keyframe_times: the time stamps of the keyframes, where jumps are right.
     """
 
     length: int
     rate: fractions.Fraction
     keyframes: tuple[int, ...]
     jumps_are_right: bool
+    keyframe_times: tuple[int, ...] = ()
 
     @property
     def fps(self) -> float:
@@ -135,13 +137,18 @@ def scan(path: str, deadline: Deadline = UNLIMITED) -> VideoMetadata:
         if None in times or len(set(times)) < len(times):
             return VideoMetadata(len(shown), rate, (), jumps_are_right=False)
         numbers = {time: number for number, time in enumerate(sorted(times))}
+        keyframe_times = tuple(sorted(packet.time for packet in shown if packet.is_keyframe))
+        jumps_are_right = (
+            len(shown) == len(packets)
+            and _is_proven(container, stream)
+            and _jumps_lead_there(packets, stream)
+        )
         return VideoMetadata(
             len(shown),
             rate or _rate_of(times, stream.time_base),
-            tuple(sorted(numbers[packet.time] for packet in shown if packet.is_keyframe)),
-            len(shown) == len(packets)
-            and _decord_knows(container, stream)
-            and _jumps_lead_there(packets, stream),
+            tuple(numbers[time] for time in keyframe_times),
+            jumps_are_right,
+            keyframe_times if jumps_are_right else (),
         )
 
 
@@ -150,8 +157,12 @@ def _rate_of(times: list[int], time_base: fractions.Fraction) -> fractions.Fract
     return (len(times) - 1) / seconds if seconds else fractions.Fraction(0)
 
 
-def _decord_knows(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether a file is of a kind that decord opens and, jumps apart, gives the right frames of."""
+def _is_proven(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether a file is of a kind that decord opens and, jumps apart, gives the right frames of.
+
+    The kinds are the same where PyAV jumps, which passes more of them: which frames of a file are
+    jumped to depends on the file alone.
+    """
     return (
         stream.codec.canonical_name in PROVEN.get(container_name(container), ())
         and stream.codec_context.pix_fmt in _PROVEN_PIXELS

@@ -17,7 +17,8 @@ import numpy as np
 from molo_jax.data.video.clock import FrameClock, seconds_a_frame
 from molo_jax.data.video.container_parts import hole_in
 from molo_jax.data.video.containers import UNLIMITED, BadVideoError, Deadline, check_file
-from molo_jax.data.video.decode import UprightPixels, one_video, whole_frames
+from molo_jax.data.video.decode import one_video
+from molo_jax.data.video.decoder import UprightPixels, whole_frames
 from molo_jax.data.video.metadata import open_video, packets_of
 
 _Item = TypeVar("_Item")

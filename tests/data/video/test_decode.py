@@ -4,12 +4,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from video_kinds import FRAMES, KINDS, RIGHT, VIDEO
+from video_kinds import FRAMES, KINDS, RIGHT, VIDEO, needs_decord
 from videos import read_packets, write_packets
 
 from molo_jax.data.store.preparation import probe_or_reason
 from molo_jax.data.store.records import Settings
-from molo_jax.data.video import decode
+from molo_jax.data.video import decode, jumps
+from molo_jax.data.video.containers import UNLIMITED
 from molo_jax.data.video.decode import (
     BadVideoError,
     decode_clip,
@@ -51,9 +52,9 @@ def test_the_frames_asked_for_are_the_frames_delivered_first_and_later(
     name, file_of_kind, read_codes, monkeypatch
 ):
     path, codes = file_of_kind(name)
-    jumps = []
-    jump = decode._jump
-    monkeypatch.setattr(decode, "_jump", lambda *a: jumps.append(a[0]) or jump(*a))
+    jumps_made = []
+    jump = decode.jump
+    monkeypatch.setattr(decode, "jump", lambda *a: jumps_made.append(a[0]) or jump(*a))
     # Jump whenever that is allowed, whether it pays or not.
     plan = {True: "jump", False: "in_order"}
     monkeypatch.setattr(decode, "reading_plan", lambda metadata, _: plan[metadata.jumps_are_right])
@@ -66,7 +67,7 @@ def test_the_frames_asked_for_are_the_frames_delivered_first_and_later(
         np.testing.assert_array_equal(later, first)
         assert same_metadata == metadata
         assert metadata.length == len(codes)
-    assert bool(jumps) == (KINDS[name].decord == RIGHT)
+    assert bool(jumps_made) == (KINDS[name].decord == RIGHT)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -165,8 +166,8 @@ def test_jumps_are_made_where_the_plan_says_so_and_only_there(
 ):
     path = str(write_video(tmp_path / "a.mp4", frames=200, stream_options={"g": "10"}))
     jumped = []
-    jump = decode._jump
-    monkeypatch.setattr(decode, "_jump", lambda *a: jumped.append(a[2]) or jump(*a))
+    jump = decode.jump
+    monkeypatch.setattr(decode, "jump", lambda *a: jumped.append(a[2]) or jump(*a))
     _, metadata = decode_clip(path, choose(199), 32)
     for numbers in ([150, 195], [3, 1], list(range(0, 200, 9))):
         clip, _ = decode_clip(path, choose(*numbers), 32, metadata)
@@ -174,6 +175,7 @@ def test_jumps_are_made_where_the_plan_says_so_and_only_there(
     assert jumped == [[150, 195]]
 
 
+@needs_decord
 @pytest.mark.parametrize("trouble", ["an error", "another length"])
 def test_a_jump_that_fails_is_made_up_for_by_reading_in_order(
     trouble, write_video, read_codes, tmp_path, monkeypatch
@@ -191,7 +193,7 @@ def test_a_jump_that_fails_is_made_up_for_by_reading_in_order(
         def __len__(self):
             return 61
 
-    monkeypatch.setattr(decode.decord, "VideoReader", Reader)
+    monkeypatch.setattr(jumps.installed_decord(), "VideoReader", Reader)
     clip, _ = decode_clip(path, choose(55, 52), 32, metadata)
     assert read_codes(clip)[0] == [55, 52]
     assert opened == [trouble]
@@ -215,7 +217,8 @@ def test_names_may_hold_any_characters(name, write_video, read_codes, tmp_path, 
     clip, _ = decode_clip(name, choose(59, 41), 32, metadata)
     assert read_codes(clip)[0] == [59, 41]
     # decord wants UTF-8; what it cannot open is read in order.
-    assert (decode._jump(name, metadata, [41]) is None) == (name == "\udcff.mp4")
+    unknown_to_decord = jumps.installed_decord() is not None and name == "\udcff.mp4"
+    assert (jumps.jump(name, metadata, [41], UNLIMITED) is None) == unknown_to_decord
 
 
 def test_titles_in_another_encoding_do_no_harm(write_video, tmp_path):

@@ -4,16 +4,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import decord
 import numpy as np
 import pytest
-from video_kinds import FAILS, KINDS, OTHER_FRAMES, OTHER_PIXELS, RIGHT
+from video_kinds import FAILS, KINDS, OTHER_FRAMES, OTHER_PIXELS, RIGHT, needs_decord
 from videos import HEIGHT, WIDTH, coded_frame, read_codes, read_packets, write_packets
 
 from molo_jax.data.video.decode import BadVideoError, read_whole, scan
+from molo_jax.data.video.jumps import installed_decord
 from molo_jax.data.video.metadata import VideoMetadata, reading_plan
 
-DECORD_ERRORS = (decord.DECORDError, RuntimeError)
+decord = installed_decord()
+DECORD_ERRORS = (decord.DECORDError, RuntimeError) if decord else ()
 
 
 def read_all(path):
@@ -51,6 +52,7 @@ def what_decord_does(path, frames):
     return OTHER_PIXELS if unlike else RIGHT
 
 
+@needs_decord
 @pytest.mark.parametrize("name", KINDS)
 def test_jumps_are_allowed_for_a_kind_of_file_only_where_decord_gives_the_right_frames(
     name, file_of_kind
@@ -86,6 +88,7 @@ def test_the_packets_alone_tell_of_the_kinds_that_need_no_look_at_the_frames(nam
         assert len(metadata.keyframes) >= 2
 
 
+@needs_decord
 @pytest.mark.parametrize("name", KINDS)
 def test_the_frame_rate_is_that_of_decord(name, file_of_kind):
     path, _ = file_of_kind(name)
@@ -97,6 +100,7 @@ def test_the_frame_rate_is_that_of_decord(name, file_of_kind):
     assert scan(path).fps == expected
 
 
+@needs_decord
 def test_frames_that_an_edit_list_leaves_out_are_not_counted(file_of_kind):
     path, codes = file_of_kind("H.264 with an edit list")
     assert scan(path).length == len(codes) == 25

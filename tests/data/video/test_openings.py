@@ -6,10 +6,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from video_kinds import needs_decord
 
 from molo_jax.data.store.processes import Lost
 from molo_jax.data.store.records import Settings
-from molo_jax.data.video import containers, decode, encode
+from molo_jax.data.video import containers, decode, encode, jumps
 from molo_jax.data.video.containers import BadVideoError, Deadline, check_file, open_container
 from molo_jax.data.video.decode import decode_clip, read_whole
 from molo_jax.data.video.metadata import open_video, packets_of
@@ -82,6 +83,7 @@ def test_a_file_that_is_gone_when_it_is_opened_is_named_with_the_reason(tmp_path
     assert str(error.value) == f"bad video {path}: cannot be opened: No such file or directory"
 
 
+@needs_decord
 @pytest.mark.parametrize("kind", ["a list of files", "VP8 in Ogg"])
 def test_decord_opens_no_file_that_became_one_of_another_kind(
     kind, write_video, file_of_kind, tmp_path, monkeypatch
@@ -89,7 +91,7 @@ def test_decord_opens_no_file_that_became_one_of_another_kind(
     path = write_video(tmp_path / "a.mp4", frames=60, stream_options={"g": "10"})
     _, metadata = decode_clip(str(path), only(0), 32)
     opened = []
-    monkeypatch.setattr(decode.decord, "VideoReader", lambda *a, **_: opened.append(a))
+    monkeypatch.setattr(jumps.installed_decord(), "VideoReader", lambda *a, **_: opened.append(a))
     (tmp_path / "good.mp4").write_bytes(path.read_bytes())
     if kind == "a list of files":
         path.write_text("ffconcat version 1.0\nfile good.mp4\n")
