@@ -7,6 +7,7 @@ import json
 import re
 import tracemalloc
 import zipfile
+from importlib import metadata
 
 import jax
 import numpy as np
@@ -247,7 +248,7 @@ def test_another_version_of_the_format_is_told_apart_from_damage(path):
     with_header(path, lambda header: header.update(version=2))
     assert refusal(path) == (
         "cannot be used: it has version '2' of its format, expected version 1; this is molo_jax"
-        " 0.1.0, use the one that the file was saved with, or save the classifier again"
+        f" {metadata.version('molo-jax')}, use the one that the file was saved with, or save the classifier again"
     ).removesuffix("; save the classifier again")
     with_header(path, lambda header: header.update(version=True))
     assert "it has version 'True' of its format" in refusal(path)
