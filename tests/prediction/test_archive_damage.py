@@ -248,7 +248,8 @@ def test_another_version_of_the_format_is_told_apart_from_damage(path):
     with_header(path, lambda header: header.update(version=2))
     assert refusal(path) == (
         "cannot be used: it has version '2' of its format, expected version 1; this is molo_jax"
-        f" {metadata.version('molo-jax')}, use the one that the file was saved with, or save the classifier again"
+        f" {metadata.version('molo-jax')}, use the one that the file was saved with, or save the"
+        " classifier again"
     ).removesuffix("; save the classifier again")
     with_header(path, lambda header: header.update(version=True))
     assert "it has version 'True' of its format" in refusal(path)
