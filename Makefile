@@ -25,7 +25,15 @@ TEST_ARGS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope
 # with PyTorch, the pages in a browser, the exports and the benchmarks.
 PYTHON_OLDEST ?= $(call first,python3.11)
 PYTHON_NEWEST ?= $(call first,python3.13 python3.12)
-CORE_TESTS ?= @CORE@
+CORE_TESTS ?= \
+  tests/test_build.py tests/test_files.py tests/test_old_checkpoints.py \
+  tests/test_train.py tests/analysis tests/backbones tests/bank tests/data tests/engine \
+  tests/methods tests/nn/test_attention.py tests/nn/test_layers.py \
+  tests/nn/test_matching.py tests/nn/test_normalization.py tests/nn/test_positions.py \
+  tests/prediction/test_archive.py tests/prediction/test_classifier.py \
+  tests/prediction/test_embedder.py tests/reporting/test_plots.py \
+  tests/weights/test_networks.py tests/weights/test_torch_map.py \
+  --ignore=tests/engine/test_cost.py
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS)

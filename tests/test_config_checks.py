@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from molo_jax import config_checks
 from molo_jax.config import base_config, config_keys, value_of
 from molo_jax.config_checks import validate
 from molo_jax.errors import UsageError
@@ -127,6 +128,25 @@ def test_frames_that_no_memory_holds_are_counted_in_the_message():
     gigabytes = 3 * 10**6 * 35 * 8 * 256 * 256 * 3 / 2**30
     with pytest.raises(UsageError, match=f"35,000,000 clips would take {gigabytes:,.1f} GiB, and"):
         validate(config)
+
+
+@pytest.mark.parametrize("answer", [ValueError("unrecognized configuration name"), OSError(22), -1])
+def test_where_the_system_does_not_tell_its_memory_any_number_of_frames_is_allowed(
+    answer, monkeypatch
+):
+    sysconf = config_checks.os.sysconf
+
+    def without_memory(name):
+        if name != "SC_PHYS_PAGES":
+            return sysconf(name)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(config_checks.os, "sysconf", without_memory)
+    config = base_config()
+    config.train.episodes_per_step, config.train.steps = 10**6, 1000
+    validate(config)
 
 
 def test_the_memory_of_this_machine_says_nothing_of_a_training_elsewhere():

@@ -1,6 +1,8 @@
 """Folders are replaced in one step, and what a kill leaves is put right."""
 
+import ctypes
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -73,11 +75,105 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one_complete(tmp_pa
     assert missing == (0 if can_exchange else 1)
 
 
-def test_linux_swaps_two_folders_in_one_step(tmp_path):
+def test_linux_and_macos_swap_two_folders_in_one_step(tmp_path):
     make(tmp_path / "one", "old")
     make(tmp_path / "two", "new")
-    assert files._exchange(tmp_path / "one", tmp_path / "two") == sys.platform.startswith("linux")
-    assert content(tmp_path / "two") == (OLD if sys.platform.startswith("linux") else NEW)
+    assert files._exchange(tmp_path / "one", tmp_path / "two")
+    assert (content(tmp_path / "one"), content(tmp_path / "two")) == (NEW, OLD)
+
+
+class Library:
+    """A C library that has some functions, each of which answers with a number."""
+
+    def __init__(self, number=0, **functions):
+        self.calls, self._number = [], number
+        for name in functions:
+            setattr(self, name, functools.partial(self._called, name))
+
+    def _called(self, *arguments):
+        self.calls.append(arguments)
+        ctypes.set_errno(self._number)
+        return -1 if self._number else 0
+
+
+def test_macos_is_asked_with_its_own_function_and_flag(monkeypatch):
+    library = Library(renamex_np=True)
+    monkeypatch.setattr(files.sys, "platform", "darwin")
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: library)
+    assert files._exchange(Path("/a/ö"), Path("/b"))
+    # RENAME_SWAP of <sys/stdio.h>.
+    assert library.calls == [("renamex_np", "/a/ö".encode(), b"/b", 0x2)]
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        Library(),
+        Library(errno.ENOTSUP, renameat2=True, renamex_np=True),
+        Library(errno.ENOSYS, renameat2=True, renamex_np=True),
+    ],
+    ids=["without the function", "not on this file system", "an old kernel"],
+)
+def test_where_names_cannot_be_swapped_a_folder_is_replaced_all_the_same(
+    system, library, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files.sys, "platform", system)
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: library)
+    destination = tmp_path / "out"
+    make(destination, "old")
+    make(files.new_name(destination), "new")
+    files.replace_folder(destination)
+    assert content(destination) == NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_swap_that_is_refused_leaves_the_old_folder_and_says_why(tmp_path, monkeypatch):
+    library = Library(errno.EACCES, renameat2=True, renamex_np=True)
+    monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: library)
+    destination = tmp_path / "out"
+    make(destination, "old")
+    make(files.new_name(destination), "new")
+    with pytest.raises(PermissionError, match=str(destination)):
+        files.replace_folder(destination)
+    assert content(destination) == OLD
+
+
+# Holds a lock until its input ends.
+HOLDER = """
+import sys
+from pathlib import Path
+from molo_jax.files import locked
+with locked(Path(sys.argv[1]), lambda who: who):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path):
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        message = f"process {holder.pid} is at work"
+        in_use = "{} is at work".format
+        with pytest.raises(files.InUseError, match=message), files.locked(path, in_use):
+            pass
+        holder.kill()
+    with files.locked(path, in_use):
+        assert path.read_text().split()[0] == str(os.getpid())
+    assert not path.exists()
+
+
+def test_a_json_file_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    first = path.stat().st_ino
+    with path.open() as open_before:
+        write_json(path, {"a": 2})
+        # Whoever has it open reads the old one to its end.
+        assert (open_before.read(), path.read_text()) == ('{\n "a": 1\n}\n', '{\n "a": 2\n}\n')
+    assert path.stat().st_ino != first
 
 
 def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bank_values import KEY, VIDEOS, check, features, layout, open_bank, put
 
-from molo_jax.bank import store
+from molo_jax.bank import arrays, store
 from molo_jax.bank.store import FeatureBank
 from molo_jax.errors import MoloError
 
@@ -99,6 +99,19 @@ def test_more_draws_are_appended_to_those_that_are_there(folder):
     assert FeatureBank.read(folder).draws == 3
 
 
+def test_a_large_write_is_made_in_parts_that_every_system_takes(folder, monkeypatch):
+    # macOS refuses 2 GiB in one call.
+    monkeypatch.setattr(arrays, "_MOST_AT_ONCE", 100)
+    sizes = []
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda n, d, o: sizes.append(len(d)) or pwrite(n, d, o))
+    bank = open_bank(folder)
+    with bank.writing(1):
+        put(bank, range(VIDEOS))
+    assert max(sizes) == 100
+    check(FeatureBank.read(folder), 1)
+
+
 class Killed(BaseException):
     """As if the process were gone: nothing is written any more."""
 
@@ -184,7 +197,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from bank_values import open_bank, put
-from molo_jax.bank import store
+from molo_jax.bank import arrays, store
 store._MARK_SECONDS = 0.0
 bank = open_bank(Path(sys.argv[1]), class_sizes=(2000, 1000))
 with bank.writing(1):

@@ -79,6 +79,10 @@ class Deadline:
 
 UNLIMITED = Deadline()
 
+# Titles in old AVI files are in any encoding. PyAV 19 replaces what it cannot read without being
+# asked to, and refuses the option.
+_ANY_TITLES = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 @contextlib.contextmanager
 def open_container(
@@ -95,8 +99,8 @@ def open_container(
             with av.open(
                 source,
                 options=_OPEN_OPTIONS,
-                metadata_errors="replace",  # titles in old AVI files are in any encoding
                 timeout=deadline.left(),
+                **_ANY_TITLES,
             ) as container:
                 yield container
         except av.error.ExitError:  # FFmpeg was interrupted

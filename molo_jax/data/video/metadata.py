@@ -18,8 +18,8 @@ from molo_jax.data.video.containers import (
     open_container,
 )
 
-# What decord may be asked for single frames of, see `reading_plan`: codecs by container, and the
-# formats of pixels that it converts to RGB as PyAV does.
+# What may be asked for single frames, see `reading_plan`: codecs by container, and the formats of
+# pixels that decord converts to RGB as PyAV does.
 PROVEN = {
     "mov": {"h264", "hevc", "mpeg4", "vp9"},
     "matroska": {"h264", "hevc", "vp8", "vp9"},
@@ -58,9 +58,10 @@ class VideoMetadata:
 
 
 def reading_plan(metadata: VideoMetadata, frames: Sequence[int]) -> Literal["jump", "in_order"]:
-    """Decides whether frames are jumped to with decord, or PyAV reads the file from its start.
+    """Decides whether frames are jumped to, or PyAV reads the file from its start.
 
-    decord's jumps (`get_batch`, `seek`) give wrong frames, silently, for
+    The decision is the same with decord and without it, see `jumps.jump`; decord's limits are the
+    narrower ones. decord's jumps (`get_batch`, `seek`) give wrong frames, silently, for
 
         MPEG-4 with B-frames, also packed as in many AVI files · open groups of pictures (H.264,
         HEVC, MPEG-2) · recovery points in place of keyframes · H.264 in AVI · MPEG-1 and MPEG-2 ·
@@ -73,7 +74,7 @@ def reading_plan(metadata: VideoMetadata, frames: Sequence[int]) -> Literal["jum
     (`decode.read_whole`).
 
     They pay if they save decoding. Milliseconds for 8 frames spread over a video, read in order or
-    with jumps, on one core of an AMD EPYC:
+    with decord's jumps, on one core of an AMD EPYC:
 
         VP9 240×427, 48 frames, one keyframe                   19   26
         MPEG-4 320×240, 175 frames, one keyframe               25   29

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from molo_jax.data.store.processes import in_order
+from molo_jax.data.store.processes import cores, in_order
 
 
 def double(number):
@@ -21,6 +21,45 @@ def misbehave(number):
     if number == 3:
         time.sleep(60)
     return number
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        # From Python 3.13 on.
+        ({"process_cpu_count": lambda: 3, "sched_getaffinity": lambda _: {0, 5}}, 3),
+        ({"process_cpu_count": lambda: None}, 1),
+        # Linux before.
+        ({"sched_getaffinity": lambda _: {0, 5}, "cpu_count": lambda: 64}, 2),
+        # macOS before.
+        ({"cpu_count": lambda: 10}, 10),
+        ({"cpu_count": lambda: None}, 1),
+    ],
+)
+def test_cores_are_counted_with_what_the_system_has(system, expected, monkeypatch):
+    for name in ("process_cpu_count", "sched_getaffinity", "cpu_count"):
+        monkeypatch.delattr(os, name, raising=False)
+        if name in system:
+            monkeypatch.setattr(os, name, system[name], raising=False)
+    assert cores() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="of Linux alone")
+def test_cores_are_those_that_the_process_may_use():
+    allowed = sorted(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{allowed[0]}}});"
+        "from molo_jax.data.store.processes import cores; print(cores())"
+    )
+    root = str(Path(__file__).parents[3])
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert (said.stdout, cores()) == ("1\n", len(allowed))
 
 
 def test_results_come_in_the_order_of_the_tasks():
