@@ -21,6 +21,7 @@ from molo_jax.data.store.records import (
     manifest_path,
     prepared_folder,
 )
+from molo_jax.engine import mesh
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import MoLoSettings, TRXSettings, own_fields
 from molo_jax.methods.trx import TRX
@@ -114,7 +115,7 @@ def train_devices(monkeypatch):
     """Returns the devices of a training as `(host, number)`, by what there is and what is set."""
 
     def used(counts, episodes, microbatch):
-        monkeypatch.setattr(jax, "devices", lambda: devices_of_hosts(*counts))
+        monkeypatch.setattr(build, "all_devices", lambda: devices_of_hosts(*counts))
         monkeypatch.setattr(build, "make_mesh", list)
         config = base_config()
         config.train.episodes_per_step, config.train.microbatch = episodes, microbatch
@@ -167,7 +168,7 @@ def test_episodes_that_cannot_be_spread_over_the_hosts_are_refused(train_devices
 
 
 def test_an_evaluation_uses_the_same_number_of_devices_of_every_host(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: devices_of_hosts(3, 2))
+    monkeypatch.setattr(mesh, "all_devices", lambda: devices_of_hosts(3, 2))
     monkeypatch.setattr(build, "make_mesh", list)
     found = [(each.process_index, each.id % 100) for each in build.evaluation_mesh()]
     assert found == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -28,7 +28,7 @@ from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
-from molo_jax.engine.mesh import even_devices, make_mesh
+from molo_jax.engine.mesh import all_devices, even_devices, make_mesh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.prefetch import place_episodes, prefetched
 from molo_jax.engine.runtime import parse_steps
@@ -115,7 +115,7 @@ def train_mesh(config: ConfigDict) -> Mesh:
         UsageError: the episodes of a step cannot be spread over the hosts.
     """
     episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
-    devices = jax.devices()
+    devices = all_devices()
     used = even_devices(devices, parts=episodes // microbatch)
     if not used:
         hosts = len({device.process_index for device in devices})
