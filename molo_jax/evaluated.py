@@ -11,8 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.mesh import replicated
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import replicated
 from molo_jax.errors import MoloError
 from molo_jax.evaluator import EvaluationData
 from molo_jax.files import safe_name

@@ -17,8 +17,9 @@ from molo_jax.data.clips.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import ClipBatch, clip_batches
 from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
+from molo_jax.engine.mesh import clips_sharding
 from molo_jax.engine.prefetch import prefetched
-from molo_jax.engine.step import clips_sharding, make_embed, make_match
+from molo_jax.engine.step import make_embed, make_match
 from molo_jax.methods.base import Method
 from molo_jax.methods.episode import Features
 from molo_jax.nn.precision import Precision

@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.mesh import replicated
 from molo_jax.engine.schedule import Schedule
 from molo_jax.engine.state import TrainState
-from molo_jax.engine.step import Batch, Metrics, replicated
+from molo_jax.engine.step import Batch, Metrics
 from molo_jax.errors import MoloError
 from molo_jax.evaluator import EvaluationData
 from molo_jax.methods.settings import Settings

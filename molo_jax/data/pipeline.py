@@ -96,7 +96,8 @@ def episode_batches(
         sampler: the episodes, of the same split.
         start: the first episode.
         stop: the episode to stop before; None for an endless stream.
-        batch_size: episodes a batch, over all hosts.
+        batch_size: episodes a batch, over all hosts: what their devices compute side by side. The
+            hosts then compute consecutive episodes at the same time, as one host would.
         workers: episodes decoded at the same time; 0 for one per CPU core.
         prefetch: batches kept ready.
         resize: side of the square that frames are resized to.

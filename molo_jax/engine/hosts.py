@@ -7,12 +7,13 @@ returns at once. JAX is not imported here: whoever has started several processes
 All processes call the functions that exchange something in the same order.
 """
 
+import contextlib
 import functools
 import io
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _PREFIX = "molo_jax"
 # Milliseconds of one question to the store. Between two of them Python answers signals.
 _ASKED_MS = 1000
 _NOT_YET = "DEADLINE_EXCEEDED"
+# How many `alone` blocks the program is in.
+_alone: list[None] = []
 
 
 def index() -> int:
@@ -39,6 +42,20 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this process writes what is written once: logs, results and pages."""
     return index() == 0
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Lets this process work in the block as if it were the only one, with its own devices.
+
+    For what one process does while the others do something else, or wait. What is built in the
+    block serves in the block only.
+    """
+    _alone.append(None)
+    try:
+        yield
+    finally:
+        _alone.pop()
 
 
 def broadcast(value: Any) -> Any:
@@ -146,7 +163,7 @@ def _state() -> Any:
     """Returns what JAX knows of its processes; None where nobody has started several."""
     module = sys.modules.get("jax._src.distributed")
     state = module and module.global_state
-    return state if state and state.client is not None else None
+    return state if state and state.client is not None and not _alone else None
 
 
 class _Exchange:

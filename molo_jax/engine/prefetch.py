@@ -7,7 +7,8 @@ from typing import TypeVar
 import jax
 from jax.sharding import Mesh
 
-from molo_jax.engine.step import Batch, episodes_sharding
+from molo_jax.engine.mesh import episodes_sharding
+from molo_jax.engine.step import Batch
 from molo_jax.errors import MoloError
 
 Made, Placed = TypeVar("Made"), TypeVar("Placed")
