@@ -5,6 +5,7 @@ one it is and what it was started with. When all are there and agree, the run be
 """
 
 import json
+import os
 import selectors
 import socket
 import time
@@ -14,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from molo_jax import relay
-from molo_jax.errors import MoloError, UsageError, shortened
+from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import failure
 from molo_jax.place import Place
 from molo_jax.watch import Link
@@ -25,6 +26,8 @@ _RETRY_SECONDS, _SAY_SECONDS = 0.3, 10.0
 _ANSWER_SECONDS = 30.0
 # How many differences and processes a message names.
 _MOST_FACTS, _MOST_PROCESSES = 3, 8
+# How much of a value.
+_MOST_LETTERS = 120
 
 
 def meet(place: Place, facts: Mapping[str, Any]) -> tuple[list[Link], int]:
@@ -141,7 +144,7 @@ def _receive_others(place: Place) -> tuple[list[Link], dict[int, dict[str, Any]]
             if absent and now > end:
                 error = MoloError(
                     f"{_named(absent)} did not come to {place.host}:{place.port} within"
-                    f" {place.start_seconds} s (--start_seconds); their own output says why"
+                    f" {place.start_seconds} s (--start_seconds); see the output there"
                 )
                 _refuse(links.values(), error)
                 raise error
@@ -169,9 +172,10 @@ def _listener(place: Place) -> socket.socket:
             backlog=place.count,
         )
     except OSError as error:
+        reason = os.strerror(error.errno)
         raise UsageError(
-            f"process 0 cannot listen on port {place.port} of this host ({failure(error)}); give"
-            " another port to all processes with --coordinator=HOST:PORT"
+            f"process 0 cannot listen on port {place.port} of this host ({reason}); give another"
+            " port to all processes with --coordinator=HOST:PORT"
         ) from error
 
 
@@ -238,7 +242,8 @@ def _check_same(own: Mapping[str, Any], heard: Mapping[int, Mapping[str, Any]]) 
 
 
 def _shown(hello: Mapping[str, Any], name: str) -> str:
-    return shortened(hello["facts"][name]) if name in hello["facts"] else "absent"
+    text = hello["facts"].get(name, "absent")
+    return text if len(text) <= _MOST_LETTERS else f"{text[:_MOST_LETTERS]}…"
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from molo_jax.console import claim_end, end_process, show_error
 
 # Seconds between two signs of life, and without any until a process counts as lost: a process that
 # is paused or has a loaded machine is waited for so long.
-ALIVE_EVERY, SILENCE = 2.0, 45.0
+ALIVE_EVERY, SILENCE = 2.0, 40.0
 # Seconds that a checkpoint which is being written has, when a process has failed.
 TIME_TO_WRITE = 10.0
 # Seconds in which others take note of a failure before this process ends.
@@ -43,8 +43,8 @@ class Link:
 
     def __init__(self, connection: socket.socket, process: int = -1, host: str = ""):
         self.process, self.host, self.connection = process, host, connection
-        self.heard = time.monotonic()
-        self.closed = False
+        # Seconds since something was heard, in which this process was not suspended itself.
+        self.silent, self.closed = 0.0, False
         self._received, self._sending = b"", threading.Lock()
         connection.settimeout(TIME_TO_NOTE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -64,7 +64,7 @@ class Link:
             content = self.connection.recv(1 << 16)
         except OSError:
             content = b""
-        self.heard, self.closed = time.monotonic(), not content
+        self.silent, self.closed = 0.0, not content
         *lines, self._received = (self._received + content).split(b"\n")
         if len(self._received) > _LONGEST_LINE:
             raise ValueError("too long")
@@ -115,8 +115,6 @@ class Watch:
 
     def start(self) -> None:
         """Begins to watch."""
-        for link in self._links.values():
-            link.heard = time.monotonic()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     @contextlib.contextmanager
@@ -182,11 +180,16 @@ class Watch:
         with selectors.DefaultSelector() as selector:
             for link in self._links.values():
                 selector.register(link.connection, selectors.EVENT_READ, link)
-            sent = 0.0
+            sent, before = 0.0, time.monotonic()
             while True:
-                for key, _ in selector.select(0.1 if self._end else ALIVE_EVERY / 2):
-                    self._listen(key.data, selector)
+                ready = selector.select(0.1 if self._end else ALIVE_EVERY / 2)
                 now = time.monotonic()
+                for link in self._links.values():
+                    # Where all processes were suspended for hours, all of them are still there.
+                    link.silent += min(now - before, ALIVE_EVERY)
+                before = now
+                for key, _ in ready:
+                    self._listen(key.data, selector)
                 if now - sent >= ALIVE_EVERY:
                     sent = now
                     self._tell({"alive": self._process})
@@ -213,7 +216,7 @@ class Watch:
             self._end_in_time(self._end, now)
             return
         for link in self._links.values():
-            if now - link.heard > SILENCE:
+            if link.silent > SILENCE:
                 self._note(link)
                 self._lose(
                     link,
