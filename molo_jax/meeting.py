@@ -74,7 +74,8 @@ def _join(place: Place, hello: Mapping[str, Any]) -> tuple[list[Link], int]:
         if not link.has_more(1.0):
             continue
         try:
-            for message in link.receive():
+            link.receive()
+            for message in link.messages():
                 if "refused" in message:
                     error = MoloError(message["refused"])
                     error.exit_code = message["code"]
@@ -189,7 +190,8 @@ def _hear(
         MoloError: a process that was there has ended.
     """
     try:
-        for message in link.receive():
+        link.receive()
+        for message in link.messages():
             hello = message["hello"]
             process, link.host = int(hello["process"]), str(hello["host"])
             other = dict(hello["facts"]), int(hello["count"])

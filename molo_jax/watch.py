@@ -7,6 +7,7 @@ another one that will not come, whatever its main thread is doing: a collective 
 a barrier of a checkpoint, or a compilation.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -45,7 +46,8 @@ class Link:
         self.process, self.host, self.connection = process, host, connection
         # Seconds since something was heard, in which this process was not suspended itself.
         self.silent, self.closed = 0.0, False
-        self._received, self._sending = b"", threading.Lock()
+        self._received, self._lines = b"", collections.deque[bytes]()
+        self._sending = threading.Lock()
         connection.settimeout(TIME_TO_NOTE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -54,8 +56,8 @@ class Link:
         with self._sending, contextlib.suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self) -> Iterator[dict[str, Any]]:
-        """Yields what has come, and sets `closed` at the end; to be called when there is something.
+    def receive(self) -> None:
+        """Takes what has come, and sets `closed` at the end; to be called when there is something.
 
         Raises:
             ValueError: the other side is no process of a run.
@@ -68,8 +70,16 @@ class Link:
         *lines, self._received = (self._received + content).split(b"\n")
         if len(self._received) > _LONGEST_LINE:
             raise ValueError("too long")
-        for line in lines:
-            message = json.loads(line)
+        self._lines.extend(lines)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Yields the messages that were received and not yet looked at.
+
+        Raises:
+            ValueError: one is none; the other side is no process of a run.
+        """
+        while self._lines:
+            message = json.loads(self._lines.popleft())
             if not isinstance(message, dict):
                 raise ValueError("no message")
             yield message
@@ -180,6 +190,8 @@ class Watch:
         with selectors.DefaultSelector() as selector:
             for link in self._links.values():
                 selector.register(link.connection, selectors.EVENT_READ, link)
+                # What came together with the end of the meeting.
+                self._hear(link)
             sent, before = 0.0, time.monotonic()
             while True:
                 ready = selector.select(0.1 if self._end else ALIVE_EVERY / 2)
@@ -196,7 +208,15 @@ class Watch:
                 self._look_around(now)
 
     def _listen(self, link: Link, selector: selectors.BaseSelector) -> None:
-        for message in link.receive():
+        link.receive()
+        self._hear(link)
+        if link.closed:
+            selector.unregister(link.connection)
+            self._note(link)
+            self._lose(link, "its connection was closed, so it was killed or has crashed")
+
+    def _hear(self, link: Link) -> None:
+        for message in link.messages():
             if "failed" in message:
                 self._fail_with(link, **message["failed"])
             elif "noted" in message:
@@ -205,10 +225,6 @@ class Watch:
                 self._note_done(message["done"])
             elif "all_done" in message:
                 self._all_done.set()
-        if link.closed:
-            selector.unregister(link.connection)
-            self._note(link)
-            self._lose(link, "its connection was closed, so it was killed or has crashed")
 
     def _look_around(self, now: float) -> None:
         """Ends the process when it is time to; and looks for processes that say nothing."""

@@ -55,7 +55,7 @@ class Processes:
                 numbers = {"process": process, "count": count, "port": port}
                 line = [part.format(**numbers) for part in program]
             # No pipes: nobody reads from them while the others are looked at.
-            said = [tempfile.TemporaryFile(mode="w+") for _ in range(2)]
+            said = [_nameless_file(), _nameless_file()]
             self._files.append(said)
             command, environment = [sys.executable, *map(str, line)], os.environ | _ENVIRONMENT
             self._children.append(
@@ -70,7 +70,7 @@ class Processes:
             child.kill()
             child.wait()
         for file in itertools.chain.from_iterable(self._files):
-            file.close()
+            os.close(file)
 
     def send(self, process: int, number: int) -> None:
         """Sends a signal to one process."""
@@ -106,11 +106,15 @@ class Processes:
     def _said(self, process: int) -> list[str]:
         """Returns what a process has written so far, on stdout and stderr."""
         # The place in the file is the child's too: it must stay where the child writes.
-        sizes = [os.fstat(file.fileno()).st_size for file in self._files[process]]
-        return [
-            os.pread(file.fileno(), size, 0).decode()
-            for file, size in zip(self._files[process], sizes, strict=True)
-        ]
+        files = self._files[process]
+        return [os.pread(file, os.fstat(file).st_size, 0).decode() for file in files]
+
+
+def _nameless_file() -> int:
+    """Opens a file that is gone when it is closed."""
+    file, path = tempfile.mkstemp()
+    os.unlink(path)
+    return file
 
 
 def run(program: str | list[str], count: int, *arguments: object) -> list[Ended]:
