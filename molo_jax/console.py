@@ -11,6 +11,8 @@ from typing import NoReturn
 from absl import logging
 from tqdm import tqdm
 
+from molo_jax.engine import hosts
+
 # Seconds between two lines of progress where no terminal shows a bar.
 LOG_SECONDS = 60
 
@@ -65,6 +67,17 @@ def without_failing(what: str, write: Callable[[], object]) -> None:
         )
 
 
+def without_bars() -> bool | None:
+    """Returns tqdm's `disable`: bars are shown by process 0 alone, and only on a terminal."""
+    return None if hosts.is_first() else True
+
+
+def quiet_unless_first() -> None:
+    """Leaves of the log of all processes but process 0 the warnings and errors only."""
+    if not hosts.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
 class Progress:
     """How far a piece of work is: a bar on a terminal, elsewhere a log line each minute.
 
@@ -77,7 +90,12 @@ class Progress:
     def __init__(self, title: str, unit: str, total: int | None = None):
         self._title, self._unit = title, unit
         self._bar = tqdm(
-            desc=title, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+            desc=title,
+            total=total,
+            unit=f" {unit}",
+            disable=without_bars(),
+            leave=False,
+            dynamic_ncols=True,
         )
         self._total, self._done = total, 0
         self._began = self._said = time.monotonic()
