@@ -234,6 +234,11 @@ class Keeper:
         """The step of the newest checkpoint; may be read by another thread."""
         return self._latest.saved_step
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is being written; may be read by another thread."""
+        return self._latest.unfinished or self._best.unfinished
+
     def save(self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, float]]) -> None:
         """Begins to write everything that training needs in order to go on from here."""
         _check_weights(step, state)

@@ -1,7 +1,6 @@
 """The training of one network in a work folder, resumable at any moment."""
 
 import contextlib
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,27 +9,23 @@ from absl import logging
 from tqdm import tqdm
 
 from molo_jax.console import without_bars
+from molo_jax.distributed import together
 from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.loop import Hook, fit
 from molo_jax.engine.metrics import MetricLog, format_metrics
 from molo_jax.engine.runtime import CacheUse, profiled
 from molo_jax.engine.state import TrainState, count_parameters
-from molo_jax.errors import MoloError
 from molo_jax.reporting.validation import ValidationBoard
 from molo_jax.resume import Training, open_training
 from molo_jax.same_data import BadVideos
-from molo_jax.stopping import StopSignals
+from molo_jax.stopping import AgreedStop, StopSignals
 
 # What of a log line fits beside a progress bar.
 _BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
 
 # The folder of a trace in a work folder.
 PROFILE = "profile"
-
-
-class Interrupted(MoloError):
-    """The process was asked to stop; its work is saved."""
 
 
 def train(training: Training, workdir: Path) -> None:
@@ -47,6 +42,7 @@ def train(training: Training, workdir: Path) -> None:
     with (
         open_training(training, workdir) as (start, keeper),
         MetricLog(workdir, start.step) as metrics,
+        together(lambda: keeper.unfinished),
     ):
         if start.step >= training.steps:
             logging.info("training is complete at step %d", start.step)
@@ -78,6 +74,7 @@ def train(training: Training, workdir: Path) -> None:
             contextlib.closing(training.batches(start.step)) as batches,
             display.bar,
         ):
+            stop = AgreedStop(signals)
             _, done = fit(
                 start.state,
                 batches,
@@ -89,13 +86,13 @@ def train(training: Training, workdir: Path) -> None:
                 save=Hook(training.checkpoint_every, keeper.save),
                 on_first_step=lambda seconds: display.show_first_step(seconds, cache),
                 on_step=display.bar.update,
-                stop_requested=lambda: bool(signals.received),
+                stop_requested=stop.requested,
                 unlogged=start.unlogged,
             )
             # Here a signal is still answered; behind this block it would end the writing.
             keeper.wait()
-            if done < training.steps or signals.received:
-                raise _interrupted(signals.received, done)
+            if done < training.steps or stop.settled():
+                raise stop.interrupted(done)
     BadVideos(training.dataset).exchange()
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)
@@ -208,12 +205,3 @@ def lost(saved_step: int | None) -> str:
     last = f"the last checkpoint is that of step {saved_step}"
     kept = last if saved_step else "there is no checkpoint"
     return f"stopped by a second SIGINT without saving; {kept}"
-
-
-def _interrupted(number: int, step: int) -> Interrupted:
-    error = Interrupted(
-        f"stopped by {signal.Signals(number).name} after step {step}, which is saved; the same"
-        " command goes on from there"
-    )
-    error.exit_code = 128 + number
-    return error

@@ -148,6 +148,12 @@ class Checkpoints:
         complete = writing is not None and (self.folder / str(writing)).is_dir()
         return writing if complete else self._saved
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a checkpoint is being written; may be read by another thread."""
+        writing = self._writing
+        return writing is not None and self.saved_step != writing
+
     def latest_step(self) -> int | None:
         """Returns the step of the newest complete checkpoint: of process 0, if all are asked."""
         if self._manager is None:

@@ -106,6 +106,45 @@ def largest(value: int) -> int:
     return max(gather_values(value))
 
 
+class LargestSoFar:
+    """The largest of the processes' numbers, which a call gives and the next call returns.
+
+    The devices find it out meanwhile, so nobody waits; all processes must call equally often. With
+    one process, a call returns its own number.
+    """
+
+    def __init__(self):
+        self._running: Any = None
+
+    def __call__(self, value: int) -> int:
+        """Gives a number; returns the largest of the call before, 0 in the first call."""
+        if count() == 1:
+            return value
+        before, self._running = self._running, _started_maximum(value)
+        return 0 if before is None else int(before)
+
+
+def _started_maximum(value: int) -> Any:
+    """Starts a reduction over all processes; its result is an array on the devices."""
+    import jax
+
+    sharding, maximum = _maximum()
+    own = np.full(len(sharding.mesh.local_devices), value, np.int32)
+    return maximum(jax.make_array_from_process_local_data(sharding, own))
+
+
+@functools.cache
+def _maximum() -> tuple[Any, Callable[[Any], Any]]:
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    # All devices, as in a step: the communication between them is set up once.
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    sharding, whole = NamedSharding(mesh, PartitionSpec("devices")), PartitionSpec()
+    maximum = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, whole))
+    return sharding, maximum
+
+
 def barrier(name: str) -> None:
     """Returns when all processes have come here.
 
