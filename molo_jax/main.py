@@ -18,7 +18,7 @@ from molo_jax import cli, distributed, stopping
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
 from molo_jax.console import without_failing
-from molo_jax.engine import runtime
+from molo_jax.engine import hosts, runtime
 from molo_jax.place import define_flags, place_of
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
@@ -79,7 +79,7 @@ def _prepare(config: ConfigDict) -> None:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import build, evaluate, figure, report_run, train
+    from molo_jax import build, evaluate, figure, train
     from molo_jax.reporting.commands import record_command
 
     trains, evaluates = _MODE.value != "eval", _MODE.value != "train"
@@ -93,16 +93,26 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         train.train(training, workdir)
     if evaluates:
         evaluate.evaluate(evaluation, workdir, trains)
-    without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
-    if trains and evaluates:
-        figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
-        report = workdir / "report.html"
+    # Process 0 shows what came of it, by its own devices; others wait for its end.
+    if hosts.is_first():
+        with hosts.alone():
+            without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
+            if trains and evaluates:
+                own = build.on_own_devices(evaluation)
+                figure.write_figure(own, workdir, train_way=config.train.n_way)
+                _write_report(workdir)
 
-        def write_report() -> None:
-            report_run.write_report(workdir, report)
-            logging.info("the report of this run is %s", report)
 
-        without_failing(report.name, write_report)
+def _write_report(workdir: Path) -> None:
+    from molo_jax import report_run
+
+    report = workdir / "report.html"
+
+    def write_report() -> None:
+        report_run.write_report(workdir, report)
+        logging.info("the report of this run is %s", report)
+
+    without_failing(report.name, write_report)
 
 
 def _command() -> str:

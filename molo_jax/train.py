@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from molo_jax.console import without_bars
 from molo_jax.distributed import together
+from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.loop import Hook, fit
 from molo_jax.engine.metrics import MetricLog, format_metrics
@@ -17,6 +18,7 @@ from molo_jax.engine.runtime import CacheUse, profiled
 from molo_jax.engine.state import TrainState, count_parameters
 from molo_jax.reporting.validation import ValidationBoard
 from molo_jax.resume import Training, open_training
+from molo_jax.same_data import BadVideos
 from molo_jax.stopping import AgreedStop, StopSignals
 
 # What of a log line fits beside a progress bar.
@@ -30,7 +32,8 @@ def train(training: Training, workdir: Path) -> None:
     """Trains to the last step, going on from the last checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/` (the newest), `best/` (the best on the val split), `metrics.jsonl` and
-    `tensorboard/` into `workdir`.
+    `tensorboard/` into `workdir`. With several processes, all of them call this: they compute the
+    steps and write the checkpoints together, and process 0 writes the rest.
 
     Raises:
         MoloError: when data are missing or broken, a checkpoint does not fit, a loss is not finite,
@@ -53,14 +56,15 @@ def train(training: Training, workdir: Path) -> None:
             with display.validating():
                 score = training.scored(state.params, state.batch_stats)
                 display.write_validation(step, score)
-                board.show(step, score.outcome)
+                if hosts.is_first():
+                    board.show(step, score.outcome)
             keeper.keep_if_best(step, state, score)
 
         with (
             CacheUse() as cache,
             profiled(
                 training.step,
-                training.profile_steps,
+                training.profile_steps if hosts.is_first() else None,
                 done=start.step,
                 folder=workdir / PROFILE,
             ) as step,
@@ -89,19 +93,21 @@ def train(training: Training, workdir: Path) -> None:
             keeper.wait()
             if done < training.steps or stop.settled():
                 raise stop.interrupted(done)
+    BadVideos(training.dataset).exchange()
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)
 
 
 def _announce(training: Training, state: TrainState, step: int) -> None:
     logging.info(
-        "training %s, %s, with %s parameters from step %d to %d on %d device(s)",
+        "training %s, %s, with %s parameters from step %d to %d on %d device(s) of %d process(es)",
         training.method.title,
         training.method.backbone,
         f"{count_parameters(state.params):,}",
         step,
         training.steps,
         training.mesh.size,
+        hosts.count(),
     )
     logging.info(
         "the first step compiles the network, which takes half a minute to several minutes on a"

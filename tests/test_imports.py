@@ -102,7 +102,7 @@ ROOMS = {
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn.precision"),
         *("molo_jax.resume", "molo_jax.evaluate", "molo_jax.evaluated"),
         *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
-        "molo_jax.benchmarks",
+        *("molo_jax.benchmarks", "molo_jax.same_data"),
     ),
 }
 # The files beside the rooms that know the configuration: its definition, and the commands.

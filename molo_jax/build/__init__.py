@@ -1,6 +1,7 @@
 """Builds the parts of training and evaluation from the configuration, which nothing below knows."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -203,6 +204,12 @@ def evaluation(config: ConfigDict) -> Evaluation:
         refuse_trained=config.eval.on_trained_classes == REFUSE,
         config=config.to_dict(),
     )
+
+
+def on_own_devices(evaluation: Evaluation) -> Evaluation:
+    """Returns an evaluation for what process 0 does alone, see `hosts.alone`."""
+    data = dataclasses.replace(evaluation.data, mesh=evaluation_mesh())
+    return dataclasses.replace(evaluation, data=data)
 
 
 def embedding(config: ConfigDict, split: str) -> Evaluation:

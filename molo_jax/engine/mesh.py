@@ -101,7 +101,9 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     for leaf in leaves:
         end = start + leaf.nbytes
         value = np.frombuffer(sent[start:end].tobytes(), leaf.dtype).reshape(leaf.shape)
-        placed.append(jax.make_array_from_callback(leaf.shape, whole, lambda at, x=value: x[at]))
+        # A step gives the memory of its state away, so it must be the array's own.
+        copies = [jax.device_put(value, own, may_alias=False) for own in mesh.local_devices]
+        placed.append(jax.make_array_from_single_device_arrays(leaf.shape, whole, copies))
         start = end
     return jax.tree.unflatten(structure, placed)
 
@@ -128,4 +130,6 @@ def on_this_host(tree: Tree) -> Tree:
 
 
 def _own_copy(array: Any) -> Any:
-    return array.addressable_data(0) if isinstance(array, jax.Array) else array
+    if not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1:
+        return array
+    return array.addressable_data(0)
