@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 
 STEPS, EPISODES, SAVED = 20, 8, 10
+WIDTH, PATCH = 8, 8
 # Seconds for the work of other processes.
 PATIENCE = 240
 
@@ -27,7 +28,7 @@ PATIENCE = 240
 def settings(config, data):
     """Changes a configuration to the smallest training that has everything in it."""
     config.seed = 4
-    config.model.backbone = "thin"
+    config.model.backbone = "patches"
     config.data.update(source="videos", root=f"{data}/videos", split_dir=f"{data}/splits")
     config.data.update(num_frames=2, resize=32, crop=32, workers=2, on_bad_video="skip")
     config.augment.update(flip=0.5, hue=0.1)
@@ -51,15 +52,13 @@ def main(jobs, process, port):
 
 
 def run(job, data, process):
-    import thin
-
     from molo_jax import build, evaluate, train
-    from molo_jax.backbones import BACKBONES
+    from molo_jax.backbones import BACKBONES, BackboneInfo
     from molo_jax.config import base_config
     from molo_jax.engine import hosts
     from molo_jax.engine.mesh import even_devices, make_mesh
 
-    BACKBONES["thin"] = thin.THIN
+    BACKBONES["patches"] = BackboneInfo("patches", patches, WIDTH, PATCH, output="mixed")
     workdir, config = Path(job["workdir"]), settings(base_config("protonet"), data)
     if hosts.is_first():
         begin(workdir, job.get("begins_with"))
@@ -83,6 +82,29 @@ def run(job, data, process):
     hosts.barrier("the job is done")
     if hosts.is_first():
         (workdir / "finished").touch()
+
+
+def patches(info, *, rngs):
+    """The smallest network with batch normalizations, one behind the other."""
+    from flax import nnx
+
+    from molo_jax.nn.layers import BatchNorm
+
+    class Patches(nnx.Module):
+        def __init__(self):
+            self.project = nnx.Linear(3 * info.stride**2, info.width, rngs=rngs)
+            self.mix = nnx.Linear(info.width, info.width, rngs=rngs)
+            self.bn1, self.bn2 = BatchNorm(info.width), BatchNorm(info.width)
+
+        def __call__(self, frames, **norm):
+            count, height, width, _ = frames.shape
+            rows, columns = height // info.stride, width // info.stride
+            cut = frames.reshape(count, rows, info.stride, columns, info.stride, 3)
+            cut = cut.transpose(0, 1, 3, 2, 4, 5).reshape(count, rows, columns, -1)
+            y = nnx.relu(self.bn1(self.project(cut), **norm))
+            return {"mixed": nnx.relu(self.bn2(self.mix(y), **norm))}
+
+    return Patches()
 
 
 def begin(workdir, before):
