@@ -133,6 +133,12 @@ def _started_maximum(value: int) -> Any:
     return maximum(jax.make_array_from_process_local_data(sharding, own))
 
 
+def connect_devices() -> None:
+    """Lets the devices of all processes communicate for the first time; all call it together."""
+    if count() > 1:
+        int(_started_maximum(index()))
+
+
 @functools.cache
 def _maximum() -> tuple[Any, Callable[[Any], Any]]:
     import jax
