@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 import threading
@@ -139,3 +140,17 @@ def test_an_error_of_the_service_is_no_delay(several):
 
     several.store.blocking_key_value_get_bytes = several.store.key_value_set_bytes = lost
     several(work)
+
+
+def test_a_process_that_works_alone_is_the_only_one(monkeypatch):
+    state = SimpleNamespace(process_id=2, num_processes=3, client=object())
+    module = SimpleNamespace(global_state=state)
+    monkeypatch.setitem(sys.modules, "jax._src.distributed", module)
+    assert (hosts.index(), hosts.count(), hosts.is_first()) == (2, 3, False)
+    with hosts.alone():
+        assert (hosts.index(), hosts.count(), hosts.is_first()) == (0, 1, True)
+        assert hosts.broadcast("own") == "own"
+    assert (hosts.index(), hosts.count()) == (2, 3)
+    with contextlib.suppress(OSError), hosts.alone():
+        raise OSError("full")
+    assert (hosts.index(), hosts.count()) == (2, 3)
