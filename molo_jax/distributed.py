@@ -207,10 +207,7 @@ def _start_jax(place: Place, service: int) -> None:
         heartbeat_timeout_seconds=_NEVER,
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
-    # On a CPU, the devices' connections wait half a minute for a process that is late; later on
-    # one may compile or read for long while another already computes.
-    hosts.barrier("JAX has started")
-    hosts.connect_devices()
+    hosts.connect_devices(jax.devices())
 
 
 def _end_in_order() -> None:
