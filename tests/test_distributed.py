@@ -220,7 +220,7 @@ def test_the_command_refuses_processes_that_were_started_differently(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_trains_on_two_processes_until_one_is_asked_to_stop(tmp_path, motion_data):
+def test_the_command_trains_until_one_process_is_stopped(tmp_path, motion_data):
     settings = {
         "data.source": "videos",
         "data.root": f"{motion_data}/videos",
