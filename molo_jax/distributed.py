@@ -207,6 +207,7 @@ def _start_jax(place: Place, service: int) -> None:
         heartbeat_timeout_seconds=_NEVER,
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
     )
+    hosts.connect_devices(jax.devices())
 
 
 def _end_in_order() -> None:

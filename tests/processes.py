@@ -86,6 +86,12 @@ class Processes:
             assert self.alive(process), self._said(process)
             time.sleep(0.02)
 
+    def await_file(self, path: Path) -> None:
+        """Waits until there is a file with something in it."""
+        while not (path.exists() and path.stat().st_size):
+            assert all(map(self.alive, range(len(self._children)))), self.ended()
+            time.sleep(0.05)
+
     def ended(self) -> list[Ended]:
         """Waits until all have ended, and says how; who hangs is killed."""
         began, limit = time.monotonic(), time.monotonic() + HANGS

@@ -29,6 +29,7 @@ from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import episode_batches
 from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.hosts import connect_devices
 from molo_jax.engine.mesh import all_devices, even_devices, make_mesh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.prefetch import place_episodes, prefetched
@@ -134,12 +135,15 @@ def train_mesh(config: ConfigDict) -> Mesh:
             episodes,
             microbatch,
         )
+    connect_devices(used)
     return make_mesh(used)
 
 
 def evaluation_mesh() -> Mesh:
     """Returns a mesh over the devices of all hosts (processes), the same number on each."""
-    return make_mesh(even_devices())
+    used = even_devices()
+    connect_devices(used)
+    return make_mesh(used)
 
 
 def evaluation_data(

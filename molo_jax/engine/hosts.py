@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,26 +120,43 @@ class LargestSoFar:
         """Gives a number; returns the largest of the call before, 0 in the first call."""
         if count() == 1:
             return value
-        before, self._running = self._running, _started_maximum(value)
+        import jax
+
+        before = self._running
+        # All devices, between which the way is open.
+        self._running = _started_maximum(value, tuple(jax.devices()))
         return 0 if before is None else int(before)
 
 
-def _started_maximum(value: int) -> Any:
-    """Starts a reduction over all processes; its result is an array on the devices."""
+def connect_devices(devices: Sequence[Any]) -> None:
+    """Lets devices of several processes communicate for the first time; all call it together.
+
+    On a CPU, devices wait half a minute for those of a late process when they first connect, and
+    long ever after. So this is done when all are there, before one compiles for long.
+
+    Args:
+        devices: those that will compute together, in their order.
+    """
+    if count() > 1 and len({device.process_index for device in devices}) > 1:
+        barrier("devices connect")
+        int(_started_maximum(index(), tuple(devices)))
+
+
+def _started_maximum(value: int, devices: tuple[Any, ...]) -> Any:
+    """Starts a reduction over devices of all processes; its result is an array on them."""
     import jax
 
-    sharding, maximum = _maximum()
+    sharding, maximum = _maximum(devices)
     own = np.full(len(sharding.mesh.local_devices), value, np.int32)
     return maximum(jax.make_array_from_process_local_data(sharding, own))
 
 
 @functools.cache
-def _maximum() -> tuple[Any, Callable[[Any], Any]]:
+def _maximum(devices: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Any]]:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    # All devices, as in a step: the communication between them is set up once.
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+    mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
     sharding, whole = NamedSharding(mesh, PartitionSpec("devices")), PartitionSpec()
     maximum = jax.jit(lambda x: x.max(), out_shardings=NamedSharding(mesh, whole))
     return sharding, maximum
