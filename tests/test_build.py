@@ -138,12 +138,10 @@ def test_as_many_devices_are_used_as_share_the_episodes_evenly(
     ("episodes", "microbatch", "available", "of_each"),
     [
         (16, 2, (4, 4), 4),
-        # 12 devices could share 12 episodes, but a host has no more than 4 of them.
-        (12, 1, (4, 8), 3),
+        (12, 1, (8, 8), 6),
         # The first 6 of 12 devices would leave a host without any.
         (6, 1, (4, 4, 4), 2),
         (4, 1, (2, 2, 2, 2), 1),
-        (8, 1, (8, 1), 1),
     ],
 )
 def test_every_host_has_the_same_number_of_devices_in_training(
@@ -165,6 +163,12 @@ def test_episodes_that_cannot_be_spread_over_the_hosts_are_refused(train_devices
         train_devices((2, 2, 2, 2), 6, 1)
     with pytest.raises(UsageError, match="a multiple of 8, or start fewer"):
         train_devices((1, 1), 4, 4)
+
+
+def test_processes_with_different_numbers_of_devices_do_not_train(train_devices):
+    message = "process 1 has 8 devices and process 0 has 4; a training needs the same number"
+    with pytest.raises(UsageError, match=message):
+        train_devices((4, 8), 12, 1)
 
 
 def test_an_evaluation_uses_the_same_number_of_devices_of_every_host(monkeypatch):

@@ -1,5 +1,6 @@
 """Builds the parts of training and evaluation from the configuration, which nothing below knows."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -114,17 +115,26 @@ def train_mesh(config: ConfigDict) -> Mesh:
     Every host (process) has the same number of them.
 
     Raises:
-        UsageError: the episodes of a step cannot be spread over the hosts.
+        UsageError: the processes have different numbers of devices, or the episodes of a step
+            cannot be spread over the processes.
     """
     episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
     devices = all_devices()
+    counts = collections.Counter(device.process_index for device in devices)
+    (most, number), (fewest, less) = counts.most_common()[0], counts.most_common()[-1]
+    if number != less:
+        # Checkpoints are written by all devices of all processes, which orbax takes for a table.
+        raise UsageError(
+            f"process {most} has {number} devices and process {fewest} has {less}; a training needs"
+            " the same number in all processes (CUDA_VISIBLE_DEVICES chooses GPUs)"
+        )
     used = even_devices(devices, parts=episodes // microbatch)
     if not used:
-        hosts = len({device.process_index for device in devices})
         raise UsageError(
-            f"train.episodes_per_step={episodes} cannot be spread over {hosts} processes, each of"
-            f" which computes a multiple of train.microbatch={microbatch}; make"
-            f" train.episodes_per_step a multiple of {hosts * microbatch}, or start fewer processes"
+            f"train.episodes_per_step={episodes} cannot be spread over {len(counts)} processes,"
+            f" each of which computes a multiple of train.microbatch={microbatch}; make"
+            f" train.episodes_per_step a multiple of {len(counts) * microbatch}, or start fewer"
+            " processes"
         )
     if len(used) < len(devices):
         logging.warning(
