@@ -22,7 +22,7 @@ import jax
 STEPS, EPISODES, SAVED = 20, 8, 10
 WIDTH, PATCH = 8, 8
 # Seconds for the work of other processes.
-PATIENCE = 240
+PATIENCE = 600
 
 
 def settings(config, data):
@@ -92,8 +92,10 @@ def patches(info, *, rngs):
 
     class Patches(nnx.Module):
         def __init__(self):
-            self.project = nnx.Linear(3 * info.stride**2, info.width, rngs=rngs)
-            self.mix = nnx.Linear(info.width, info.width, rngs=rngs)
+            # A bias before a normalization has no gradient; rounding alone would move it.
+            plain = {"use_bias": False, "rngs": rngs}
+            self.project = nnx.Linear(3 * info.stride**2, info.width, **plain)
+            self.mix = nnx.Linear(info.width, info.width, **plain)
             self.bn1, self.bn2 = BatchNorm(info.width), BatchNorm(info.width)
 
         def __call__(self, frames, **norm):

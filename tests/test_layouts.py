@@ -1,5 +1,6 @@
 """The result of a training and of an evaluation does not depend on processes and devices."""
 
+import collections
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from molo_jax.analysis.outcome_file import read_outcomes
 from molo_jax.engine.metrics import read_metrics
 from molo_jax.engine.plain_trees import without_values
 
@@ -49,7 +51,7 @@ def start(folder, name, devices, jobs, data):
 
 def finish(folder, processes):
     """Waits until all have ended, or one has failed."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
