@@ -17,8 +17,8 @@ from molo_jax.bank.store import FeatureBank
 from molo_jax.data.augment import eval_views
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.data.clips.episodes import clip_of_draw
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import make_mesh
 from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn.precision import PRECISIONS

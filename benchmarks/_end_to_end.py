@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from molo_jax import build
 from molo_jax.config import base_config
 from molo_jax.engine.loop import Hook, fit
-from molo_jax.engine.step import replicated
+from molo_jax.engine.mesh import replicated
 
 _Item = TypeVar("_Item")
 

@@ -17,15 +17,10 @@ from _episodes import ACCUMULATION, CLASSES, COEFFICIENTS, LEARNING_RATE, random
 from _workers import peak_resident_bytes, processor
 from flax import nnx
 
+from molo_jax.engine.mesh import episodes_sharding, make_mesh, replicated
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import count_parameters, create_model, create_state
-from molo_jax.engine.step import (
-    chunked,
-    episodes_sharding,
-    make_mesh,
-    make_train_step,
-    replicated,
-)
+from molo_jax.engine.step import chunked, make_train_step
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.nn.precision import PRECISIONS, using

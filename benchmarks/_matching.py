@@ -17,8 +17,9 @@ from jax import lax
 from molo_jax.backbones import backbone_info
 from molo_jax.data.clips.episodes import ClipRequest, EpisodeSampler
 from molo_jax.engine.evaluation import FeatureStore, evaluate_episodes
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import make_embed, make_match, make_mesh
+from molo_jax.engine.step import make_embed, make_match
 from molo_jax.methods.episode import Features
 from molo_jax.methods.settings import settings_class
 

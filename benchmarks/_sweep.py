@@ -19,8 +19,9 @@ from molo_jax.backbones import backbone_info
 from molo_jax.bank.description import Layout
 from molo_jax.bank.store import FeatureBank
 from molo_jax.data.clips.episodes import EpisodeSampler
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import make_embed, make_match, make_mesh
+from molo_jax.engine.step import make_embed, make_match
 from molo_jax.methods.settings import settings_class
 from molo_jax.sweep import Sweep, sweep_scores
 

@@ -1,7 +1,7 @@
 """The bank of a network's features of a split, filled where it lacks any."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from molo_jax.bank.filling import fill, open_bank
+from molo_jax.bank.description import Layout
+from molo_jax.bank.filling import ClipOfDraw, Requests, fill, open_bank
 from molo_jax.bank.key import BANKS, BankKey, bank_key
 from molo_jax.bank.store import FeatureBank
 from molo_jax.console import Progress
-from molo_jax.data.clips.episodes import ClipRequest, clip_of_draw
+from molo_jax.data.clips.episodes import clip_of_draw
+from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
 from molo_jax.errors import UsageError
 from molo_jax.evaluator import EvaluationData, Evaluator
@@ -88,6 +90,9 @@ def filled_bank(
 ) -> FeatureBank:
     """Returns the bank of a network's features of a split, with all that can be embedded.
 
+    With several processes, process 0 calls this, for it alone reads and writes the bank. The others
+    call `embed_for_first`, which returns when all that was lacking is embedded.
+
     Args:
         workdir: the work folder; the bank lies in `<workdir>/bank`.
         evaluator: embeds the clips.
@@ -109,22 +114,60 @@ def filled_bank(
     source = data.dataset
     like = evaluator.like(params, batch_stats)
     bank = open_bank(workdir / BANKS, key, like, source.class_sizes)
-    seed = key.values["seed"] or 0
-    clip_of = functools.partial(clip_of_draw, seed, source.split.name, data.num_frames)
-    static = key.values["one repeated frame"]
+    drawn = {"seed": key.values["seed"] or 0, "static": key.values["one repeated frame"]}
+    clip_of = _clip_of(data, drawn["seed"])
     source.note_bad(bank.bad)
     with Progress(title, "clips") as bar:
 
-        def embed(clips: Sequence[ClipRequest]) -> Iterator[tuple[np.ndarray, Features]]:
+        def embed(clips: Requests) -> Iterator[tuple[np.ndarray, Features]]:
+            bad = [[*place, reason] for place, reason in source.bad_places().items()]
+            hosts.broadcast({"runs": _runs(clips.rows), "bad": bad, **drawn})
+            static = drawn["static"]
             return evaluator.embed(params, batch_stats, clips, static=static, bar=bar)
 
         while True:
             rows, known = wanted(bank) if wanted else None, source.bad_count
             fill(bank, source, clip_of, embed, draws, rows)
             if rows is None or source.bad_count == known:
+                hosts.broadcast(None)
                 there = np.flatnonzero(bank.present(draws))
                 bank.verify(there if rows is None else rows)
                 return bank
+
+
+def embed_for_first(
+    evaluator: Evaluator, data: EvaluationData, params: nnx.State, batch_stats: nnx.State
+) -> None:
+    """Embeds this process's share of the clips that the bank of process 0 lacks.
+
+    To be called by all processes but process 0, while that fills a bank.
+
+    Args:
+        evaluator: embeds the clips.
+        data: the split; it is told of the videos that are bad.
+        params: the network's parameters.
+        batch_stats: its batch-normalization statistics.
+    """
+    source = data.dataset
+    layout = Layout.of(evaluator.like(params, batch_stats), tuple(source.class_sizes))
+    while (asked := hosts.broadcast(None)) is not None:
+        source.note_bad({(c, v): reason for c, v, reason in asked["bad"]})
+        rows = np.concatenate([np.arange(*run) for run in asked["runs"]])
+        clips = Requests(layout, rows, _clip_of(data, asked["seed"]))
+        for _ in evaluator.embed(params, batch_stats, clips, static=asked["static"]):
+            # The features are written by process 0.
+            pass
+
+
+def _clip_of(data: EvaluationData, seed: int) -> ClipOfDraw:
+    return functools.partial(clip_of_draw, seed, data.dataset.split.name, data.num_frames)
+
+
+def _runs(rows: Int[np.ndarray, "r"]) -> list[list[int]]:
+    """Returns the first row of each run of ascending rows without a gap, and the row behind it."""
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+    ends = [*starts[1:], len(rows)]
+    return [[int(rows[i]), int(rows[j - 1]) + 1] for i, j in zip(starts, ends, strict=True)]
 
 
 def bank_scores(
@@ -139,6 +182,8 @@ def bank_scores(
     title: str,
 ) -> dict[Cell, Score]:
     """Evaluates a network by its bank, which is filled with what the episodes need.
+
+    With several processes, process 0 calls this and the others call `embed_for_first`.
 
     Args:
         workdir: the work folder; the bank lies in `<workdir>/bank`.

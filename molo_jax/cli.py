@@ -23,17 +23,14 @@ from ml_collections.config_flags import config_flags
 
 from molo_jax import __version__, config_files
 from molo_jax.config import config_keys
-from molo_jax.console import BesideBars, end_process, show_error
+from molo_jax.console import BesideBars, claim_end, end_process, reason_of, show_error
 from molo_jax.errors import MoloError, UsageError
-from molo_jax.files import failure
 from molo_jax.methods.settings import METHODS, own_fields
-from molo_jax.stopping import Stopped
 
 # TensorFlow reads these when it is imported; it only reads the data here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-INTERRUPTED = 130
 # As the last argument of a command: it takes any more of them.
 ANY_MORE = "…"
 _CONFIG_FLAG = "config"
@@ -119,6 +116,7 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] = ()) ->
         end_process(stop.code)
     # A defect of the program keeps its trace.
     except BaseException:
+        claim_end()
         traceback.print_exc()
         end_process(MoloError.exit_code)
 
@@ -137,20 +135,11 @@ def _guard(work: Callable[[], object]) -> object:
     """Returns what `work` returns; known errors end the process with one line."""
     try:
         return work()
-    except MoloError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{failure(error)}", MoloError.exit_code)
-    except Stopped as stopped:
-        _fail(str(stopped), stopped.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    show_error(message)
-    sys.exit(code)
+    except (MoloError, OSError, KeyboardInterrupt) as error:
+        line, code = reason_of(error)
+        claim_end()
+        show_error(line)
+        sys.exit(code)
 
 
 def _parse_or_exit(argv: list[str], arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import logging as std_logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -10,6 +11,10 @@ from typing import NoReturn
 
 from absl import logging
 from tqdm import tqdm
+
+from molo_jax.engine import hosts
+from molo_jax.errors import MoloError, Stopped
+from molo_jax.files import failure
 
 # Seconds between two lines of progress where no terminal shows a bar.
 LOG_SECONDS = 60
@@ -31,10 +36,46 @@ class BesideBars:
         """Leaves stderr open; the end of logging asks for it."""
 
 
+# Of a process interrupted in another way than by `Stopped`.
+INTERRUPTED = 130
+_ENDING = threading.RLock()
+# The name of this process in error lines, where there are several.
+_NAME = ""
+
+
+def name_process(name: str) -> None:
+    """Names this process in its error lines, as one of several."""
+    global _NAME
+    _NAME = f"{name}: "
+
+
+def reason_of(error: BaseException) -> tuple[str, int] | None:
+    """Returns the line and the exit code of an error that needs no trace; None: it needs one."""
+    if isinstance(error, MoloError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{failure(error)}", MoloError.exit_code
+    if isinstance(error, Stopped):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    return None
+
+
+def claim_end() -> None:
+    """Returns in the first thread that asks, which ends the process; others wait for that.
+
+    So that a process has one last line, though a signal, another process and an error of its own
+    come together.
+    """
+    _ENDING.acquire()
+
+
 def show_error(message: str) -> None:
     """Writes the one line that a failed command ends with."""
     with tqdm.external_write_mode(file=sys.stderr):
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {_NAME}{message}", file=sys.stderr, flush=True)
 
 
 def end_process(code: int) -> NoReturn:
@@ -65,6 +106,11 @@ def without_failing(what: str, write: Callable[[], object]) -> None:
         )
 
 
+def without_bars() -> bool | None:
+    """Returns tqdm's `disable`: bars are shown by process 0 alone, and only on a terminal."""
+    return None if hosts.is_first() else True
+
+
 class Progress:
     """How far a piece of work is: a bar on a terminal, elsewhere a log line each minute.
 
@@ -77,7 +123,12 @@ class Progress:
     def __init__(self, title: str, unit: str, total: int | None = None):
         self._title, self._unit = title, unit
         self._bar = tqdm(
-            desc=title, total=total, unit=f" {unit}", disable=None, leave=False, dynamic_ncols=True
+            desc=title,
+            total=total,
+            unit=f" {unit}",
+            disable=without_bars(),
+            leave=False,
+            dynamic_ncols=True,
         )
         self._total, self._done = total, 0
         self._began = self._said = time.monotonic()

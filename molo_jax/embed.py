@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from molo_jax import cli, stopping
+from molo_jax import cli, distributed, stopping
 from molo_jax.bank.targets import parse_export
 from molo_jax.config_checks import validate
 from molo_jax.data.lists.splits import STANDARD_SPLITS
-from molo_jax.engine import runtime
+from molo_jax.engine import hosts, runtime
+from molo_jax.place import define_flags, place_of
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -38,6 +39,7 @@ _EXPORT = flags.DEFINE_multi_string(
     "File for the features, .npz or .parquet; or projector:FOLDER for TensorBoard. Can be given"
     " several times.",
 )
+_ASKED = define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     config = _CONFIG.value
     validate(config)
     exports = [parse_export(text) for text in _EXPORT.value]
+    place = place_of(_ASKED())
     workdir = cli.work_folder_of(_WORKDIR.value)
     check_sources(
         workdir,
@@ -54,19 +57,25 @@ def main(argv: Sequence[str]) -> None:
         pretrained=config.model.pretrained,
         backbone=config.model.backbone,
     )
-    with stopping.ending_at_once(), work_folder(workdir, for_training=False):
+    asked = {"--split": _SPLIT.value, "--draws": _DRAWS.value}
+    facts = {"config": config.to_dict(), "--workdir": str(workdir), **asked}
+    with stopping.ending_at_once():
         not_kept = runtime.prepare(
             deterministic=config.runtime.deterministic,
             compilation_cache=config.runtime.compilation_cache,
         )
         if not_kept:
             logging.warning("%s", not_kept)
-        # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-        from molo_jax import build, embed_run
+        with distributed.running(place, facts), work_folder(workdir, for_training=False):
+            distributed.check_shared(workdir)
+            # These import JAX and TensorFlow, for which a mistake in the flags should not have to
+            # wait.
+            from molo_jax import build, embed_run
 
-        embed_run.check_exports(exports)
-        evaluation = build.embedding(config, _SPLIT.value or config.eval.split)
-        embed_run.embed(evaluation, workdir, _DRAWS.value, exports)
+            if hosts.is_first():
+                embed_run.check_exports(exports)
+            evaluation = build.embedding(config, _SPLIT.value or config.eval.split)
+            embed_run.embed(evaluation, workdir, _DRAWS.value, exports)
 
 
 if __name__ == "__main__":

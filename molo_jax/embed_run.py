@@ -11,10 +11,12 @@ from absl import logging
 from molo_jax.bank.exporting import ExportedClips, export_npz, export_parquet
 from molo_jax.bank.projector import check_projector_folder, export_projector
 from molo_jax.bank.store import FeatureBank, in_mib
-from molo_jax.banks import check_draws, filled_bank, key_of
+from molo_jax.banks import check_draws, embed_for_first, filled_bank, key_of
 from molo_jax.data.clips.episodes import clip_of_draw
 from molo_jax.data.store.processes import cores
 from molo_jax.data.video.containers import BadVideoError
+from molo_jax.engine import hosts
+from molo_jax.engine.mesh import on_this_host
 from molo_jax.evaluate import Evaluation, load_network
 from molo_jax.evaluator import Evaluator
 
@@ -33,8 +35,13 @@ def check_exports(exports: Exports) -> None:
             check_projector_folder(path)
 
 
-def embed(evaluation: Evaluation, workdir: Path, draws: int, exports: Exports = ()) -> FeatureBank:
+def embed(
+    evaluation: Evaluation, workdir: Path, draws: int, exports: Exports = ()
+) -> FeatureBank | None:
     """Fills the bank of a network's features of a split, exports it, and prints where it is.
+
+    With several processes, all of them call this: each decodes and embeds its share of the clips,
+    and process 0 alone writes. In the others nothing is returned.
 
     Args:
         evaluation: the split and the network, see :func:`molo_jax.build.embedding`.
@@ -51,16 +58,19 @@ def embed(evaluation: Evaluation, workdir: Path, draws: int, exports: Exports = 
     check_draws(draws, data.reading["sampling"])
     network = load_network(evaluation.init_from, workdir, evaluation.method, data.mesh)
     weights = network.params, network.batch_stats
+    evaluator, began = Evaluator(data, network.graphdef), time.monotonic()
+    if not hosts.is_first():
+        embed_for_first(evaluator, data, *weights)
+        return None
     key = key_of(
         data,
         network.settings,
-        *weights,
+        *on_this_host(weights),
         dataset=evaluation.dataset,
         clips=evaluation.clips,
         seed=evaluation.seed,
         about={"checkpoint": network.checkpoint, "step": network.step},
     )
-    evaluator, began = Evaluator(data, network.graphdef), time.monotonic()
     bank = filled_bank(workdir, evaluator, data, *weights, key, draws=draws, title=evaluation.split)
     if bank.bad:
         logging.warning("%d videos of the split were left out as unusable", len(bank.bad))

@@ -1,5 +1,7 @@
 """Errors that a command reports in one line, without a traceback."""
 
+import signal
+
 # Characters of a piece of a file that a message quotes.
 _QUOTED = 120
 
@@ -14,6 +16,14 @@ class UsageError(MoloError):
     """A flag or a configuration value is wrong."""
 
     exit_code = 2
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
 
 
 def shortened(text: str) -> str:

@@ -11,9 +11,11 @@ from absl import logging
 from molo_jax.analysis.outcome_file import outcome_path, write_outcomes
 from molo_jax.analysis.summary import Cell, summarize
 from molo_jax.bank.description import Layout
-from molo_jax.banks import bank_scores, key_of
+from molo_jax.banks import bank_scores, embed_for_first, key_of
+from molo_jax.engine import hosts
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.mesh import on_this_host
 from molo_jax.errors import MoloError
 from molo_jax.evaluated import Evaluation, Network, load_network, untrained
 from molo_jax.evaluation_output import (
@@ -72,6 +74,9 @@ def evaluate(
     Where each video has its own draws of frames, features are taken from the bank in
     `<workdir>/bank`, which is filled with what is missing.
 
+    With several processes, all of them call this: each decodes and embeds its share of the clips,
+    and process 0 alone writes.
+
     Args:
         evaluation: what is evaluated.
         workdir: the work folder.
@@ -79,7 +84,8 @@ def evaluate(
             what its training began with then.
 
     Returns:
-        The result for each variant (`trained`, `untrained`, `static`), way and number of shots.
+        The result for each variant (`trained`, `untrained`, `static`), way and number of shots; in
+        other processes than process 0 nothing.
 
     Raises:
         MoloError: when the checkpoint is missing or broken, a video is broken, or the network was
@@ -98,6 +104,10 @@ def evaluate(
             compared = _compare(evaluation, shown)
         logging.info("evaluating on the %s split: %s", split, TITLES[variant])
         scores = _scores(evaluation, workdir, evaluator, shown, variant)
+        # What others compute next may need this process, however long it has matched episodes.
+        hosts.barrier(f"the episodes are matched: {variant}")
+        if not hosts.is_first():
+            continue
         sizes = usable_videos(data.dataset)
         cells = {
             cell: summarize(score.outcome, sizes, score.seconds) for cell, score in scores.items()
@@ -111,6 +121,8 @@ def evaluate(
         header = header_of(evaluation, shown, variant)
         outcomes = {cell: score.outcome for cell, score in scores.items()}
         write_outcomes(outcome_path(workdir, name), header, outcomes)
+    if not hosts.is_first():
+        return results
     ways = list(dict.fromkeys(way for way, _ in data.samplers))
     brackets = any(cell.intervals.ci95_videos is not None for cell in results.values())
     head = (
@@ -129,7 +141,11 @@ def evaluate(
 def _scores(
     evaluation: Evaluation, workdir: Path, evaluator: Evaluator, network: Network, variant: str
 ) -> dict[tuple[int, int], Score]:
-    """Evaluates a variant; what a control needs of a bank is removed again."""
+    """Evaluates a variant; what a control needs of a bank is removed again.
+
+    Returns:
+        The scores; nothing where process 0 alone has matched the episodes.
+    """
     data, weights = evaluation.data, (network.params, network.batch_stats)
     title = f"{evaluation.split}, {TITLES[variant]}"
     common = {"episodes": evaluation.episodes, "title": title}
@@ -142,10 +158,13 @@ def _scores(
         )
     if not (data.uses_bank and _can_be_kept(evaluator.like(*weights))):
         return evaluator.scores(*weights, static=variant == STATIC, **common)
+    if not hosts.is_first():
+        embed_for_first(evaluator, data, *weights)
+        return {}
     key = key_of(
         data,
         network.settings,
-        *weights,
+        *on_this_host(weights),
         dataset=evaluation.dataset,
         clips=evaluation.clips,
         seed=evaluation.seed,

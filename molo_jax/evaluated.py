@@ -11,8 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.mesh import replicate
 from molo_jax.engine.state import create_model
-from molo_jax.engine.step import replicated
 from molo_jax.errors import MoloError
 from molo_jax.evaluator import EvaluationData
 from molo_jax.files import safe_name
@@ -93,7 +93,8 @@ class Evaluation:
 def load_network(source: str, workdir: Path, method: Settings, mesh: Mesh) -> Network:
     """Loads the network of a source, or else that of the work folder.
 
-    That is the one that was best on the val split, or the newest if there was no validation.
+    That is the one that was best on the val split, or the newest if there was no validation. With
+    several processes, each reads the files, and the weights are those that process 0 has read.
 
     Args:
         source: see :func:`molo_jax.weights.networks.load_weights`; empty: the work folder.
@@ -135,7 +136,7 @@ def _load_given(source: str, method: Settings, mesh: Mesh) -> Network:
     check_kind(weights.source, weights.settings, wanted)
     graphdef, *abstract = abstract_network(wanted)
     states = [filled(state, weights.variables) for state in abstract]
-    params, batch_stats = jax.device_put(states, replicated(mesh))
+    params, batch_stats = replicate(states, mesh)
     logging.info("the network is that of %s", weights.source)
     origin = Provenance.of_meta(weights.meta)
     return Network(wanted, graphdef, params, batch_stats, weights.source, weights.step, origin)
@@ -150,7 +151,8 @@ def _restore(checkpoints: Checkpoints, step: int, method: Settings, mesh: Mesh) 
     check_same_network(where, stored, wanted)
     graphdef, params, batch_stats = abstract_network(wanted)
     target = {"params": params, "batch_stats": batch_stats}
-    model = checkpoints.restore(step, {"model": target}, replicated(mesh))["model"]
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    model = replicate(checkpoints.restore(step, {"model": target}, here)["model"], mesh)
     origin = Provenance.of_meta(meta)
     return Network(wanted, graphdef, model["params"], model["batch_stats"], where, step, origin)
 
@@ -158,5 +160,5 @@ def _restore(checkpoints: Checkpoints, step: int, method: Settings, mesh: Mesh) 
 def untrained(settings: Settings, seed: int, mesh: Mesh) -> Network:
     """Returns the network with random weights."""
     graphdef, *weights = create_model(settings, seed)
-    params, batch_stats = jax.device_put(weights, replicated(mesh))
+    params, batch_stats = replicate(weights, mesh)
     return Network(settings, graphdef, params, batch_stats, checkpoint="none", step=0)

@@ -15,13 +15,16 @@ from jax.sharding import Mesh
 from molo_jax.console import Progress
 from molo_jax.data.clips.episodes import ClipRequest, EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
-from molo_jax.data.pipeline import ClipBatch, clip_batches
+from molo_jax.data.pipeline import clip_batches
+from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import FeatureStore, Score, evaluate_episodes
-from molo_jax.engine.prefetch import prefetched
-from molo_jax.engine.step import clips_sharding, make_embed, make_match
+from molo_jax.engine.mesh import on_this_host, replicated
+from molo_jax.engine.prefetch import place_clips, prefetched
+from molo_jax.engine.step import make_embed, make_match
 from molo_jax.methods.base import Method
 from molo_jax.methods.episode import Features
 from molo_jax.nn.precision import Precision
+from molo_jax.same_data import BadVideos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Evaluator:
             graphdef, preprocess=data.preprocess, mesh=data.mesh, precision=data.precision
         )
         self._graphdef = graphdef
+        self._gather = jax.jit(lambda ok: ok, out_shardings=replicated(data.mesh))
+        self._bad_videos = BadVideos(data.dataset)
         self._matches: dict[int, Callable[..., jax.Array]] = {}
         # Whether the network has been compiled, by clips before these.
         self._has_run = False
@@ -79,14 +84,17 @@ class Evaluator:
     def match(self, way: int, *arrays: Any) -> jax.Array:
         """Returns the logits of episodes given by positions in the features.
 
+        Each host computes for itself, whatever the others do.
+
         Args:
             way: number of classes of an episode.
-            arrays: those of :func:`molo_jax.engine.step.make_match`.
+            arrays: those of :func:`molo_jax.engine.step.make_match`; the weights may lie on the
+                devices of all hosts.
         """
         if way not in self._matches:
             precision = self._data.precision
             self._matches[way] = make_match(self._graphdef, n_way=way, precision=precision)
-        return self._matches[way](*arrays)
+        return self._matches[way](*on_this_host(arrays))
 
     def model(self, params: nnx.State, batch_stats: nnx.State) -> Method:
         """Returns the network of such weights."""
@@ -103,6 +111,9 @@ class Evaluator:
     ) -> dict[tuple[int, int], Score]:
         """Evaluates a network; each distinct clip is embedded once for all ways and shots.
 
+        With several processes, all of them call this, and get the same scores: each decodes and
+        embeds its share of the clips, and all match all episodes.
+
         Args:
             params: the network's parameters.
             batch_stats: its batch-normalization statistics.
@@ -111,6 +122,7 @@ class Evaluator:
             static: show one frame of each clip again and again.
         """
         weights = params, batch_stats
+        self._bad_videos.exchange()
         with Progress(title, "clips") as bar:
             store = FeatureStore(
                 lambda clips: self.embed(*weights, clips, static=static, bar=bar),
@@ -130,22 +142,23 @@ class Evaluator:
     ) -> Iterator[tuple[np.ndarray, Features]]:
         """Decodes and embeds clips, batch by batch; leaves out those that turn out bad.
 
+        With several processes, all of them call this for the same clips. Each decodes its share of
+        every batch; all get the features of all clips, and know the same bad videos at the end.
+
         Yields:
             The positions of the clips in `requests`, and their features.
         """
         data = self._data
+        size = data.clip_batch * data.mesh.size
         batches = clip_batches(
             data.dataset,
             requests,
-            batch_size=data.clip_batch * data.mesh.size,
+            batch_size=size,
             static=static,
+            process_index=hosts.index(),
+            process_count=hosts.count(),
             **data.reading,
         )
-        spread = clips_sharding(data.mesh)
-
-        def place(batch: ClipBatch) -> ClipBatch:
-            return batch._replace(clips=jax.device_put(batch.clips, spread))
-
         if not self._has_run:
             logging.info(
                 "the first clips compile the network, which takes some seconds to a minute on a CPU"
@@ -154,11 +167,17 @@ class Evaluator:
         if bar is not None:
             bar.reset(len(requests))
         with contextlib.closing(batches):
-            for positions, ok, pixels in prefetched(batches, place):
-                features = jax.device_get(self._embed(params, batch_stats, pixels))
-                yield positions[ok], jax.tree.map(lambda x, ok=ok: x[ok], features)
+            placed = prefetched(batches, lambda x: place_clips(x.clips, x.ok, data.mesh))
+            for start, batch in zip(range(0, len(requests), size), placed, strict=True):
+                features = self._embed(params, batch_stats, batch.clips)
+                positions = np.arange(start, min(start + size, len(requests)))
+                ok = np.asarray(self._gather(batch.ok))[: len(positions)]
+                if not ok.all():
+                    self._bad_videos.exchange()
+                features = jax.device_get(features)
+                yield positions[ok], jax.tree.map(lambda x, ok=ok: x[: len(ok)][ok], features)
                 if bar is not None:
-                    bar.update(int((positions >= 0).sum()))
+                    bar.update(len(positions))
 
     def _score(
         self,
@@ -169,13 +188,13 @@ class Evaluator:
         title: str,
     ) -> Score:
         sampler, is_bad = self._data.samplers[cell], self._data.dataset.is_bad
-        way, shot = cell
+        (way, shot), own_weights = cell, on_this_host(weights)
         with Progress(f"{title} {way}-way {shot}-shot", "episodes", episodes) as bar:
             return evaluate_episodes(
                 lambda index: sampler.resolve(sampler(index), is_bad),
                 episodes,
                 store=store,
-                match=lambda *arrays: self.match(way, *weights, *arrays),
+                match=lambda *arrays: self.match(way, *own_weights, *arrays),
                 batch=self._data.episode_batch,
                 advance=bar.update,
             )

@@ -1,6 +1,6 @@
 """The command that trains and evaluates; everything it does is in `train.py` and `evaluate.py`.
 
-python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MODE]
+python -m molo_jax.main --config=configs/synthetic.py [--workdir=DIR] [--mode=MODE] [--distributed]
 
 --config.KEY=VALUE changes one value of the configuration, for example --config.train.steps=50. With
 --list_keys the command prints every key with its value and its meaning, and does nothing else.
@@ -14,11 +14,12 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from molo_jax import cli, stopping
+from molo_jax import cli, distributed, stopping
 from molo_jax.config_checks import validate
 from molo_jax.config_help import help_of_keys
 from molo_jax.console import without_failing
-from molo_jax.engine import runtime
+from molo_jax.engine import hosts, runtime
+from molo_jax.place import define_flags, place_of
 from molo_jax.weights.imagenet import check_sources
 from molo_jax.workdir import work_folder
 
@@ -36,6 +37,7 @@ _LIST_KEYS = flags.DEFINE_bool(
 _MODE = flags.DEFINE_enum(
     "mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do."
 )
+_ASKED = define_flags()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
         print(help_of_keys(config))
         return
     validate(config)
+    place = place_of(_ASKED())
     workdir = cli.work_folder_of(_WORKDIR.value)
     check_sources(
         workdir,
@@ -54,22 +57,29 @@ def main(argv: Sequence[str]) -> None:
         pretrained=config.model.pretrained,
         backbone=config.model.backbone,
     )
-    with (
-        stopping.ending_at_once(),
-        work_folder(workdir, for_training=_MODE.value != "eval"),
-    ):
-        _run(config, workdir)
+    facts = {"config": config.to_dict(), "--mode": _MODE.value, "--workdir": str(workdir)}
+    with stopping.ending_at_once():
+        _prepare(config)
+        with (
+            distributed.running(place, facts),
+            work_folder(workdir, for_training=_MODE.value != "eval"),
+        ):
+            distributed.check_shared(workdir)
+            _run(config, workdir)
 
 
-def _run(config: ConfigDict, workdir: Path) -> None:
+def _prepare(config: ConfigDict) -> None:
     not_kept = runtime.prepare(
         deterministic=config.runtime.deterministic,
         compilation_cache=config.runtime.compilation_cache,
     )
     if not_kept:
         logging.warning("%s", not_kept)
+
+
+def _run(config: ConfigDict, workdir: Path) -> None:
     # These import JAX and TensorFlow, for which a mistake in the flags should not have to wait.
-    from molo_jax import build, evaluate, figure, report_run, train
+    from molo_jax import build, evaluate, figure, train
     from molo_jax.reporting.commands import record_command
 
     trains, evaluates = _MODE.value != "eval", _MODE.value != "train"
@@ -83,16 +93,26 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         train.train(training, workdir)
     if evaluates:
         evaluate.evaluate(evaluation, workdir, trains)
-    without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
-    if trains and evaluates:
-        figure.write_figure(evaluation, workdir, train_way=config.train.n_way)
-        report = workdir / "report.html"
+    # Process 0 shows what came of it, by its own devices; others wait for its end.
+    if hosts.is_first():
+        with hosts.alone():
+            without_failing("commands.jsonl", lambda: record_command(workdir, _command()))
+            if trains and evaluates:
+                own = build.on_own_devices(evaluation)
+                figure.write_figure(own, workdir, train_way=config.train.n_way)
+                _write_report(workdir)
 
-        def write_report() -> None:
-            report_run.write_report(workdir, report)
-            logging.info("the report of this run is %s", report)
 
-        without_failing(report.name, write_report)
+def _write_report(workdir: Path) -> None:
+    from molo_jax import report_run
+
+    report = workdir / "report.html"
+
+    def write_report() -> None:
+        report_run.write_report(workdir, report)
+        logging.info("the report of this run is %s", report)
+
+    without_failing(report.name, write_report)
 
 
 def _command() -> str:

@@ -13,11 +13,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from molo_jax.data.clips.source import ClipSource
+from molo_jax.engine import hosts
 from molo_jax.engine.checkpoint import Checkpoints
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.mesh import replicate, replicated
 from molo_jax.engine.schedule import Schedule
 from molo_jax.engine.state import TrainState
-from molo_jax.engine.step import Batch, Metrics, replicated
+from molo_jax.engine.step import Batch, Metrics
 from molo_jax.errors import MoloError
 from molo_jax.evaluator import EvaluationData
 from molo_jax.methods.settings import Settings
@@ -101,12 +103,15 @@ class Start(NamedTuple):
 def open_training(training: Training, workdir: Path) -> Iterator[tuple[Start, "Keeper"]]:
     """Opens the checkpoints of a work folder; restores the last one, or begins anew.
 
+    With several processes, all of them call this, and begin with the same state.
+
     Raises:
         MoloError: a checkpoint is damaged, or of something else than this training; or the weights
             to begin with cannot be read, or do not fit.
     """
     start = None
-    if not any(entry.name.isdigit() for entry in (workdir / LATEST).glob("*")):
+    begun = any(entry.name.isdigit() for entry in (workdir / LATEST).glob("*"))
+    if not hosts.broadcast(begun):
         # First, so that weights which do not fit leave no empty folders behind.
         start = _begin(training)
     with Checkpoints(workdir / LATEST) as latest, Checkpoints(workdir / BEST) as best:
@@ -134,9 +139,7 @@ def _begin(training: Training) -> Start:
     params, batch_stats = training.first_weights(state.params, state.batch_stats)
     # The optimizer's moments are zeros, whatever the weights are.
     state = dataclasses.replace(state, params=params, batch_stats=batch_stats)
-    return Start(
-        jax.device_put(state, replicated(training.mesh)), 0, (), _further(training, origin)
-    )
+    return Start(replicate(state, training.mesh), 0, (), _further(training, origin))
 
 
 def _go_on(training: Training, latest: Checkpoints) -> Start:
@@ -231,6 +234,11 @@ class Keeper:
         """The step of the newest checkpoint; may be read by another thread."""
         return self._latest.saved_step
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something is being written; may be read by another thread."""
+        return self._latest.unfinished or self._best.unfinished
+
     def save(self, step: int, state: TrainState, unlogged: Sequence[Mapping[str, float]]) -> None:
         """Begins to write everything that training needs in order to go on from here."""
         _check_weights(step, state)
@@ -252,7 +260,9 @@ class Keeper:
         """Keeps the weights if they are the best on the val split so far.
 
         Of equally accurate ones the earlier stay: later ones are no better, and trained longer.
+        All processes do what the numbers of process 0 say.
         """
+        score = _of_first(score)
         if score.accuracy > self._best_accuracy:
             self._best_accuracy = score.accuracy
             meta = self._meta(step) | self._validated(score)
@@ -277,7 +287,7 @@ class Keeper:
             return
         targets = {"model": _items(jax.eval_shape(self._training.initial))["model"]}
         model = self._best.restore(step, targets, replicated(self._training.mesh))["model"]
-        score = self._training.scored(model["params"], model["batch_stats"])
+        score = _of_first(self._training.scored(model["params"], model["batch_stats"]))
         logging.warning(
             "%s was the best at another validation (%s); at that of now it has %.4f instead of"
             " %.4f",
@@ -305,6 +315,14 @@ class Keeper:
             "config": self._training.config,
             **self._origin,
         }
+
+
+def _of_first(score: Score) -> Score:
+    """Returns the score with the accuracy that process 0 has found."""
+    if hosts.count() == 1:
+        return score
+    accuracy, ci95 = hosts.broadcast([score.accuracy, score.ci95])
+    return dataclasses.replace(score, accuracy=accuracy, ci95=ci95)
 
 
 def _items(state: TrainState) -> dict[str, dict[str, Any]]:

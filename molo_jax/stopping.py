@@ -16,7 +16,10 @@ from typing import Any
 
 from absl import logging
 
-from molo_jax.console import end_process, show_error
+from molo_jax.console import claim_end, end_process, show_error
+from molo_jax.engine import hosts
+from molo_jax.errors import MoloError, Stopped
+from molo_jax.watch import tell_others
 
 _ANSWERED = (signal.SIGINT, signal.SIGTERM)
 # Some launchers pass on the Ctrl-C that the terminal has sent to this process already. Within so
@@ -24,12 +27,8 @@ _ANSWERED = (signal.SIGINT, signal.SIGTERM)
 SAME_SIGINT = 1.0
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+class Interrupted(MoloError):
+    """The process was asked to stop; its work is saved. Of several, all end with it."""
 
 
 class StopSignals:
@@ -91,11 +90,60 @@ class StopSignals:
                     first = time.monotonic()
                     self._answer(number)
                 elif number == signal.SIGINT and time.monotonic() - first >= SAME_SIGINT:
-                    show_error(self._without())
-                    end_process(128 + number)
+                    self._end_at_once(number)
+
+    def _end_at_once(self, number: int) -> None:
+        tell_others(self._without(), 128 + number)
+        claim_end()
+        show_error(self._without())
+        end_process(128 + number)
 
     def _answer(self, number: int) -> None:
         logging.info("%s received: %s", signal.Signals(number).name, self._plan())
+
+
+class AgreedStop:
+    """The step after which a training stops: that of the first signal, the same in all processes.
+
+    Each process gives the number of its signal with every step, and hears the largest one with
+    the next step: so none waits for another, and all stop behind the same step.
+
+    Args:
+        signals: those of this process.
+    """
+
+    def __init__(self, signals: StopSignals):
+        self._signals = signals
+        self._largest = hosts.LargestSoFar()
+        # The number of the signal, and the process that received it.
+        self.number, self.process = 0, 0
+
+    def requested(self) -> bool:
+        """Whether to stop; to be asked once a step, by all processes."""
+        return self._hear(self._largest(self._own()))
+
+    def settled(self) -> bool:
+        """Whether to stop, at the end of the steps; waits for all processes."""
+        return self._hear(hosts.largest(self._own())) or bool(self.number)
+
+    def _own(self) -> int:
+        return self._signals.received * hosts.count() + hosts.index()
+
+    def _hear(self, largest: int) -> bool:
+        number, process = divmod(largest, hosts.count())
+        if number:
+            self.number, self.process = number, process
+        return bool(number)
+
+    def interrupted(self, step: int) -> Interrupted:
+        """Returns the error of a training that has stopped behind a step, which is saved."""
+        where = f" (process {self.process})" if hosts.count() > 1 else ""
+        error = Interrupted(
+            f"stopped by {signal.Signals(self.number).name}{where} after step {step}, which is"
+            " saved; the same command goes on from there"
+        )
+        error.exit_code = 128 + self.number
+        return error
 
 
 def ending_at_once() -> StopSignals:

@@ -1,7 +1,6 @@
 """The training of one network in a work folder, resumable at any moment."""
 
 import contextlib
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,15 +8,18 @@ import jax.numpy as jnp
 from absl import logging
 from tqdm import tqdm
 
+from molo_jax.console import without_bars
+from molo_jax.distributed import together
+from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.loop import Hook, fit
 from molo_jax.engine.metrics import MetricLog, format_metrics
 from molo_jax.engine.runtime import CacheUse, profiled
 from molo_jax.engine.state import TrainState, count_parameters
-from molo_jax.errors import MoloError
 from molo_jax.reporting.validation import ValidationBoard
 from molo_jax.resume import Training, open_training
-from molo_jax.stopping import StopSignals
+from molo_jax.same_data import BadVideos
+from molo_jax.stopping import AgreedStop, StopSignals
 
 # What of a log line fits beside a progress bar.
 _BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_second")
@@ -26,15 +28,12 @@ _BESIDE_BAR = ("loss", "match", "accuracy", "learning_rate", "episodes_per_secon
 PROFILE = "profile"
 
 
-class Interrupted(MoloError):
-    """The process was asked to stop; its work is saved."""
-
-
 def train(training: Training, workdir: Path) -> None:
     """Trains to the last step, going on from the last checkpoint in `workdir` if there is one.
 
     Writes `checkpoints/` (the newest), `best/` (the best on the val split), `metrics.jsonl` and
-    `tensorboard/` into `workdir`.
+    `tensorboard/` into `workdir`. With several processes, all of them call this: they compute the
+    steps and write the checkpoints together, and process 0 writes the rest.
 
     Raises:
         MoloError: when data are missing or broken, a checkpoint does not fit, a loss is not finite,
@@ -43,6 +42,7 @@ def train(training: Training, workdir: Path) -> None:
     with (
         open_training(training, workdir) as (start, keeper),
         MetricLog(workdir, start.step) as metrics,
+        together(lambda: keeper.unfinished),
     ):
         if start.step >= training.steps:
             logging.info("training is complete at step %d", start.step)
@@ -56,14 +56,15 @@ def train(training: Training, workdir: Path) -> None:
             with display.validating():
                 score = training.scored(state.params, state.batch_stats)
                 display.write_validation(step, score)
-                board.show(step, score.outcome)
+                if hosts.is_first():
+                    board.show(step, score.outcome)
             keeper.keep_if_best(step, state, score)
 
         with (
             CacheUse() as cache,
             profiled(
                 training.step,
-                training.profile_steps,
+                training.profile_steps if hosts.is_first() else None,
                 done=start.step,
                 folder=workdir / PROFILE,
             ) as step,
@@ -73,6 +74,7 @@ def train(training: Training, workdir: Path) -> None:
             contextlib.closing(training.batches(start.step)) as batches,
             display.bar,
         ):
+            stop = AgreedStop(signals)
             _, done = fit(
                 start.state,
                 batches,
@@ -84,26 +86,28 @@ def train(training: Training, workdir: Path) -> None:
                 save=Hook(training.checkpoint_every, keeper.save),
                 on_first_step=lambda seconds: display.show_first_step(seconds, cache),
                 on_step=display.bar.update,
-                stop_requested=lambda: bool(signals.received),
+                stop_requested=stop.requested,
                 unlogged=start.unlogged,
             )
             # Here a signal is still answered; behind this block it would end the writing.
             keeper.wait()
-            if done < training.steps or signals.received:
-                raise _interrupted(signals.received, done)
+            if done < training.steps or stop.settled():
+                raise stop.interrupted(done)
+    BadVideos(training.dataset).exchange()
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)
 
 
 def _announce(training: Training, state: TrainState, step: int) -> None:
     logging.info(
-        "training %s, %s, with %s parameters from step %d to %d on %d device(s)",
+        "training %s, %s, with %s parameters from step %d to %d on %d device(s) of %d process(es)",
         training.method.title,
         training.method.backbone,
         f"{count_parameters(state.params):,}",
         step,
         training.steps,
         training.mesh.size,
+        hosts.count(),
     )
     logging.info(
         "the first step compiles the network, which takes half a minute to several minutes on a"
@@ -125,7 +129,11 @@ class Display:
         self._compiling, self._validating = True, False
         # As wide as the terminal is at the moment; nothing elsewhere.
         self.bar = tqdm(
-            total=training.steps, initial=step, unit="step", disable=None, dynamic_ncols=True
+            total=training.steps,
+            initial=step,
+            unit="step",
+            disable=without_bars(),
+            dynamic_ncols=True,
         )
         self.bar.set_postfix_str("the first step is compiling")
 
@@ -197,12 +205,3 @@ def lost(saved_step: int | None) -> str:
     last = f"the last checkpoint is that of step {saved_step}"
     kept = last if saved_step else "there is no checkpoint"
     return f"stopped by a second SIGINT without saving; {kept}"
-
-
-def _interrupted(number: int, step: int) -> Interrupted:
-    error = Interrupted(
-        f"stopped by {signal.Signals(number).name} after step {step}, which is saved; the same"
-        " command goes on from there"
-    )
-    error.exit_code = 128 + number
-    return error

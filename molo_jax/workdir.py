@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from molo_jax.engine import hosts
 from molo_jax.errors import UsageError
 from molo_jax.files import locked
 
@@ -15,7 +16,7 @@ def work_folder(path: Path, *, for_training: bool) -> Iterator[None]:
     """Makes the work folder, and keeps other trainings out of it.
 
     An evaluation takes no lock: it may run beside a training, whose checkpoints it only reads. What
-    was made here and is empty at the end is removed.
+    was made here and is empty at the end is removed. Of several processes, process 0 does all this.
 
     Args:
         path: the folder.
@@ -25,6 +26,9 @@ def work_folder(path: Path, *, for_training: bool) -> Iterator[None]:
         UsageError: the folder cannot be made.
         MoloError: a training is at work in it.
     """
+    if not hosts.is_first():
+        yield
+        return
     made = _make(path)
     try:
         with keep_trainings_out(path) if for_training else contextlib.nullcontext():

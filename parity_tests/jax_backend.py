@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from molo_jax.engine.mesh import make_mesh, replicated
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import create_state
-from molo_jax.engine.step import chunked, make_mesh, make_train_step, replicated
+from molo_jax.engine.step import chunked, make_train_step
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import Settings, own_fields, settings_class
 from molo_jax.weights import torch_map

@@ -15,7 +15,7 @@ from flax import nnx
 
 from molo_jax import evaluate
 from molo_jax.convert import convert
-from molo_jax.engine.step import make_mesh
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights import torch_files, torch_map

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from molo_jax.backbones import backbone_info
-from molo_jax.cli import INTERRUPTED
+from molo_jax.console import INTERRUPTED
 from molo_jax.errors import MoloError, UsageError
 
 # What takes seconds to import is imported where it is used: processes that generate videos import

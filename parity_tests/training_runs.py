@@ -17,15 +17,9 @@ from torch import nn
 
 import molo_torch_ref as reference
 from molo_jax import build
+from molo_jax.engine.mesh import make_mesh, replicated
 from molo_jax.engine.state import create_model, create_state
-from molo_jax.engine.step import (
-    chunked,
-    make_embed,
-    make_match,
-    make_mesh,
-    make_train_step,
-    replicated,
-)
+from molo_jax.engine.step import chunked, make_embed, make_match, make_train_step
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.weights.torch_map import export_tensors, import_tensors

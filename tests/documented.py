@@ -13,7 +13,7 @@ _PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "molo_jax", "
 _FENCE = re.compile(r"^(```|~~~).*?\n(.*?)^\1", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 # What may stand in front of a program: a prompt, the settings of variables, a folder of programs.
-_FRONT = re.compile(r"^(\$ )?(nohup )?([A-Z_]+=\S* )*(\.venv/bin/)?")
+_FRONT = re.compile(r"^(\$ )?(nohup |srun )?([A-Z_]+=\S* )*(\.venv/bin/)?")
 # What may stand behind a command: a remark, an ampersand.
 _BEHIND = re.compile(r"(\s#\s|\s\s+(?=\S)).*$|\s&$|\s(->|→)\s.*$")
 
@@ -202,6 +202,12 @@ TABLE = (
         ("tests/test_main.py::test_a_run_leaves_checkpoints_metrics_results_and_the_picture",),
         "config workdir mode",
         {"config": "FILE"},
+    ),
+    Row(
+        "molo_jax.main",
+        ("tests/test_distributed.py::test_the_command_trains_until_one_process_is_stopped",),
+        "config workdir mode distributed coordinator num_processes process_id",
+        {"config": "*"},
     ),
     Row(
         "molo_jax.main",

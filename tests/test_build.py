@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from molo_jax.data.store.records import (
     manifest_path,
     prepared_folder,
 )
+from molo_jax.engine import mesh
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.methods.settings import MoLoSettings, TRXSettings, own_fields
 from molo_jax.methods.trx import TRX
@@ -98,18 +100,82 @@ def test_the_cosine_schedule_ends_with_the_training():
     np.testing.assert_allclose(rates, [0.4, 0.4, 0], atol=1e-7)
 
 
+def devices_of_hosts(*counts):
+    """Devices as they may be listed: with the hosts' numbers mixed."""
+    made = [
+        types.SimpleNamespace(process_index=host, id=100 * host + number)
+        for host, count in enumerate(counts)
+        for number in range(count)
+    ]
+    return made[::-1]
+
+
+@pytest.fixture
+def train_devices(monkeypatch):
+    """Returns the devices of a training as `(host, number)`, by what there is and what is set."""
+
+    def used(counts, episodes, microbatch):
+        monkeypatch.setattr(build, "all_devices", lambda: devices_of_hosts(*counts))
+        monkeypatch.setattr(build, "make_mesh", list)
+        config = base_config()
+        config.train.episodes_per_step, config.train.microbatch = episodes, microbatch
+        return [(each.process_index, each.id % 100) for each in build.train_mesh(config)]
+
+    return used
+
+
 @pytest.mark.parametrize(
     ("episodes", "microbatch", "available", "used"),
     [(16, 2, 8, 8), (16, 4, 8, 4), (6, 1, 4, 3), (1, 1, 8, 1), (12, 1, 8, 6)],
 )
 def test_as_many_devices_are_used_as_share_the_episodes_evenly(
-    monkeypatch, episodes, microbatch, available, used
+    train_devices, episodes, microbatch, available, used
 ):
-    monkeypatch.setattr(jax, "devices", lambda: list(range(available)))
+    assert train_devices([available], episodes, microbatch) == [(0, n) for n in range(used)]
+
+
+@pytest.mark.parametrize(
+    ("episodes", "microbatch", "available", "of_each"),
+    [
+        (16, 2, (4, 4), 4),
+        (12, 1, (8, 8), 6),
+        # The first 6 of 12 devices would leave a host without any.
+        (6, 1, (4, 4, 4), 2),
+        (4, 1, (2, 2, 2, 2), 1),
+    ],
+)
+def test_every_host_has_the_same_number_of_devices_in_training(
+    train_devices, caplog, episodes, microbatch, available, of_each
+):
+    expected = [(host, n) for host in range(len(available)) for n in range(of_each)]
+    assert train_devices(available, episodes, microbatch) == expected
+    some_unused = len(expected) < sum(available)
+    assert (f"uses {len(expected)} of {sum(available)} devices" in caplog.text) == some_unused
+
+
+def test_episodes_that_cannot_be_spread_over_the_hosts_are_refused(train_devices):
+    message = (
+        "train.episodes_per_step=6 cannot be spread over 4 processes, each of which computes a"
+        " multiple of train.microbatch=1; make train.episodes_per_step a multiple of 4, or start"
+        " fewer processes"
+    )
+    with pytest.raises(UsageError, match=message):
+        train_devices((2, 2, 2, 2), 6, 1)
+    with pytest.raises(UsageError, match="a multiple of 8, or start fewer"):
+        train_devices((1, 1), 4, 4)
+
+
+def test_processes_with_different_numbers_of_devices_do_not_train(train_devices):
+    message = "process 1 has 8 devices and process 0 has 4; a training needs the same number"
+    with pytest.raises(UsageError, match=message):
+        train_devices((4, 8), 12, 1)
+
+
+def test_an_evaluation_uses_the_same_number_of_devices_of_every_host(monkeypatch):
+    monkeypatch.setattr(mesh, "all_devices", lambda: devices_of_hosts(3, 2))
     monkeypatch.setattr(build, "make_mesh", list)
-    config = base_config()
-    config.train.episodes_per_step, config.train.microbatch = episodes, microbatch
-    assert build.train_mesh(config) == list(range(used))
+    found = [(each.process_index, each.id % 100) for each in build.evaluation_mesh()]
+    assert found == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_a_window_is_in_the_middle_outside_training_and_its_clips_are_the_same_everywhere(

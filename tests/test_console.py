@@ -1,12 +1,14 @@
 import io
 import re
 import sys
+import threading
 
 import pytest
 from absl import logging
 from tqdm import tqdm
 
 from molo_jax import console
+from molo_jax.errors import MoloError, Stopped, UsageError
 
 
 class Terminal(io.StringIO):
@@ -109,3 +111,39 @@ def test_on_a_terminal_progress_is_no_log_line(clock, monkeypatch):
         progress.update(50)
     assert said == []
     assert "test:" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MoloError("the video is bad"), ("the video is bad", 1)),
+        (UsageError("--x is wrong"), ("--x is wrong", 2)),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.txt"),
+            ("a.txt: No such file or directory", 1),
+        ),
+        (Stopped(15), ("stopped by SIGTERM", 143)),
+        (KeyboardInterrupt(), ("interrupted", 130)),
+        (ZeroDivisionError("by nothing"), None),
+    ],
+)
+def test_an_error_that_a_user_can_mend_has_one_line_and_its_code(error, reason):
+    assert console.reason_of(error) == reason
+
+
+def test_a_process_among_several_is_named_in_its_error_line(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_NAME", "")
+    console.show_error("first")
+    console.name_process("process 3")
+    console.show_error("then")
+    assert capsys.readouterr().err == "error: first\nerror: process 3: then\n"
+
+
+def test_only_one_thread_ends_the_process_and_may_ask_again(monkeypatch):
+    monkeypatch.setattr(console, "_ENDING", threading.RLock())
+    console.claim_end()
+    console.claim_end()
+    other = threading.Thread(target=console.claim_end, daemon=True)
+    other.start()
+    other.join(0.2)
+    assert other.is_alive()

@@ -16,6 +16,7 @@ NO_TENSORFLOW = (
     "molo_jax.weights.torch_map",
     "molo_jax.engine.checkpoint",
     "molo_jax.engine.evaluation",
+    "molo_jax.engine.mesh",
     "molo_jax.engine.metrics",
     "molo_jax.engine.schedule",
     "molo_jax.engine.step",
@@ -79,8 +80,7 @@ ROOMS = {
     "prediction": (
         # Not what uses TensorFlow, which NO_TENSORFLOW shows.
         "molo_jax.data",
-        "molo_jax.engine.runtime",
-        "molo_jax.engine.step",
+        *("molo_jax.engine.mesh", "molo_jax.engine.runtime", "molo_jax.engine.step"),
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn", "molo_jax.weights"),
         *("molo_jax.provenance", "molo_jax.downloads"),
     ),
@@ -102,7 +102,7 @@ ROOMS = {
         *("molo_jax.methods", "molo_jax.backbones", "molo_jax.nn.precision"),
         *("molo_jax.resume", "molo_jax.evaluate", "molo_jax.evaluated"),
         *("molo_jax.evaluator", "molo_jax.provenance", "molo_jax.stored_config"),
-        "molo_jax.benchmarks",
+        *("molo_jax.benchmarks", "molo_jax.same_data"),
     ),
 }
 # The files beside the rooms that know the configuration: its definition, and the commands.

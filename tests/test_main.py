@@ -21,8 +21,8 @@ from molo_jax import build, evaluate, evaluated, report_run
 from molo_jax.cli import load_config
 from molo_jax.convert import convert
 from molo_jax.data.augment import eval_views
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.metrics import read_metrics
-from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
 from molo_jax.evaluator import Evaluator
 from molo_jax.methods.episode import Episode

@@ -7,7 +7,8 @@ import textwrap
 import pytest
 
 from molo_jax import stopping
-from molo_jax.stopping import Stopped, StopSignals
+from molo_jax.engine import hosts
+from molo_jax.stopping import AgreedStop, Stopped, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,50 @@ def test_signals_go_to_the_inner_block_and_then_to_the_outer_again():
         assert (inner.received, outer.received) == (signal.SIGTERM, 0)
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_one_process_stops_at_its_own_signal_as_soon_as_it_is_asked():
+    with noting() as signals:
+        stop = AgreedStop(signals)
+        assert not stop.requested()
+        assert not stop.settled()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested()
+        assert stop.settled()
+    error = stop.interrupted(7)
+    assert str(error) == (
+        "stopped by SIGTERM after step 7, which is saved; the same command goes on from there"
+    )
+    assert error.exit_code == 143
+
+
+def test_of_several_processes_the_largest_signal_and_its_process_are_named(monkeypatch):
+    """This is process 1 of 3; the others' numbers are heard one question later."""
+    heard, given = iter([0, 2 * 3 + 2]), []
+    monkeypatch.setattr(hosts, "count", lambda: 3)
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    monkeypatch.setattr(
+        hosts, "LargestSoFar", lambda: lambda value: (given.append(value), next(heard))[1]
+    )
+    with noting() as signals:
+        stop = AgreedStop(signals)
+        assert not stop.requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        # What is heard is what all others hear: SIGINT of process 2.
+        assert stop.requested()
+    assert given == [1, 15 * 3 + 1]
+    assert (stop.number, stop.process) == (signal.SIGINT, 2)
+    assert "stopped by SIGINT (process 2) after step 9," in str(stop.interrupted(9))
+    assert stop.interrupted(9).exit_code == 130
+
+
+def test_a_signal_behind_the_last_step_stops_all(monkeypatch):
+    monkeypatch.setattr(hosts, "count", lambda: 3)
+    monkeypatch.setattr(hosts, "largest", lambda value: max(value, 15 * 3 + 2))
+    with noting() as signals:
+        stop = AgreedStop(signals)
+        assert stop.settled()
+    assert (stop.number, stop.process) == (signal.SIGTERM, 2)
 
 
 # The main thread is inside one call of C that lasts for hours, as a compilation does.

@@ -11,7 +11,7 @@ import pytest
 from molo_jax import build, evaluate
 from molo_jax.analysis.outcome_file import read_outcomes
 from molo_jax.cli import load_config
-from molo_jax.engine.step import make_mesh
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.errors import MoloError
 from molo_jax.evaluated import untrained
 from molo_jax.evaluator import Evaluator

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from molo_jax import files
+from molo_jax import files, workdir
 from molo_jax.errors import MoloError, UsageError
 from molo_jax.files import InUseError
 from molo_jax.workdir import LOCK_FILE, work_folder
@@ -115,3 +115,17 @@ def test_a_full_disk_names_the_lock_file_and_leaves_none(tmp_path, monkeypatch):
     with pytest.raises(MoloError, match=message), work_folder(tmp_path, for_training=True):
         raise AssertionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_processes_the_first_makes_locks_and_removes_the_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "a"
+    with work_folder(folder, for_training=True):
+        monkeypatch.setattr(workdir.hosts, "is_first", lambda: False)
+        # Else it would be refused, for the lock is held.
+        with work_folder(folder, for_training=True):
+            assert (folder / LOCK_FILE).is_file()
+        monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(workdir.hosts, "is_first", lambda: False)
+    with work_folder(folder, for_training=True):
+        assert not folder.exists()

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, read_json
@@ -54,6 +56,21 @@ class Layout:
                 )
         leaves = tuple((array.dtype.str, array.shape[1:]) for array in arrays)
         return cls(structure, leaves, tuple(class_sizes))
+
+    def rows(self, classes: Any, videos: Any, draws: Any = 0) -> Int[np.ndarray, "..."]:
+        """Returns the rows of clips; arrays of positions and of numbers of draws are broadcast."""
+        classes, videos, draws = map(np.asarray, (classes, videos, draws))
+        return draws * self.videos + self._offsets[classes] + videos
+
+    def places(self, rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns class positions, video positions and numbers of the draws of rows."""
+        draws, within = np.divmod(np.asarray(rows, np.int64), self.videos)
+        classes = np.searchsorted(self._offsets, within, side="right") - 1
+        return classes, within - self._offsets[classes], draws
+
+    @functools.cached_property
+    def _offsets(self) -> Int[np.ndarray, "c"]:
+        return np.concatenate([[0], np.cumsum(self.class_sizes)]).astype(np.int64)
 
     @property
     def videos(self) -> int:

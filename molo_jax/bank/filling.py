@@ -17,22 +17,29 @@ from molo_jax.data.clips.source import ClipSource
 _LOGGER = logging.getLogger(__name__)
 Features = Any
 # Embeds clips; yields the positions of those that it could embed, and their features.
-EmbedClips = Callable[[Sequence[ClipRequest]], Iterable[tuple[Int[np.ndarray, "v"], Features]]]
+EmbedClips = Callable[["Requests"], Iterable[tuple[Int[np.ndarray, "v"], Features]]]
 # (position of the class, of the video within it, number of the draw) -> the clip.
 ClipOfDraw = Callable[[int, int, int], ClipRequest]
 
 
 class Requests(Sequence[ClipRequest]):
-    """The clips of rows, each made when it is asked for: memory does not grow with their frames."""
+    """The clips of rows, each made when it is asked for: memory does not grow with their frames.
 
-    def __init__(self, bank: FeatureBank, rows: Int[np.ndarray, "r"], clip_of: ClipOfDraw):
-        self._bank, self._rows, self._clip_of = bank, rows, clip_of
+    Args:
+        layout: of the bank, whose files need not be there.
+        rows: the rows of the clips.
+        clip_of: returns the clip of a draw.
+    """
+
+    def __init__(self, layout: Layout, rows: Int[np.ndarray, "r"], clip_of: ClipOfDraw):
+        self.rows = rows
+        self._layout, self._clip_of = layout, clip_of
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __getitem__(self, position: int) -> ClipRequest:
-        return self._clip_of(*map(int, self._bank.places(self._rows[position])))
+        return self._clip_of(*map(int, self._layout.places(self.rows[position])))
 
 
 def open_bank(root: Path, key: BankKey, like: Features, class_sizes: Sequence[int]) -> FeatureBank:
@@ -99,7 +106,7 @@ def fill(
             "%d of %d clips are to be embedded into %s", len(rows), draws * bank.videos, bank.folder
         )
         count = 0
-        for positions, features in embed(Requests(bank, rows, clip_of)) if len(rows) else ():
+        for positions, features in embed(Requests(bank.layout, rows, clip_of)) if len(rows) else ():
             bank.put(rows[positions], features)
             bank.note_bad(source.bad_places())
             count += len(positions)

@@ -71,7 +71,6 @@ class FeatureBank:
         self.folder, self.layout = folder, layout
         self.key, self.about = dict(key), dict(about)
         self.draws, self.bad = 0, {}
-        self._offsets = np.concatenate([[0], np.cumsum(layout.class_sizes)]).astype(np.int64)
         self._state = np.zeros(0, np.uint8)
         # Rows that are written and not yet marked as present, and since when.
         self._unmarked: list[np.ndarray] = []
@@ -155,14 +154,11 @@ class FeatureBank:
 
     def rows(self, classes: Any, videos: Any, draws: Any = 0) -> Int[np.ndarray, "..."]:
         """Returns the rows of clips; arrays of positions and of numbers of draws are broadcast."""
-        classes, videos, draws = map(np.asarray, (classes, videos, draws))
-        return draws * self.videos + self._offsets[classes] + videos
+        return self.layout.rows(classes, videos, draws)
 
     def places(self, rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns class positions, video positions and numbers of the draws of rows."""
-        draws, within = np.divmod(np.asarray(rows, np.int64), self.videos)
-        classes = np.searchsorted(self._offsets, within, side="right") - 1
-        return classes, within - self._offsets[classes], draws
+        return self.layout.places(rows)
 
     def present(self, draws: int) -> Bool[np.ndarray, "r"]:
         """Returns for each row of so many draws whether its features are there."""
@@ -180,7 +176,7 @@ class FeatureBank:
         """
         wanted = ~self.present(draws).reshape(draws, self.videos)
         if not retry_bad:
-            wanted[:, [self._offsets[c] + v for c, v in self.bad]] = False
+            wanted[:, [self.rows(*place) for place in self.bad]] = False
         return np.flatnonzero(wanted)
 
     def features(self) -> Features:

@@ -1,6 +1,8 @@
 """Builds the parts of training and evaluation from the configuration, which nothing below knows."""
 
+import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,13 +28,17 @@ from molo_jax.data.augment import AugmentConfig, episode_key, eval_views, train_
 from molo_jax.data.clips.episodes import EpisodeSampler
 from molo_jax.data.clips.source import ClipSource
 from molo_jax.data.pipeline import episode_batches
+from molo_jax.engine import hosts
 from molo_jax.engine.evaluation import Score
+from molo_jax.engine.hosts import connect_devices
+from molo_jax.engine.mesh import all_devices, even_devices, make_mesh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.prefetch import place_episodes, prefetched
 from molo_jax.engine.runtime import parse_steps
 from molo_jax.engine.schedule import Schedule, cosine_schedule, official_schedule
 from molo_jax.engine.state import create_model, create_state
-from molo_jax.engine.step import Batch, make_mesh, make_train_step
+from molo_jax.engine.step import Batch, make_train_step
+from molo_jax.errors import UsageError
 from molo_jax.evaluate import Evaluation
 from molo_jax.evaluator import EvaluationData, Evaluator
 from molo_jax.methods.episode import Episode
@@ -104,20 +110,50 @@ def train_preprocess(config: ConfigDict) -> Callable[[Batch, jax.Array], Episode
 
 
 def train_mesh(config: ConfigDict) -> Mesh:
-    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly."""
+    """Returns a mesh over as many devices as the episodes of a step can be spread over evenly.
+
+    Every host (process) has the same number of them.
+
+    Raises:
+        UsageError: the processes have different numbers of devices, or the episodes of a step
+            cannot be spread over the processes.
+    """
     episodes, microbatch = config.train.episodes_per_step, config.train.microbatch
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if episodes // microbatch % n == 0)
-    if count < len(devices):
+    devices = all_devices()
+    counts = collections.Counter(device.process_index for device in devices)
+    (most, number), (fewest, less) = counts.most_common()[0], counts.most_common()[-1]
+    if number != less:
+        # Checkpoints are written by all devices of all processes, which orbax takes for a table.
+        raise UsageError(
+            f"process {most} has {number} devices and process {fewest} has {less}; a training needs"
+            " the same number in all processes (CUDA_VISIBLE_DEVICES chooses GPUs)"
+        )
+    used = even_devices(devices, parts=episodes // microbatch)
+    if not used:
+        raise UsageError(
+            f"train.episodes_per_step={episodes} cannot be spread over {len(counts)} processes,"
+            f" each of which computes a multiple of train.microbatch={microbatch}; make"
+            f" train.episodes_per_step a multiple of {len(counts) * microbatch}, or start fewer"
+            " processes"
+        )
+    if len(used) < len(devices):
         logging.warning(
             "training uses %d of %d devices: train.episodes_per_step=%d is no multiple of"
             " train.microbatch=%d times all of them",
-            count,
+            len(used),
             len(devices),
             episodes,
             microbatch,
         )
-    return make_mesh(devices[:count])
+    connect_devices(used)
+    return make_mesh(used)
+
+
+def evaluation_mesh() -> Mesh:
+    """Returns a mesh over the devices of all hosts (processes), the same number on each."""
+    used = even_devices()
+    connect_devices(used)
+    return make_mesh(used)
 
 
 def evaluation_data(
@@ -167,7 +203,7 @@ def evaluation(config: ConfigDict) -> Evaluation:
             config.eval.split,
             ways=config.eval.ways or (config.eval.n_way,),
             shots=config.eval.shots,
-            mesh=make_mesh(),
+            mesh=evaluation_mesh(),
         ),
         dataset=tested.dataset.name,
         trained_dataset=config.dataset.name,
@@ -182,6 +218,12 @@ def evaluation(config: ConfigDict) -> Evaluation:
         refuse_trained=config.eval.on_trained_classes == REFUSE,
         config=config.to_dict(),
     )
+
+
+def on_own_devices(evaluation: Evaluation) -> Evaluation:
+    """Returns an evaluation for what process 0 does alone, see `hosts.alone`."""
+    data = dataclasses.replace(evaluation.data, mesh=evaluation_mesh())
+    return dataclasses.replace(evaluation, data=data)
 
 
 def embedding(config: ConfigDict, split: str) -> Evaluation:
@@ -300,8 +342,9 @@ def _batches(
 ) -> Generator[Iterator[Batch], None, None]:
     """Yields the chunks of the steps behind the first `done`, each on its way to the devices.
 
-    The chunks of a step are made while the step takes them, so no more than a few of them are in
-    memory, however many episodes a step has.
+    A chunk is what all devices of all hosts compute side by side: consecutive episodes, of which
+    each host decodes its own. The chunks of a step are made while the step takes them, so no more
+    than a few of them are in memory, however many episodes a step has.
     """
     train = config.train
     chunk = train.microbatch * mesh.size
@@ -311,8 +354,8 @@ def _batches(
         start=done * train.episodes_per_step,
         stop=train.steps * train.episodes_per_step,
         batch_size=chunk,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=hosts.index(),
+        process_count=hosts.count(),
         **_reading(config, config.data.sampling),
     )
     with contextlib.closing(decoded):

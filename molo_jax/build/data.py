@@ -16,19 +16,27 @@ from molo_jax.data.lists import official
 from molo_jax.data.lists.splits import SPLIT_FILE, STANDARD_SPLITS, Split, read_split
 from molo_jax.data.store.prepared import PreparedDataset
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.same_data import make_alike
 
 
 def open_split(config: ConfigDict, split: str) -> ClipSource:
     """Opens one split of the prepared videos, or of the videos themselves (`data.source`).
 
+    With several processes, all of them leave out the videos that any of them lacks.
+
     Raises:
         MoloError: when the folder, the list or videos are missing, with how to get them; or when
-            two of the lists that there are share a video or a class.
+            two of the lists that there are share a video or a class; or processes have other lists.
         UsageError: when `data.split_dir` is empty and the dataset has no official lists, or the
             videos were prepared for other clips.
     """
-    if config.data.source == "videos":
-        return _open_videos(config, split)
+    opened = _open_videos if config.data.source == "videos" else _open_prepared
+    source = opened(config, split)
+    make_alike(source, config.dataset.name)
+    return source
+
+
+def _open_prepared(config: ConfigDict, split: str) -> PreparedDataset:
     data, name = config.data, config.dataset.name
     source = PreparedDataset.open(
         data.prepared,

@@ -96,7 +96,8 @@ def episode_batches(
         sampler: the episodes, of the same split.
         start: the first episode.
         stop: the episode to stop before; None for an endless stream.
-        batch_size: episodes a batch, over all hosts.
+        batch_size: episodes a batch, over all hosts: what their devices compute side by side. The
+            hosts then compute consecutive episodes at the same time, as one host would.
         workers: episodes decoded at the same time; 0 for one per CPU core.
         prefetch: batches kept ready.
         resize: side of the square that frames are resized to.
@@ -155,6 +156,8 @@ def clip_batches(
     resize: int,
     sampling: str,
     static: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Generator[ClipBatch, None, None]:
     """Streams clips in the order of `requests`, in batches of one size.
 
@@ -163,24 +166,30 @@ def clip_batches(
     Args:
         dataset: the videos.
         requests: the clips, all of the same number of frames.
-        batch_size: clips a batch; the last one is filled up with zeros.
+        batch_size: clips a batch, over all hosts; the last one is filled up with zeros.
         workers: clips decoded at the same time; 0 for one per CPU core.
         prefetch: batches kept ready.
         resize: side of the square that frames are resized to.
         sampling: one of `frames.SAMPLINGS`.
         static: show one frame T times in every clip.
+        process_index: number of this host, which gets its contiguous share of every batch.
+        process_count: number of hosts.
 
     Returns:
-        A generator of `ClipBatch`. A bad video has `ok` False if the data set's policy is "skip";
-        otherwise `next` raises BadVideoError.
+        A generator of `ClipBatch`, this host's share of each. A bad video has `ok` False if the
+        data set's policy is "skip"; otherwise `next` raises BadVideoError.
 
     Raises:
         UsageError: an argument is out of range, or the data were prepared for other clips.
     """
     frames = len(requests[0].draws) if requests else None
     reader = _Reader(dataset, sampling, resize, static, frames)
+    _at_least(1, batch_size=batch_size)
+    share = _share(batch_size, process_count, "clips")
 
     def fill(position: int, arrays: _Arrays, place: int) -> None:
+        batch, number = divmod(position, share)
+        position = batch * batch_size + process_index * share + number
         clip = arrays["clips"][place]
         known = position < len(requests)
         arrays["positions"][place] = position if known else -1
@@ -188,29 +197,35 @@ def clip_batches(
         if not arrays["ok"][place]:
             clip[:] = 0
 
-    count = -(-len(requests) // max(batch_size, 1)) * batch_size
+    count = -(-len(requests) // batch_size) * share
     fields = {
         "positions": ((), np.int32),
         "ok": ((), np.bool_),
         "clips": ((frames or 0, resize, resize, 3), np.uint8),
     }
-    batches = _Batches(fill, fields, count, batch_size, workers=workers, prefetch=prefetch)
+    batches = _Batches(fill, fields, count, share, workers=workers, prefetch=prefetch)
     return batches.stream(lambda arrays: ClipBatch(**arrays))
 
 
 def _host_count(count: int, batch_size: int, process_count: int, *, endless: bool) -> int:
     """Number of episodes of one host; all hosts must see the same number of batches."""
-    if batch_size % process_count:
-        raise UsageError(
-            f"a batch of {batch_size} episodes cannot be shared by {process_count} processes; "
-            "make the number of episodes a multiple of the number of processes"
-        )
+    share = _share(batch_size, process_count, "episodes")
     if count % batch_size and not endless:
         raise UsageError(
             f"{count} episodes are no whole number of batches of {batch_size}, "
             f"which {process_count} processes need; change one of the numbers"
         )
-    return count // batch_size * (batch_size // process_count)
+    return count // batch_size * share
+
+
+def _share(batch_size: int, process_count: int, what: str) -> int:
+    """Number of elements of a batch that each host gets."""
+    if batch_size % process_count:
+        raise UsageError(
+            f"a batch of {batch_size} {what} cannot be shared by {process_count} processes; "
+            f"make the number of {what} a multiple of the number of processes"
+        )
+    return batch_size // process_count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,9 @@ statistics), `optimizer` (optimizer state and step; absent where training cannot
 """
 
 import contextlib
-import functools
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from molo_jax.engine import hosts
+from molo_jax.engine.plain_trees import (
+    from_plain,
+    in_place_of,
+    named_as,
+    names_of,
+    shapes_of,
+    to_plain,
+    without_values,
+)
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import bytes_of, failure, failure_of_storage, write_json
-from molo_jax.old_checkpoints import former_path
 
 _ITEMS = ("model", "optimizer")
 _PARTS = "*orbax-checkpoint-tmp*/**/*"  # what orbax has written before it is complete
@@ -41,6 +49,10 @@ class Checkpoints:
 
     A checkpoint is written while the training goes on; the next call of `save` waits for it. Use as
     a context manager: leaving it waits until everything is on disk.
+
+    With several processes, all of them open the folder and call the same methods in the same order,
+    and `restore` gives arrays that lie on the devices of all of them. A folder that is opened to be
+    read only is different: each process reads for itself, arrays on its own devices.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, read_only: bool = False):
@@ -58,15 +70,25 @@ class Checkpoints:
         self._writing: int | None = None
         if read_only and not self.folder.is_dir():
             return
+        who = {"multiprocessing_options": self._processes()}
         options = ocp.CheckpointManagerOptions(
+            **who,
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
-        handlers = {item: ocp.StandardCheckpointHandler() for item in _ITEMS}
-        handlers["meta"] = ocp.JsonCheckpointHandler()
+        handlers = {item: ocp.StandardCheckpointHandler(**who) for item in _ITEMS}
+        handlers["meta"] = ocp.JsonCheckpointHandler(**who)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         self._saved = self._manager.latest_step()
+
+    def _processes(self) -> ocp.options.MultiprocessingOptions:
+        """Returns who reads and writes: all processes together, or each by itself."""
+        if not self._read_only or jax.process_count() == 1:
+            # By its name, processes that wait for one folder are told from those of another.
+            return ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name)
+        own = jax.process_index()
+        return ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -97,7 +119,7 @@ class Checkpoints:
             self._manager.close()
         finally:
             self._manager = None
-            if not self._read_only:
+            if not self._read_only and hosts.is_first():
                 with contextlib.suppress(OSError):
                     self.folder.rmdir()
 
@@ -126,13 +148,20 @@ class Checkpoints:
         complete = writing is not None and (self.folder / str(writing)).is_dir()
         return writing if complete else self._saved
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a checkpoint is being written; may be read by another thread."""
+        writing = self._writing
+        return writing is not None and self.saved_step != writing
+
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint."""
+        """Returns the step of the newest complete checkpoint: of process 0, if all are asked."""
         if self._manager is None:
             return None
         # orbax counts the one that is being written.
         unfinished = {self._writing} - {self.saved_step}
-        return max(set(self._manager.all_steps()) - unfinished, default=None)
+        newest = max(set(self._manager.all_steps()) - unfinished, default=None)
+        return newest if self._read_only else hosts.broadcast(newest)
 
     def save(
         self, step: int, *, meta: Mapping[str, Any], model: Any, optimizer: Any | None = None
@@ -194,6 +223,8 @@ class Checkpoints:
     def _check_space(self, *trees: Any) -> int:
         """Stops before a disk that is too full, on which orbax would fail in the background.
 
+        Process 0 asks for all, for they write to the same disk.
+
         Returns the bytes of the checkpoint.
 
         Raises:
@@ -201,6 +232,8 @@ class Checkpoints:
                 being written, and how much there is; also when the folder is gone.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+        if not hosts.is_first():
+            return needed
         # What is on disk of them already is not free any more.
         written = ((size, bytes_of(at.glob(_PARTS))) for at, size in _IN_WRITING.items())
         others = sum(max(0, size - done) for size, done in written)
@@ -242,8 +275,10 @@ class Checkpoints:
         Raises:
             OSError: when the file cannot be written; the old one is there then.
         """
-        # The file of orbax's JsonCheckpointHandler.
-        write_json(self.folder / str(step) / "meta" / "metadata", meta, indent=None)
+        if hosts.is_first():
+            # The file of orbax's JsonCheckpointHandler.
+            write_json(self.folder / str(step) / "meta" / "metadata", meta, indent=None)
+        hosts.barrier(f"the record of {self.describe(step)} is replaced")
 
     def restore(self, step: int, targets: Mapping[str, Any], sharding: Sharding) -> dict[str, Any]:
         """Reads items of the checkpoint of `step`, also one whose tensors have their former names.
@@ -266,9 +301,9 @@ class Checkpoints:
                 f"the checkpoint {self.describe(step)} has no optimizer state; training cannot go"
                 " on from it"
             )
-        abstract = {item: to_plain(_abstract(tree, sharding)) for item, tree in targets.items()}
+        abstract = {item: to_plain(without_values(x, sharding)) for item, x in targets.items()}
         stored = self._read(step, lambda: {item: self._tree(step, item) for item in abstract})
-        named = {item: _named_as(stored[item], tree) for item, tree in abstract.items()}
+        named = {item: named_as(stored[item], tree) for item, tree in abstract.items()}
         for item, expected in named.items():
             self._check_shapes(step, expected, stored[item])
         arguments = {item: ocp.args.StandardRestore(tree) for item, tree in named.items()}
@@ -278,7 +313,7 @@ class Checkpoints:
         restored = {}
         for item, target in targets.items():
             former = named[item] is not abstract[item]
-            tree = _in_place_of(abstract[item], found[item]) if former else found[item]
+            tree = in_place_of(abstract[item], found[item]) if former else found[item]
             self._check_finite(step, item, tree)
             restored[item] = from_plain(target, tree)
         return restored
@@ -305,7 +340,7 @@ class Checkpoints:
 
     def _check_finite(self, step: int, item: str, tree: Any) -> None:
         leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(tree))[0]
-        broken = ["/".join(_names(path)) for path, leaf in leaves if not _is_finite(leaf)]
+        broken = ["/".join(names_of(path)) for path, leaf in leaves if not _is_finite(leaf)]
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise MoloError(
@@ -315,7 +350,7 @@ class Checkpoints:
             )
 
     def _check_shapes(self, step: int, expected: Any, stored: Any) -> None:
-        wanted, found = _shapes(expected), _shapes(stored)
+        wanted, found = shapes_of(expected), shapes_of(stored)
         problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
         problems += [f"{name} is not expected" for name in sorted(found.keys() - wanted.keys())]
         problems += [
@@ -333,67 +368,3 @@ class Checkpoints:
 
 def _is_finite(leaf: Any) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(np.isfinite(leaf).all())
-
-
-def to_plain(tree: Any) -> dict[str, Any]:
-    """Turns any tree into nested dictionaries named by the paths of its leaves."""
-    nested: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        _put(nested, _names(path), leaf)
-    return nested
-
-
-def _put(nested: dict[str, Any], path: Sequence[str], leaf: Any) -> None:
-    *parents, name = path
-    for parent in parents:
-        nested = nested.setdefault(parent, {})
-    nested[name] = leaf
-
-
-def _get(nested: Mapping[str, Any], path: Sequence[str]) -> Any:
-    return functools.reduce(lambda tree, name: tree[name], path, nested)
-
-
-def from_plain(target: Any, plain: Mapping[str, Any]) -> Any:
-    """Undoes `to_plain`: returns a tree of the structure of `target` with the leaves of `plain`."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(target)
-    leaves = [_get(plain, _names(path)) for path, _ in paths]
-    return jax.tree_util.tree_unflatten(structure, leaves)
-
-
-def _named_as(stored: Any, expected: dict[str, Any]) -> dict[str, Any]:
-    """Returns the expected tree, with its tensors' former names if the stored tree has those."""
-    former: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]:
-        _put(former, former_path(_names(path)), leaf)
-    found = _shapes(stored).keys()
-    more = len(found & _shapes(former).keys()) > len(found & _shapes(expected).keys())
-    return former if more else expected
-
-
-def _in_place_of(expected: dict[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of a tree with former names by the names of the expected tree."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _get(former, former_path(_names(path))), expected
-    )
-
-
-def _names(path: tuple) -> list[str]:
-    """Names a leaf; the array inside an nnx variable carries the variable's name."""
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    is_variable = len(names) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
-    return names[:-1] if is_variable else names
-
-
-def _abstract(tree: Any, sharding: Sharding) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        "/".join(jax.tree_util.keystr((key,), simple=True) for key in path): tuple(leaf.shape)
-        for path, leaf in leaves
-    }

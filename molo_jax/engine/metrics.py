@@ -16,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import make_histogram, scalar
 
+from molo_jax.engine import hosts
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, write_text, written
 
@@ -47,7 +48,8 @@ class MetricLog:
     """Appends lines `{"step": …, "kind": "train" | "val", …}` to `<workdir>/metrics.jsonl`.
 
     The same numbers go to TensorBoard (`<workdir>/tensorboard`) as `<kind>/<name>`. The files are
-    made by the first line, so that a training that fails before it leaves none.
+    made by the first line, so that a training that fails before it leaves none. Of several
+    processes, process 0 alone writes.
     """
 
     def __init__(self, workdir: Path, first_step: int):
@@ -63,7 +65,8 @@ class MetricLog:
         self._path, self._first_step = workdir / METRICS_FILE, first_step
         self._file: IO[str] | None = None
         self._board: _Board | None = None
-        if self._path.exists():
+        self._writes = hosts.is_first()
+        if self._writes and self._path.exists():
             kept = [line for line in read_metrics(workdir) if line["step"] <= first_step]
             _rewrite(self._path, kept)
 
@@ -73,6 +76,8 @@ class MetricLog:
         Raises:
             MoloError: naming the file that cannot be written.
         """
+        if not self._writes:
+            return
         with written(self._path):
             self._file = self._file or self._path.open("a", encoding="utf-8")
             self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
@@ -112,6 +117,8 @@ class MetricLog:
         self._to_board(step, values)
 
     def _to_board(self, step: int, values: Sequence[Summary.Value]) -> None:
+        if not self._writes:
+            return
         folder = self._path.parent / "tensorboard"
         with written(folder):
             self._board = self._board or _Board(folder, self._first_step + 1)

@@ -1,13 +1,15 @@
 """Batches on their way to the devices, ahead of the computation."""
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
-from molo_jax.engine.step import Batch, episodes_sharding
+from molo_jax.engine.mesh import clips_sharding, episodes_sharding
+from molo_jax.engine.step import Batch
 from molo_jax.errors import MoloError
 
 Made, Placed = TypeVar("Made"), TypeVar("Placed")
@@ -31,6 +33,26 @@ def place_episodes(chunk: Batch, mesh: Mesh) -> Batch:
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in chunk.items()
     }
+
+
+class PlacedClips(NamedTuple):
+    """Clips on the devices, (b over all hosts, ...), and which of them there are, (b,)."""
+
+    clips: jax.Array
+    ok: jax.Array
+
+
+def place_clips(clips: Any, ok: Any, mesh: Mesh) -> PlacedClips:
+    """Starts the transfer of this host's clips of a batch to its devices.
+
+    Args:
+        clips: (b, ...), this host's contiguous share of a batch.
+        ok: (b,), whether each clip is there.
+        mesh: the devices of all hosts.
+    """
+    sharding = clips_sharding(mesh)
+    place = functools.partial(jax.make_array_from_process_local_data, sharding)
+    return PlacedClips(place(clips), place(ok))
 
 
 def prefetched(

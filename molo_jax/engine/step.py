@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from molo_jax.engine.mesh import DATA_AXIS, clips_sharding, episodes_sharding, replicated
 from molo_jax.engine.state import TrainState
 from molo_jax.methods.base import accuracy
 from molo_jax.methods.episode import Episode, Features, Training
@@ -20,33 +21,9 @@ from molo_jax.nn import remat as recomputation
 from molo_jax.nn.layers import BATCH_NORM_MOMENTUM
 from molo_jax.nn.precision import FLOAT32, Precision, using
 
-# The mesh axis over which episodes are spread.
-DATA_AXIS = "data"
 # A batch of episodes as it comes from the input pipeline: arrays with a leading episode axis.
 Batch = Mapping[str, Array | np.ndarray]
 Metrics = dict[str, Float[Array, ""]]
-
-
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh over the given devices (all of them by default)."""
-    devices = jax.devices() if devices is None else devices
-    types = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), types, devices=devices)
-
-
-def episodes_sharding(mesh: Mesh) -> NamedSharding:
-    """Placement of a chunk of episodes: over all devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def clips_sharding(mesh: Mesh) -> NamedSharding:
-    """Placement of separate clips: the leading axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Placement of what every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
 
 
 def chunked(batch: Batch, chunk: int) -> list[Batch]:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int, UInt8
 
 from molo_jax.backbones import backbone_info
 from molo_jax.data.augment import eval_views
-from molo_jax.engine.step import make_embed, make_match, make_mesh
+from molo_jax.engine.mesh import make_mesh
+from molo_jax.engine.step import make_embed, make_match
 from molo_jax.errors import MoloError
 from molo_jax.methods.episode import Features
 from molo_jax.nn.precision import using

@@ -164,7 +164,7 @@ def test_requests_are_made_when_they_are_asked_for(bank):
         asked.append(place)
         return clip_of(*place)
 
-    requests = Requests(bank, np.array([9, 3]), counted)
+    requests = Requests(bank.layout, np.array([9, 3]), counted)
     assert len(requests) == 2
     assert asked == []
     assert requests[0].video == (1, 1)

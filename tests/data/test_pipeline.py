@@ -333,6 +333,26 @@ def test_clips_come_in_the_order_of_the_requests_in_full_batches(open_dataset, r
     assert not clips[6:].any()
 
 
+def test_hosts_get_contiguous_shares_of_every_batch_of_clips(open_dataset):
+    dataset = open_dataset()
+    sampler = make_sampler(dataset, frame_draw="video")
+    requests = [sampler.clip(0, video) for video in range(5)]
+    (whole, rest) = clips_of(dataset, requests)
+    shares = [clips_of(dataset, requests, process_index=p, process_count=2) for p in range(2)]
+    positions = [[batch.positions.tolist() for batch in share] for share in shares]
+    assert positions == [[[0, 1], [4, -1]], [[2, 3], [-1, -1]]]
+    assert [batch.ok.tolist() for batch in shares[1]] == [[True, True], [False, False]]
+    for batch, parts in zip((whole, rest), zip(*shares, strict=True), strict=True):
+        np.testing.assert_array_equal(batch.clips, np.concatenate([part.clips for part in parts]))
+
+
+def test_a_batch_of_clips_that_hosts_cannot_share_is_refused(open_dataset):
+    dataset = open_dataset()
+    requests = [make_sampler(dataset, frame_draw="video").clip(0, 0)]
+    with pytest.raises(UsageError, match="a batch of 4 clips cannot be shared by 3 processes"):
+        clips_of(dataset, requests, process_count=3)
+
+
 def test_static_clips_repeat_their_middle_frame(open_dataset, read_codes):
     dataset = open_dataset()
     requests = [

@@ -13,11 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from molo_jax.engine.checkpoint import (
-    Checkpoints,
-    from_plain,
-    to_plain,
-)
+from molo_jax.engine.checkpoint import Checkpoints
+from molo_jax.engine.plain_trees import from_plain, to_plain
 from molo_jax.errors import MoloError
 
 HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -160,3 +160,14 @@ def test_pictures_histograms_and_numbers_go_to_tensorboard_alone_under_their_tag
     assert sum(count for count, end in ends if end < 1e-9) == 2
     assert zero.summary.value[0].histo.num == 3
     assert len(read_metrics(tmp_path)) == 1
+
+
+def test_of_several_processes_only_the_first_writes(tmp_path, monkeypatch):
+    write(tmp_path, 0, [1, 2])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(metrics.hosts, "is_first", lambda: False)
+    # Process 0 would forget the second line.
+    with MetricLog(tmp_path, 1) as log:
+        log.write(2, "train", {"loss": 7.0})
+        log.show(2, numbers={"a/b": 1.0})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.prefetch import place_episodes, prefetched
-from molo_jax.engine.step import make_mesh
 from molo_jax.errors import MoloError
 
 
@@ -79,7 +79,7 @@ import sys
 import jax
 import numpy as np
 from molo_jax.engine.prefetch import place_episodes
-from molo_jax.engine.step import make_mesh
+from molo_jax.engine.mesh import make_mesh
 
 count, index, port = map(int, sys.argv[1:])
 if count > 1:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.engine.state import TrainState, create_model, create_state
 from molo_jax.methods.episode import Episode
@@ -78,7 +79,7 @@ def _step(devices=1):
         preprocess=_preprocess,
         episode_key=jax.random.key,
         n_way=WAY,
-        mesh=steps.make_mesh(jax.devices()[:devices]),
+        mesh=make_mesh(jax.devices()[:devices]),
     )
     return optimizer, step
 
@@ -219,6 +220,7 @@ for devices, chunk in ((4, 4), (2, 2), (2, 4)):
 
 # What the devices exchange: nothing for a chunk, and at the end of the step each number once.
 from molo_jax.engine import step as steps
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.optimizer import make_optimizer
 from molo_jax.weights.torch_map import decays
 
@@ -226,7 +228,7 @@ optimizer = make_optimizer(lambda step: 1e-3, decays=decays, weight_decay=1e-3)
 gradient = steps._chunk_gradient(
     test_step._network()[0], test_step._preprocess, jax.random.key, test_step.WAY, steps.FLOAT32
 )
-mesh = steps.make_mesh(jax.devices()[:2])
+mesh = make_mesh(jax.devices()[:2])
 _, start, add, finish = steps._several_devices(gradient, optimizer, mesh)
 state = test_step._state(optimizer)
 (chunk, _) = steps.chunked(test_step._batch(), 2)
@@ -274,7 +276,7 @@ def test_four_devices_give_the_result_of_one():
 def test_embedded_clips_match_as_the_network_matches_whole_episodes():
     graphdef, params, stats = _network()
     clips = np.random.default_rng(5).standard_normal((4, FRAMES, 32, 32, 3)).astype(np.float32)
-    embed = steps.make_embed(graphdef, preprocess=lambda x: 2 * x, mesh=steps.make_mesh())
+    embed = steps.make_embed(graphdef, preprocess=lambda x: 2 * x, mesh=make_mesh())
     tokens = embed(params, stats, clips)
     match = steps.make_match(graphdef, n_way=2)
     support, query = np.array([[3, 0], [1, 2]]), np.array([[1, 2, 1], [3, 3, 0]])

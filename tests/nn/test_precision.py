@@ -9,6 +9,7 @@ from jax import export, lax
 from thin import FRAMES, SIDE, WAY, arrays, gradient, operations
 
 from molo_jax.engine import step as steps
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.methods.settings import METHODS
 from molo_jax.nn import attention, matching, normalization, ops
 from molo_jax.nn.precision import FLOAT32, PRECISIONS, Precision, current, using
@@ -34,7 +35,7 @@ def evaluated(network, method, precision):
     embed = steps.make_embed(
         graphdef,
         preprocess=lambda x: x,
-        mesh=steps.make_mesh(jax.devices()[:1]),
+        mesh=make_mesh(jax.devices()[:1]),
         precision=precision,
     )
     match = steps.make_match(graphdef, n_way=WAY, precision=precision)
@@ -190,7 +191,7 @@ def test_the_setting_holds_inside_its_block_and_float32_outside():
 
 def test_a_program_keeps_the_precision_that_it_was_made_for(network):
     graphdef, *states = network("bi_mhm")
-    mesh = steps.make_mesh(jax.devices()[:1])
+    mesh = make_mesh(jax.devices()[:1])
     clips = jax.ShapeDtypeStruct((1, FRAMES, SIDE, SIDE, 3), np.float32)
     texts = []
     for name in ("float32", "bf16", "float32"):

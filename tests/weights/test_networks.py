@@ -14,7 +14,7 @@ from molo_jax import evaluate
 from molo_jax.backbones import BACKBONES
 from molo_jax.data.clips.dataset import VideoDataset
 from molo_jax.engine.checkpoint import Checkpoints
-from molo_jax.engine.step import make_mesh
+from molo_jax.engine.mesh import make_mesh
 from molo_jax.errors import MoloError
 from molo_jax.methods.settings import MoLoSettings
 from molo_jax.provenance import ListRecord, settings_seen
