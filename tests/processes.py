@@ -14,7 +14,7 @@ from typing import NamedTuple
 from molo_jax.relay import free_port
 
 # Seconds after which a process that should have ended counts as hanging.
-HANGS = 120
+HANGS = 300
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(Path(__file__).parents[1]),
