@@ -8,6 +8,7 @@ folders, or for a preparation that has ended.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -64,6 +65,7 @@ def environment(more: Sequence[str] = ()) -> dict[str, str]:
     return versions | {name: _version(name) for name in (*_PACKAGES, *more)}
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -105,15 +105,14 @@ class Beam:
         try:
             # Beam's parser prints how it is used, and ends the process.
             with contextlib.redirect_stderr(said):
-                return beam.Pipeline(
-                    runner=self._runner, options=PipelineOptions(flags=self._options)
-                )
+                options = PipelineOptions(flags=self._options)
+                options.get_all_options(retain_unknown_options=True)
+                return beam.Pipeline(runner=self._runner, options=options)
         except SystemExit:
             reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
             raise UsageError(f"{self._flag}: --beam_pipeline_options: {reason}") from None
-        except (ValueError, ImportError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"{self._flag}: {reason}") from None
+        except Exception as error:
+            raise UsageError(f"{self._flag}: {' '.join(str(error).split())}") from error
 
     def _carry_out(self, work: Sequence[Assignment]) -> None:
         import apache_beam as beam
