@@ -128,6 +128,9 @@ class Beam:
         try:
             result = pipeline.run()
             state = result.wait_until_finish()
+            if self._cluster:
+                # Without its scheduler, Beam's runner ends as if all were done.
+                self._cluster.check_open(result.client)
         except MoloError:
             raise
         except Exception as error:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import logging as std_logging
 import os
 import re
 import threading
@@ -85,12 +86,29 @@ class Cluster:
         Raises:
             MoloError: there is no scheduler, or it has no worker.
         """
-        client = self._client()
-        try:
-            yield Connection(client, self._wait_for_workers(client))
-        finally:
-            with contextlib.suppress(Exception):
-                client.close(timeout=_GRACE)
+        with _quiet():
+            client = self._client()
+            try:
+                yield Connection(client, self._wait_for_workers(client))
+            finally:
+                with contextlib.suppress(Exception):
+                    client.close(timeout=_GRACE)
+
+    def check_open(self, client: Any) -> None:
+        """Checks that a connection has lasted until the end.
+
+        Args:
+            client: a `distributed.Client`.
+
+        Raises:
+            MoloError: it was lost.
+        """
+        if client.status != "running":
+            raise MoloError(
+                f"the connection to the Dask scheduler at {self._address()} was lost. Record files"
+                " that are whole are kept; start a scheduler and workers, and the same command goes"
+                " on from there"
+            )
 
     def _client(self) -> Any:
         from distributed import Client
@@ -141,6 +159,20 @@ class Cluster:
         with self.connected() as connection:
             for where, found in connection.environments():
                 assignments.check_environment(wanted, found, where)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Dask's log out: it prints a trace for each connection that is lost."""
+    loggers = [std_logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(std_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _parsed(options: Sequence[str]) -> dict[str, Any]:

@@ -155,7 +155,9 @@ def test_an_interruption_and_a_killed_worker_cost_no_finished_file(
 
     folder = prepared_folder(tmp_path / "out", "folder").with_name("1.0.0.unfinished")
     first = start()
-    wait_for(lambda: list(folder.glob("*.json")) and list(folder.glob(".*.part")), first)
+    wait_for(
+        lambda: list(folder.glob("*array_record*.json")) and list(folder.glob(".*.part")), first
+    )
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=PATIENCE)
     assert first.returncode == 130
