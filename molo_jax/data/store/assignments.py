@@ -198,7 +198,7 @@ def carry_out(assignment: Assignment) -> None:
     tasks = assignment.tasks()
     if tasks and not any(os.path.lexists(path) for path, _ in tasks):
         raise MoloError(
-            f"{here} finds none of the {len(tasks)} videos of a record file, such as {tasks[0][0]};"
+            f"{here} finds no video of a record file, such as {tasks[0][0]};"
             " --videos must be a folder that all machines share, under the same path. If these"
             " videos were removed meanwhile, run the same command again"
         )

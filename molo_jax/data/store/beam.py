@@ -147,6 +147,8 @@ class Beam:
         quoted = _QUOTED.findall(str(error))
         if quoted:
             return _WHILE.sub("", quoted[-1])
+        if sentence := dask_cluster.explained(error):
+            return f"{self._flag}: {sentence}. {_AGAIN}"
         reason = " ".join(str(error).split())[:400]
         return f"{self._flag}: {type(error).__name__}: {reason}. {_AGAIN}"
 

@@ -6,14 +6,15 @@ import dataclasses
 import difflib
 import logging as std_logging
 import os
+import queue
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
+from molo_jax.data.lists.enough import plural
 from molo_jax.data.store import assignments
 from molo_jax.errors import MoloError, UsageError
 
@@ -113,11 +114,11 @@ class Cluster:
     def _client(self) -> Any:
         from distributed import Client
 
-        opener = ThreadPoolExecutor(1)
         try:
             # Dask has no limit for a program that takes the connection and then says nothing.
-            opening = opener.submit(Client, **self.connection, timeout=self.seconds)
-            return opening.result(self.seconds + _GRACE)
+            return _within(
+                self.seconds + _GRACE, lambda: Client(**self.connection, timeout=self.seconds)
+            )
         except ValueError as error:
             raise UsageError(f"{self._address()} is no address: {error}; {_GIVE}") from error
         except Exception as error:
@@ -126,8 +127,6 @@ class Cluster:
                 f"there is no Dask scheduler at {self._address()} ({reason[0]}); start one with"
                 f" `dask scheduler`, or name the address that it shows: {_GIVE}"
             ) from error
-        finally:
-            opener.shutdown(wait=False)
 
     def _address(self) -> str:
         from dask import config
@@ -214,7 +213,9 @@ class Connection:
 
     def __str__(self) -> str:
         threads = self._client.nthreads()
-        return f"{len(threads)} workers with {sum(threads.values())} threads at {self.address}"
+        workers = plural(len(threads), "worker", "workers")
+        slots = plural(sum(threads.values()), "thread", "threads")
+        return f"{workers} with {slots} at {self.address}"
 
     def environments(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Names the scheduler and each worker, with the versions there.
@@ -246,6 +247,41 @@ class Connection:
                         " joins it: `dask worker %s`",
                         *(self.address, self.address),
                     )
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Calls a function that may never return.
+
+    Raises:
+        TimeoutError: it has not returned in this time; it goes on, in a thread that ends with the
+            process.
+    """
+    answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            answers.put((function(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
+    if error:
+        raise error
+    return value
+
+
+def explained(error: Exception) -> str:
+    """Says what an error of Dask means; an empty string for any other error."""
+    if type(error).__name__ != "KilledWorker":
+        return ""
+    return (
+        f"making one record file has ended {error.allowed_failures + 1} Dask workers, one after the"
+        " other; the logs of the workers say why, too little memory for example"
+    )
 
 
 def _without_package(where: str, error: Exception) -> MoloError:

@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_shared_is_named(assignment, run, tmp_path):
     )
     shard = dataclasses.replace(assignment.shard, listed=lines)
     assert refusal(dataclasses.replace(assignment, shard=shard)).startswith(
-        f"{HERE} finds none of the 3 videos of a record file, such as /elsewhere/2_0.mp4; --videos"
+        f"{HERE} finds no video of a record file, such as /elsewhere/2_0.mp4; --videos"
         " must be a folder that all machines share"
     )
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import dask_programs
 import pytest
-from distributed import Client
+from distributed import Client, KilledWorker
 from preparing import make_plan, prepare_tree
 from programs import QUICK
 from troubled_decoder import CRASH, ENDLESS, SLOW, ask_for, troubled
@@ -73,6 +74,24 @@ def test_where_no_scheduler_is_the_address_is_named():
     cluster = Cluster.of([f"--dask_client_address={address}", "--dask_connection_timeout=1"])
     with pytest.raises(MoloError, match=f"no Dask scheduler at {address} .*`dask scheduler`"):
         cluster.check()
+
+
+def test_a_program_that_never_answers_is_no_scheduler(monkeypatch):
+    monkeypatch.setattr(dask_cluster, "_GRACE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        cluster = Cluster.of([f"--dask_client_address={address}", "--dask_connection_timeout=1"])
+        message = f"no Dask scheduler at {address} .no answer in 1.5 s."
+        with pytest.raises(MoloError, match=message):
+            cluster.check()
+
+
+def test_what_has_ended_several_workers_is_told_in_words():
+    error = KilledWorker("task", None, 3)
+    assert dask_cluster.explained(error).startswith(
+        "making one record file has ended 4 Dask workers, one after the other; the logs of the"
+    )
+    assert dask_cluster.explained(ValueError("x")) == ""
 
 
 def test_a_worker_with_other_versions_is_named(cluster):
