@@ -125,17 +125,23 @@ class Beam:
             | "Prepare" >> beam.Map(carry_out)
         )
         result = None
+        # Its direct runner prints a trace before it hands on what a worker has raised.
+        log = std_logging.getLogger("apache_beam.runners.common")
+        level = log.level
+        log.setLevel(std_logging.CRITICAL)
         try:
             result = pipeline.run()
             state = result.wait_until_finish()
             if self._cluster:
                 # Without its scheduler, Beam's runner ends as if all were done.
                 self._cluster.check_open(result.client)
-        except MoloError:
-            raise
+        except MoloError as error:
+            # Beam adds the step of its pipeline.
+            raise MoloError(_WHILE.sub("", str(error))) from error
         except Exception as error:
             raise MoloError(self._explained(error)) from error
         finally:
+            log.setLevel(level)
             # Beam leaves Dask's connection open, and with it what waits in the cluster.
             if self._cluster and result is not None:
                 with contextlib.suppress(Exception):
