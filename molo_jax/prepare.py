@@ -22,6 +22,7 @@ from molo_jax.files import write_json
 if TYPE_CHECKING:
     from molo_jax.data.lists.division import Division
     from molo_jax.data.lists.enough import Need
+    from molo_jax.data.store.beam import Beam
     from molo_jax.data.store.inputs import Inputs
     from molo_jax.data.store.records import Settings
     from molo_jax.data.store.report import Report
@@ -111,7 +112,11 @@ _COUNTS = {
     for split in STANDARD_SPLITS
 }
 _WORKERS = flags.DEFINE_integer(
-    "workers", 0, "Processes that decode; 0: one for each core.", lower_bound=0
+    "workers",
+    0,
+    "Processes that decode; 0: one for each core, with --beam_runner one for each record file that"
+    " is made at a time.",
+    lower_bound=0,
 )
 _TIMEOUT = flags.DEFINE_float(
     "timeout",
@@ -123,10 +128,14 @@ _FORCE = flags.DEFINE_bool("force", False, "Begin even if the disk looks too sma
 _BEAM_RUNNER = flags.DEFINE_string(
     "beam_runner",
     None,
-    "Apache Beam runner that does the work, such as DirectRunner; needs the extra beam.",
+    "Apache Beam runner that does the work, such as DaskRunner (needs the extra dask), FlinkRunner,"
+    " SparkRunner or DirectRunner (the extra beam).",
 )
 _BEAM_OPTIONS = flags.DEFINE_list(
-    "beam_pipeline_options", [], "Its options, as name=value, separated by commas."
+    "beam_pipeline_options",
+    [],
+    "Its options, as name=value, separated by commas; DaskRunner needs"
+    " dask_client_address=tcp://HOST:8786.",
 )
 
 
@@ -175,6 +184,8 @@ def _run() -> None:
 def _find_and_prepare() -> None:
     from molo_jax.data.store import inputs, preparation
 
+    # Before a million files are looked for.
+    beam = _beam()
     found = _find(_DATASET.value)
 
     def keep_lists() -> None:
@@ -202,8 +213,7 @@ def _find_and_prepare() -> None:
             _OUT.value,
             begin=keep_lists,
             force=_FORCE.value,
-            beam_runner=_BEAM_RUNNER.value,
-            beam_options=[f"--{option.lstrip('-')}" for option in _BEAM_OPTIONS.value],
+            beam=beam,
         )
     report.leave_out(found.left_out)
     report.explain(found.division)
@@ -282,6 +292,25 @@ def _check_flags() -> None:
             raise UsageError(f"--{flag} is for --dataset={of}")
     if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
         raise UsageError("--beam_pipeline_options needs --beam_runner")
+    if _CHECK.value and _BEAM_RUNNER.value:
+        raise UsageError("--check works on this machine; it takes no --beam_runner")
+    for flag in ("videos", "out"):
+        value = flags.FLAGS[flag].value or ""
+        if "://" in value:
+            raise UsageError(
+                f"--{flag}={value} is no folder; mount the storage as a file system, then give the"
+                " folder that it is mounted on"
+            )
+
+
+def _beam() -> "Beam | None":
+    if not _BEAM_RUNNER.value:
+        return None
+    from molo_jax.data.store.beam import Beam
+
+    beam = Beam(_BEAM_RUNNER.value, _BEAM_OPTIONS.value)
+    beam.check()
+    return beam
 
 
 def _settings() -> "Settings":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ("ssv2", "ssv2_small", "kinetics100", "ucf101", "hmdb51")
-_PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "molo_jax", "molo-jax")
+_PROGRAMS = ("python", "python3", "make", "pip", "pytest", "ruff", "dask", "molo_jax", "molo-jax")
 _FENCE = re.compile(r"^(```|~~~).*?\n(.*?)^\1", re.M | re.S)
 _INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 # What may stand in front of a program: a prompt, the settings of variables, a folder of programs.
@@ -127,6 +127,7 @@ class Row:
 
 
 HERE = "tests/test_documentation.py"
+DASK = "tests/data/store/test_dask_cluster.py"
 PREPARE = "dataset videos out check report resize splits_dir workers beam_runner"
 EPISODES = "n_way n_shot n_query train_n_shot train_n_query num_frames"
 TABLE = (
@@ -177,6 +178,16 @@ TABLE = (
         f"{PREPARE} {EPISODES} ratio seed split_file",
         {"dataset": "folder"},
     ),
+    Row(
+        "molo_jax.prepare",
+        (
+            f"{DASK}::test_an_interruption_and_a_killed_worker_cost_no_finished_file",
+            f"{DASK}::test_a_crash_a_hang_and_a_bad_video_cost_themselves_alone_as_they_do_here",
+        ),
+        f"{PREPARE} {EPISODES} chroma beam_pipeline_options",
+        {"dataset": "folder"},
+    ),
+    Row("dask", (f"{DASK}::test_a_scheduler_without_workers_is_said",), "nthreads"),
     *(
         Row(
             "molo_jax.prepare",

@@ -286,6 +286,18 @@ def test_the_generated_videos_are_prepared_too(tmp_path):
             ["--dataset=ssv2", "--videos=x", "--out=y", "--beam_pipeline_options=a=b"],
             "--beam_pipeline_options needs --beam_runner",
         ),
+        (
+            ["--dataset=ssv2", "--videos=x", "--check", "--beam_runner=DaskRunner"],
+            "--check works on this machine; it takes no --beam_runner",
+        ),
+        (
+            ["--dataset=ssv2", "--videos=x", "--out=gs://bucket/y"],
+            "--out=gs://bucket/y is no folder; mount the storage as a file system",
+        ),
+        (
+            ["--dataset=ssv2", "--videos=/nowhere", "--out=y", "--beam_runner=DaskRunner"],
+            "DaskRunner needs the address of a Dask scheduler: --beam_pipeline_options=dask_client",
+        ),
     ],
 )
 def test_wrong_flags_are_one_line_and_exit_code_2(arguments, message):

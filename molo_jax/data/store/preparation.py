@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -20,6 +20,9 @@ from molo_jax.data.video.decode import BadVideoError, one_video, probe
 from molo_jax.data.video.encode import EncodedVideo, encode_or_reason
 from molo_jax.errors import MoloError
 from molo_jax.files import locked
+
+if TYPE_CHECKING:
+    from molo_jax.data.store.beam import Beam
 
 # Videos that the size of the prepared data is estimated from, and how many it takes to bother.
 _SAMPLE, _WORTH_A_SAMPLE = 16, 64
@@ -144,8 +147,7 @@ def prepare(
     *,
     begin: Callable[[], object] = lambda: None,
     force: bool = False,
-    beam_runner: str | None = None,
-    beam_options: Sequence[str] = (),
+    beam: "Beam | None" = None,
 ) -> Report:
     """Prepares the videos that are not yet prepared.
 
@@ -154,8 +156,7 @@ def prepare(
         out: folder of the prepared data sets.
         begin: called once it is sure that the folder is for this plan.
         force: begin even if the disk looks too small.
-        beam_runner: name of the Apache Beam runner that does the work; None for processes here.
-        beam_options: the runner's own options, as `--name=value`.
+        beam: the Apache Beam runner that does the work; None for processes here.
 
     Returns:
         What became of every video.
@@ -177,6 +178,7 @@ def prepare(
             workers=plan.workers,
             seconds=plan.seconds,
             advance=lambda count: progress[0].update(count),
+            beam=beam,
         )
         unfinished = builder.unfinished()
         begin()
@@ -186,24 +188,8 @@ def prepare(
         elif not force:
             _check_space(plan, todo, folder)
         progress.append(stack.enter_context(Progress("prepare", "videos", len(todo))))
-        builder.download_and_prepare(download_config=_download_config(beam_runner, beam_options))
+        builder.download_and_prepare()
         return _report(plan, *_lines(builder.manifests()))
-
-
-def _download_config(runner: str | None, options: Sequence[str]) -> Any:
-    import tensorflow_datasets as tfds
-
-    if runner is None:
-        return tfds.download.DownloadConfig()
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError:
-        raise MoloError(
-            "--beam_runner needs Apache Beam: pip install -c constraints.txt -e '.[beam]'"
-        ) from None
-    return tfds.download.DownloadConfig(
-        beam_runner=runner, beam_options=PipelineOptions(flags=list(options))
-    )
 
 
 def lock(folder: Path) -> contextlib.AbstractContextManager[None]:

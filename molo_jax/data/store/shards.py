@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.data.store.processes import Lost
 from molo_jax.data.store.records import Listed, Manifest, Outcome, Settings, manifest_path
-from molo_jax.data.video.encode import EncodedVideo, encode_or_reason
+from molo_jax.data.video.encode import EncodedVideo
 from molo_jax.errors import MoloError
 
 # TFDS's own setting, but for the compression, which gains nothing on JPEG and costs time.
@@ -78,20 +79,25 @@ class Shard:
     settings: Settings
     stored: Mapping[str, Stored] = dataclasses.field(default_factory=dict, compare=False)
 
-    def is_made(self) -> bool:
-        """Whether the file is there as a whole, from the same videos and settings."""
+    def is_made(self, *, failures_count: bool = False) -> bool:
+        """Whether the file is there as a whole, from the same videos and settings.
+
+        Args:
+            failures_count: whether a video counts as dealt with where another try may do better.
+        """
         try:
             manifest = Manifest.read(manifest_path(self.path))
             size = self.path.stat().st_size
         except (MoloError, OSError):
             return False
         found = manifest.settings, manifest.bytes, len(manifest.listed)
-        return found == (self.settings, size, len(self.listed)) and all(
-            outcome.still_holds(recorded, wanted)
-            for recorded, wanted, outcome in zip(
-                manifest.listed, self.listed, manifest.outcomes, strict=True
-            )
-        )
+        if found != (self.settings, size, len(self.listed)):
+            return False
+        outcomes = manifest.outcomes
+        if failures_count:
+            outcomes = [dataclasses.replace(outcome, transient=False) for outcome in outcomes]
+        lines = zip(manifest.listed, self.listed, outcomes, strict=True)
+        return all(outcome.still_holds(recorded, wanted) for recorded, wanted, outcome in lines)
 
     def with_stored(self, stored: Mapping[tuple[str, str], Stored]) -> "Shard":
         """The same, knowing which of its records there are already."""
@@ -215,12 +221,6 @@ def _serialize(video: Listed, result: EncodedVideo) -> bytes:
     return record.SerializeToString(deterministic=True)
 
 
-def make_shard(shard: Shard) -> None:
-    """Makes a record file in this process; what Beam's workers do."""
-    if not shard.is_made():
-        shard.write(encode_or_reason(*task) for task in shard.tasks())
-
-
 def make_features() -> tfds.features.FeaturesDict:
     """What a record holds; the frame rate is a fraction."""
     return tfds.features.FeaturesDict(
@@ -249,7 +249,8 @@ def _write_records(path: Path, records: Iterable[bytes]) -> int:
     Raises:
         MoloError: it cannot be written, for want of space for instance.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines, or containers, may have the same number.
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     count = 0
     try:
         writer = array_record_module.ArrayRecordWriter(str(part), _RECORD_OPTIONS)

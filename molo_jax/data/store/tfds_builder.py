@@ -4,9 +4,9 @@
     builder.download_and_prepare()
 
 An interrupted preparation goes on where it was, and a finished one is brought up to date where
-files have come or changed: a record file is made anew only if its manifest differs. With a Beam
-runner in the `DownloadConfig` the record files are made by its workers, otherwise by processes of
-this machine; the files are the same, byte for byte.
+files have come or changed: a record file is made anew only if its manifest differs. With
+`beam` the record files are made by the workers of its runner, otherwise by processes of this
+machine; the files are the same, byte for byte.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
@@ -33,10 +33,13 @@ from molo_jax.data.store.records import (
     read_settings,
     videos_of_a_shard,
 )
-from molo_jax.data.store.shards import Shard, Stored, make_features, make_shard, stored_records
+from molo_jax.data.store.shards import Shard, Stored, make_features, stored_records
 from molo_jax.data.video.encode import encode_or_reason
-from molo_jax.errors import MoloError, UsageError
+from molo_jax.errors import MoloError
 from molo_jax.files import write_json
+
+if TYPE_CHECKING:
+    from molo_jax.data.store.beam import Beam
 
 _WORK, _OLD = "unfinished", "old"
 
@@ -66,6 +69,7 @@ class FewShotVideos(FileReaderBuilder):
         workers: processes that decode; 0 for one per CPU core.
         seconds: time limit of a video.
         advance: called with the number of videos that are done.
+        beam: the runner whose workers make the record files; None for processes of this machine.
         arguments: those of `tfds.core.DatasetBuilder`; `data_dir` matters.
     """
 
@@ -80,6 +84,7 @@ class FewShotVideos(FileReaderBuilder):
         workers: int,
         seconds: float,
         advance: Callable[[int], object],
+        beam: "Beam | None" = None,
         **arguments: Any,
     ):
         super().__init__(
@@ -87,6 +92,7 @@ class FewShotVideos(FileReaderBuilder):
         )
         self._settings, self._lists = settings, dict(lists)
         self._workers, self._seconds, self._advance = workers, seconds, advance
+        self._beam = beam
         self._work = Path(self.data_path).with_name(f"{VERSION}.{_WORK}")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -212,8 +218,14 @@ class FewShotVideos(FileReaderBuilder):
         self._put_aside(made)
         stored = stored_records([self._work / _OLD], self._settings)
         todo = [shard.with_stored(stored) for shard in todo]
-        if download_config and download_config.beam_runner:
-            _make_with_beam(todo, download_config)
+        if self._beam:
+            self._beam.make(
+                todo,
+                self._work,
+                workers=self._workers,
+                seconds=self._seconds,
+                advance=self._advance,
+            )
         else:
             self._make_here(todo)
         self.info.set_splits(tfds.core.SplitDict([self._split_info(*s) for s in shards.items()]))
@@ -269,24 +281,6 @@ class FewShotVideos(FileReaderBuilder):
             shard_lengths=[manifest.records for manifest in manifests],
             num_bytes=sum(manifest.bytes for manifest in manifests),
             filename_template=self._get_filename_template(split),
-        )
-
-
-def _make_with_beam(shards: Sequence[Shard], download_config: tfds.download.DownloadConfig) -> None:
-    import apache_beam as beam  # an extra
-
-    try:
-        pipeline = beam.Pipeline(
-            runner=download_config.beam_runner, options=download_config.beam_options
-        )
-    except ValueError as error:
-        raise UsageError(f"--beam_runner={download_config.beam_runner}: {error}") from None
-    with pipeline:
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(shards)
-            | "Spread" >> beam.Reshuffle()
-            | "Prepare" >> beam.Map(make_shard)
         )
 
 

@@ -110,12 +110,6 @@ def test_a_crash_of_the_decoder_costs_one_video(video_tree, tmp_path, monkeypatc
     assert (problem["video"], problem["reason"]) == ("3_3", "decoding it crashed the process")
 
 
-def test_without_beam_the_runner_names_the_extra(video_tree, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "apache_beam.options.pipeline_options", None)
-    with pytest.raises(MoloError, match=r"--beam_runner needs Apache Beam: pip install .*\[beam\]"):
-        prepare(make_plan(video_tree), tmp_path, beam_runner="DirectRunner")
-
-
 def test_who_is_at_work_in_a_folder_is_named_until_the_work_ends(tmp_path):
     with preparation.lock(tmp_path):
         own = rf"another preparation \(process {os.getpid()}\) is at work in {tmp_path}"

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from preparing import SIDE, make_plan, open_prepared, prepare_tree
 
 from molo_jax.data.store import records, tfds_builder
+from molo_jax.data.store.beam import Beam
 from molo_jax.data.store.preparation import prepare
 from molo_jax.data.store.processes import Lost
 from molo_jax.data.store.records import Manifest, manifest_path, prepared_folder
@@ -91,7 +92,7 @@ def test_processes_give_the_same_bytes(video_tree, tmp_path, expected):
 
 
 def test_beam_gives_the_same_bytes(video_tree, tmp_path, expected):
-    prepare(make_plan(video_tree), tmp_path, beam_runner="DirectRunner")
+    prepare(make_plan(video_tree), tmp_path, beam=Beam("DirectRunner"))
     assert content(tmp_path) == expected
     assert not list(tmp_path.glob("**/.*.part"))
 
@@ -315,6 +316,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 from molo_jax.data.store import records, tfds_builder
+from molo_jax.data.store.beam import Beam
 from molo_jax.errors import MoloError
 from preparing import in_this_process, make_plan
 from molo_jax.data.store.preparation import prepare
