@@ -23,6 +23,9 @@ os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 # PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# TensorFlow otherwise imports Keras, which nothing here uses. Read when TensorFlow is imported.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
 return_large_arrays()

@@ -31,6 +31,8 @@ from molo_jax.stopping import Stopped
 # TensorFlow reads these when it is imported; it only reads the data here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# TensorFlow otherwise imports Keras, which nothing here needs and which takes seconds.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 INTERRUPTED = 130
 # As the last argument of a command: it takes any more of them.
