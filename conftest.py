@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 from browsers import browser_line
-from own_memory import PEAKS_APART, give_back_memory, peak_bytes, return_large_arrays
+from own_memory import (
+    PEAKS_APART,
+    begin_peak,
+    forget_results,
+    give_back_memory,
+    peak_bytes,
+    return_large_arrays,
+)
 
 # The programs of the tests are small and run a few times, so that compiling them costs more than
 # running them: without LLVM's optimizations it takes half as long, and without MLIR on the way to
@@ -72,7 +79,9 @@ def memory_of_a_test() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_of_a_file(request) -> Iterator[None]:
+    begin_peak()
     yield
+    forget_results(request.module)
     give_back_memory()
     worker = getattr(request.config, "workerinput", {"workerid": ""})["workerid"]
     _PEAKS.setdefault(worker, {})[request.node.nodeid] = max(peak_bytes(), *PEAKS_APART, 0)
