@@ -83,6 +83,8 @@ def _memory_of_a_file(request) -> Iterator[None]:
     yield
     forget_results(request.module)
     give_back_memory()
+    # As after the collection: what is still there stays, and need not be searched.
+    gc.freeze()
     worker = getattr(request.config, "workerinput", {"workerid": ""})["workerid"]
     _PEAKS.setdefault(worker, {})[request.node.nodeid] = max(peak_bytes(), *PEAKS_APART, 0)
     PEAKS_APART.clear()
