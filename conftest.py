@@ -7,13 +7,23 @@ from collections.abc import Iterator
 
 import pytest
 from browsers import browser_line
-from own_memory import PEAKS_APART, give_back_memory, peak_bytes, return_large_arrays
+from own_memory import (
+    PEAKS_APART,
+    begin_peak,
+    forget_results,
+    give_back_memory,
+    peak_bytes,
+    return_large_arrays,
+)
 from xla_flags import QUICK
 
 os.environ["XLA_FLAGS"] = f"{' '.join(QUICK)} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # PyTorch's idle threads would else spin beside the others' work. Read when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# TensorFlow otherwise imports Keras, which nothing here uses. Read when TensorFlow is imported.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 # Memory that a process of the tests may need at most: two of them beside others on a small machine.
 MOST_BYTES = 3 * 10**9
@@ -61,8 +71,12 @@ def memory_of_a_test() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _memory_of_a_file(request) -> Iterator[None]:
+    begin_peak()
     yield
+    forget_results(request.module)
     give_back_memory()
+    # As after the collection: what is still there stays, and need not be searched.
+    gc.freeze()
     worker = getattr(request.config, "workerinput", {"workerid": ""})["workerid"]
     _PEAKS.setdefault(worker, {})[request.node.nodeid] = max(peak_bytes(), *PEAKS_APART, 0)
     PEAKS_APART.clear()

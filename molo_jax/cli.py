@@ -30,6 +30,8 @@ from molo_jax.methods.settings import METHODS, own_fields
 # TensorFlow reads these when it is imported; it only reads the data here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# TensorFlow otherwise imports Keras, which nothing here needs and which takes seconds.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 # As the last argument of a command: it takes any more of them.
 ANY_MORE = "…"

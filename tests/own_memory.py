@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from pathlib import Path
+from types import ModuleType
 
 # `mallopt` of the C library: parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. Without them, freed
 # arrays stay with the process, in pieces that the next large array does not fit into.
@@ -17,7 +18,7 @@ PEAKS_APART: list[int] = []
 
 
 def peak_bytes() -> int:
-    """Returns the most resident memory that this process has had, in bytes.
+    """Returns the most resident memory that this process has had since `begin_peak`, in bytes.
 
     Linux hands `ru_maxrss` on to a process that is started: a small program that a large test
     starts would be told the memory of the test. `VmHWM` begins anew with each program.
@@ -30,12 +31,25 @@ def peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def begin_peak() -> None:
+    """Has `peak_bytes` count from now on, where the system can: otherwise from the start."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def return_large_arrays() -> None:
     """Has the C library give the memory of large arrays back to the system once they are freed."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             for parameter in (_TRIM, _MMAP):
                 ctypes.CDLL(None).mallopt(parameter, _LARGE)
+
+
+def forget_results(module: ModuleType) -> None:
+    """Forgets what the functions of a module remember, such as networks and their outputs."""
+    for value in vars(module).values():
+        if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "cache_clear"):
+            value.cache_clear()
 
 
 def give_back_memory() -> None:

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
+import thin_backbone
 from ml_collections import ConfigDict
+from thin_backbone import THIN
 
 from molo_jax import build, embed_run, evaluate
 from molo_jax.bank.targets import parse_export
@@ -25,8 +27,9 @@ from molo_jax.methods.settings import OTAMSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"
-SETTINGS = OTAMSettings(num_classes=3, backbone="resnet18")
+SETTINGS = OTAMSettings(num_classes=3, backbone=THIN.name)
 CHANGES = {
+    "model.backbone": THIN.name,
     "data.source": "videos",
     "data.num_frames": 2,
     "data.resize": 32,
@@ -36,6 +39,12 @@ CHANGES = {
     # Clips need no episodes: there are not so many classes.
     "eval.n_way": 50,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    with thin_backbone.registered():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +89,7 @@ def banks(workdir: Path) -> list[Path]:
 
 def run(data: Path, workdir: Path, *extra: str) -> subprocess.CompletedProcess:
     overrides = [f"--config.{key}={value}" for key, value in changes(data).items()]
-    command = [sys.executable, "-m", "molo_jax.embed", f"--config={CONFIG}:otam"]
+    command = [sys.executable, thin_backbone.PROGRAM, "molo_jax.embed", f"--config={CONFIG}:otam"]
     command += [f"--workdir={workdir}", *overrides, *extra]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=workdir)
 
@@ -102,7 +111,7 @@ def test_the_command_embeds_once_exports_and_finds_the_features_again(motion_dat
     places = [(c, v, k) for k in range(2) for c in range(3) for v in range(4)]
     clips = [clip_of_draw(given.seed, "val", 2, *place) for place in places]
     evaluator = Evaluator(given.data, network.graphdef)
-    wanted = np.zeros((24, 2, 512), np.float32)
+    wanted = np.zeros((24, 2, THIN.width), np.float32)
     for positions, found in evaluator.embed(network.params, network.batch_stats, clips):
         wanted[positions] = jax.tree.leaves(found)[0]
     assert np.abs(wanted).max() > 0.1
@@ -115,7 +124,7 @@ def test_the_command_embeds_once_exports_and_finds_the_features_again(motion_dat
         assert found["video"][5] == "val_motion5/1.mp4"
         assert found["class_id"].tolist() == ([3] * 4 + [5] * 4 + [8] * 4) * 2
     table = pyarrow.parquet.read_table(workdir / "features.parquet")
-    parquet = np.stack(table["features"].to_numpy()).reshape(24, 2, 512)
+    parquet = np.stack(table["features"].to_numpy()).reshape(24, 2, THIN.width)
     np.testing.assert_allclose(parquet, wanted, rtol=1e-5, atol=1e-6)
     points = np.loadtxt(workdir / "points/tensors.tsv", delimiter="\t")
     np.testing.assert_allclose(points, wanted.mean(axis=1), rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import thin_backbone
 from event_files import events
 from flax import nnx
 from html_page import HtmlPage
@@ -32,6 +33,7 @@ from molo_jax.reporting.work_folder import read_work_folder
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/synthetic.py"
 SETTINGS = {
+    "model.backbone": "thin",
     "data.num_frames": 2,
     "data.resize": 32,
     "data.crop": 32,
@@ -42,7 +44,7 @@ SETTINGS = {
     "augment.flip": 0.5,
     "train.n_way": 3,
     "train.n_query": 1,
-    "train.steps": 12,
+    "train.steps": 8,
     "train.episodes_per_step": 1,
     "train.log_every": 1,
     "train.eval_every": 4,
@@ -60,7 +62,8 @@ SETTINGS = {
 def command(data: Path, workdir: Path, *extra: str) -> list[str]:
     overrides = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
     return [
-        *(sys.executable, "-m", "molo_jax.main", f"--config={CONFIG}", f"--workdir={workdir}"),
+        *(sys.executable, thin_backbone.PROGRAM, "molo_jax.main"),
+        *(f"--config={CONFIG}", f"--workdir={workdir}"),
         "--config.data.source=videos",
         *(f"--config.data.root={data}/videos", f"--config.data.split_dir={data}/splits"),
         *(*overrides, "--config.eval.shots=1", "--config.eval.shots=3", *extra),
@@ -94,6 +97,12 @@ def lines(workdir: Path) -> list[dict]:
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    with thin_backbone.registered():
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(motion_data, tmp_path_factory):
     """A run from start to end; returns its folder and what it printed."""
@@ -114,7 +123,7 @@ def test_a_run_leaves_checkpoints_metrics_results_and_the_picture(whole):
         for shot in (1, 3)
         for variant in ("", "_static", "_untrained")
     ]
-    assert [line["step"] for line in lines(workdir) if line["kind"] == "val"] == [4, 8, 12]
+    assert [line["step"] for line in lines(workdir) if line["kind"] == "val"] == [4, 8]
     assert imread(workdir / "summary.png").std() > 0.1
 
 
@@ -122,7 +131,7 @@ def test_each_validation_is_seen_in_tensorboard(whole):
     workdir, _ = whole
     shown = [(x.step, v.tag) for x in events(workdir) for v in x.summary.value]
     for tag in ("val/episode", "val/classes", "val/margin", "val_class/val_motion5"):
-        assert [step for step, found in shown if found == tag] == [4, 8, 12]
+        assert [step for step, found in shown if found == tag] == [4, 8]
 
 
 def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, motion_data):
@@ -149,7 +158,7 @@ def test_a_run_leaves_its_report_with_episodes_and_map_and_its_command(whole, mo
     assert features.ensure([sampler.clip(c, v, 0) for c in range(3) for v in range(2)])
     assert features.embedded == 0
     (line,) = (workdir / "commands.jsonl").read_text().splitlines()
-    given = command(motion_data, workdir)[1:]
+    given = ["-m", *command(motion_data, workdir)[2:]]
     assert json.loads(line)["command"] == f"python {shlex.join(given)}"
 
 
@@ -171,7 +180,7 @@ def test_a_result_file_holds_what_the_table_shows_and_how_it_came_about(whole):
         validations = [line for line in lines(workdir) if line["kind"] == "val"]
         best = max(validations, key=lambda line: line["accuracy"])
         assert result["checkpoint_step"] == (0 if "untrained" in name else best["step"])
-        assert result["config"]["train"]["steps"] == 12
+        assert result["config"]["train"]["steps"] == 8
         assert result["bad_videos"] == {}
 
 
@@ -180,9 +189,9 @@ def test_a_run_that_is_killed_and_stopped_ends_exactly_as_one_that_is_not(
 ):
     workdir = tmp_path / "killed"
     arguments = command(motion_data, workdir)
-    code, _ = run_until(5, signal.SIGKILL, arguments, workdir)
+    code, _ = run_until(3, signal.SIGKILL, arguments, workdir)
     assert code == -signal.SIGKILL
-    code, errors = run_until(7, signal.SIGTERM, arguments, workdir)
+    code, errors = run_until(5, signal.SIGTERM, arguments, workdir)
     assert code == 128 + signal.SIGTERM
     assert errors.splitlines()[-1].startswith("error: stopped by SIGTERM after step ")
     assert "Traceback" not in errors
@@ -219,7 +228,7 @@ def _weights(data: Path, workdir: Path) -> evaluate.Network:
 def test_another_architecture_is_refused_in_evaluation(whole, motion_data):
     config = _config(motion_data)
     config.model.backbone = "resnet50"
-    message = "backbone is resnet18 in the checkpoint and resnet50 here"
+    message = "backbone is thin in the checkpoint and resnet50 here"
     with pytest.raises(MoloError, match=message):
         _load(config, whole[0])
 

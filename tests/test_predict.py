@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import programs
 import pytest
+import thin_backbone
 from flax import nnx
 
 from molo_jax import build, predict_run
@@ -25,10 +26,11 @@ from molo_jax.prediction.sources import make_network, variables_of
 from molo_jax.weights.networks import abstract_network
 
 RULE = ClipRule(num_frames=4, resize=40, crop=32)
+THIN_PREDICT = (thin_backbone.PROGRAM, "molo_jax.predict")
 
 
 def random_network(method="molo"):
-    settings = METHODS[method](num_classes=3, backbone="resnet18")
+    settings = METHODS[method](num_classes=3, backbone=thin_backbone.THIN.name)
     rng, values = np.random.default_rng(1), {}
     for state in abstract_network(settings)[1:]:
         for path, leaf in nnx.to_flat_state(state):
@@ -37,6 +39,12 @@ def random_network(method="molo"):
             value = 0.75 + rng.random(leaf.shape) / 2 if path[-1] in ("scale", "var") else value
             values[path] = value.astype(leaf.dtype)
     return make_network("random weights", settings, values, rule=RULE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    with thin_backbone.registered():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +118,7 @@ def test_the_command_predicts_tells_bad_clips_and_writes_its_files(saved, clips,
     shutil.copy(clips / "support/a/0.mp4", queries / "unbekannt/0.mp4")
     outputs = [tmp_path / name for name in ("out.csv", "out.json", "page.html")]
     result = programs.run(
-        *("-m", "molo_jax.predict", f"--classifier={path}", f"--videos={queries}", "--nocache"),
+        *(*THIN_PREDICT, f"--classifier={path}", f"--videos={queries}", "--nocache"),
         *(f"--videos={tmp_path}/absent.mp4", f"--report={outputs[2]}"),
         *(f"--out={outputs[0]}", f"--out={outputs[1]}"),
     )
@@ -156,7 +164,7 @@ def test_names_that_cannot_be_printed_are_shown_with_what_they_hold(
     good, bad = (tmp_path / "q" / os.fsdecode(name) for name in (b"\xff\x1b[31m.mp4", b"\xfe.mp4"))
     shutil.copy(clips / "support/a/0.mp4", good)
     bad.write_bytes(b"no video")
-    command = ("-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache")
+    command = (*THIN_PREDICT, f"--classifier={saved[0]}", "--nocache")
     result = programs.run(*command, f"--videos={tmp_path}/q", f"--out={tmp_path}/out.csv")
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
@@ -168,7 +176,7 @@ def test_names_that_cannot_be_printed_are_shown_with_what_they_hold(
 
 def test_the_command_needs_no_tensorflow(saved, clips):
     result = programs.run(
-        *("-X", "importtime", "-m", "molo_jax.predict", f"--classifier={saved[0]}", "--nocache"),
+        *("-X", "importtime", *THIN_PREDICT, f"--classifier={saved[0]}", "--nocache"),
         f"--videos={clips / 'queries/b/3.mp4'}",
     )
     assert result.returncode == 0, result.stderr
@@ -181,7 +189,9 @@ def test_the_command_needs_no_tensorflow(saved, clips):
 
 def test_a_program_needs_neither_tensorflow_nor_ml_collections(saved, clips):
     program = (
-        "import sys; from molo_jax.prediction.api import load_classifier;"
+        f"import sys; sys.path.append({os.path.dirname(__file__)!r});"
+        "from thin_backbone import BACKBONES, THIN; BACKBONES[THIN.name] = THIN;"
+        "from molo_jax.prediction.api import load_classifier;"
         f"print(load_classifier({str(saved[0])!r}, cache=False).predict("
         f"{str(clips / 'queries/b/3.mp4')!r}).nearest);"
         "slow = {'tensorflow', 'tensorflow_datasets', 'torch', 'ml_collections'};"

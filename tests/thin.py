@@ -3,27 +3,21 @@
 The fixture `network` of `nn/conftest.py` makes the backbone known.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 from jax.extend.core import jaxprs_in_params
+from thin_backbone import THIN
 
-from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
 from molo_jax.methods.episode import Episode
 from molo_jax.methods.settings import METHODS
 
 WAY, FRAMES, SIDE = 2, 3, 64
-# Of ResNet-18's code; more blocks would be traced and compiled again and again.
-THIN = dataclasses.replace(
-    BACKBONES["resnet18"], name="thin", width=64, stem=8, depths=(1, 1, 1, 1)
-)
 
 
 def settings(method):
     """Those of a method on the thin backbone, with dropout."""
-    return METHODS[method](num_classes=4, backbone="thin")
+    return METHODS[method](num_classes=4, backbone=THIN.name)
 
 
 def arrays():

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,21 @@ from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import make_histogram, scalar
 
 from molo_jax.engine import hosts
 from molo_jax.errors import MoloError, shortened
 from molo_jax.files import parse_json, write_text, written
+
+# tensorboardX imports PyTorch where it is installed, which nothing here needs: for the time of this
+# import PyTorch is not to be found. It would take seconds and 200 MB at each start.
+_TORCH = sys.modules.setdefault("torch", None)
+from tensorboardX.event_file_writer import EventsWriter  # noqa: E402
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # noqa: E402
+from tensorboardX.proto.summary_pb2 import Summary  # noqa: E402
+from tensorboardX.summary import make_histogram, scalar  # noqa: E402
+
+if _TORCH is None:
+    del sys.modules["torch"]
 
 METRICS_FILE = "metrics.jsonl"
 # Metrics that cannot be the cause of a non-finite loss, only its consequence, come last.

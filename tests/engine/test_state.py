@@ -1,7 +1,10 @@
 """Creation of networks."""
 
+import dataclasses
+
 import jax
 import numpy as np
+from thin_backbone import THIN, registered
 
 from molo_jax.engine.state import count_parameters, create_model
 from molo_jax.methods.settings import MoLoSettings
@@ -10,7 +13,9 @@ CONFIG = MoLoSettings(num_classes=5, backbone="resnet18")
 
 
 def test_the_seed_alone_fixes_the_initial_parameters():
-    first, again, other = (create_model(CONFIG, seed)[1] for seed in (0, 0, 1))
+    config = dataclasses.replace(CONFIG, backbone=THIN.name)
+    with registered():
+        first, again, other = (create_model(config, seed)[1] for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     kernels = [p["motion_convolution"]["kernel"][...] for p in (first, other)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3

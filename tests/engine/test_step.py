@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import thin
+import thin_backbone
 from flax import nnx
 
-from molo_jax.backbones import BACKBONES
 from molo_jax.engine import step as steps
 from molo_jax.engine.mesh import make_mesh
 from molo_jax.engine.optimizer import make_optimizer
@@ -35,9 +34,8 @@ EPISODES, WAY, SHOT, QUERY, FRAMES = 4, 2, 1, 1, 2
 
 @pytest.fixture(scope="module", autouse=True)
 def _thin_backbone():
-    BACKBONES["thin"] = thin.THIN
-    yield
-    del BACKBONES["thin"]
+    with thin_backbone.registered():
+        yield
 
 
 @functools.cache
@@ -197,10 +195,10 @@ import re
 
 import jax, numpy as np
 import test_step
-import thin
+from thin_backbone import THIN
 from molo_jax.backbones import BACKBONES
 
-BACKBONES["thin"] = thin.THIN
+BACKBONES[THIN.name] = THIN
 
 def run(devices, chunk):
     optimizer, step = test_step._step(devices)

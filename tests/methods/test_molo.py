@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import thin_backbone
 from flax import nnx
+from thin_backbone import THIN
 
 from molo_jax.engine.state import create_model
 from molo_jax.methods.episode import Episode
@@ -18,7 +20,7 @@ from molo_jax.nn.positions import sinusoids
 
 CONFIG = MoLoSettings(
     num_classes=7,
-    backbone="resnet18",
+    backbone=THIN.name,
     dropout_position=0.0,
     dropout_attention=0.0,
     dropout_feedforward=0.0,
@@ -26,6 +28,12 @@ CONFIG = MoLoSettings(
 FRAMES = 3
 # Two classes with two and one shots, three queries.
 LABELS = np.array([1, 0, 1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    with thin_backbone.registered():
+        yield
 
 
 @functools.cache
@@ -61,9 +69,9 @@ def test_positions_are_added_to_pooled_maps_behind_the_class_token():
     output, _ = _output(train=False)
     stages, model = output.stages, nnx.merge(*_network())
     pooled = jnp.mean(stages["layer4"].query, axis=(2, 3))
-    token = jnp.broadcast_to(model.class_token[...], (4, 1, 512))
+    token = jnp.broadcast_to(model.class_token[...], (4, 1, THIN.width))
     tokens = jnp.concatenate([token, pooled], axis=1)
-    expected = tokens * np.sqrt(512 / 10) + sinusoids(FRAMES + 1, 512)
+    expected = tokens * np.sqrt(THIN.width / 10) + sinusoids(FRAMES + 1, THIN.width)
     np.testing.assert_allclose(stages["positioned"].query, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -77,7 +85,7 @@ def test_motion_tokens_pool_the_rectified_expanded_differences():
     expanded = differences @ kernel + bias
     np.testing.assert_allclose(stages["motion_expansion"].support, expanded, atol=1e-5)
     pooled = jnp.mean(jax.nn.relu(expanded), axis=(2, 3))
-    expected = pooled * np.sqrt(512 / 10) + sinusoids(FRAMES, 512)[1:]
+    expected = pooled * np.sqrt(THIN.width / 10) + sinusoids(FRAMES, THIN.width)[1:]
     np.testing.assert_allclose(
         stages["motion_positioned"].support[:, 1:], expected, rtol=1e-5, atol=1e-5
     )
@@ -150,7 +158,7 @@ def test_single_direction_and_motion_weight_change_the_match_only_as_defined():
 
     def match(**changes):
         model = nnx.merge(*_network())
-        model.settings = MoLoSettings(num_classes=7, backbone="resnet18", **changes)
+        model.settings = MoLoSettings(num_classes=7, backbone=THIN.name, **changes)
         return model.scores(tokens.support, tokens.query, labels, n_way=2).match
 
     appearance, half, whole = (match(motion_weight=w) for w in (0.0, 0.5, 1.0))
@@ -197,7 +205,7 @@ def test_reconstruction_target_is_the_difference_of_consecutive_frames_support_f
 
 
 def test_dropout_changes_training_outputs_and_only_with_the_key():
-    config = MoLoSettings(num_classes=7, backbone="resnet18")
+    config = MoLoSettings(num_classes=7, backbone=THIN.name)
     graphdef, params, stats = create_model(config, seed=0)
 
     @jax.jit
@@ -260,10 +268,10 @@ def test_total_loss_depends_on_every_term(term):
 
 @pytest.mark.parametrize("streams", ["appearance", "motion"])
 def test_one_stream_alone_is_scored_contrasted_and_classified(streams):
-    settings = MoLoSettings(7, backbone="resnet18", streams=streams, dropout_attention=0.0)
+    settings = MoLoSettings(7, backbone=THIN.name, streams=streams, dropout_attention=0.0)
     graphdef, params, stats = create_model(settings, seed=0)
     model = nnx.merge(graphdef, params, stats)
-    tokens = model.embed(_clips(1, 3))
+    tokens = jax.jit(lambda clips: nnx.merge(graphdef, params, stats).embed(clips))(_clips(1, 3))
     assert (tokens.appearance is None) == (streams == "motion")
     assert (tokens.motion is None) == (streams == "appearance")
     name, suffix = (streams, "") if streams == "appearance" else (streams, "_motion")
@@ -273,9 +281,13 @@ def test_one_stream_alone_is_scored_contrasted_and_classified(streams):
     frames = matching.cosine_distances(alone, classes)[:, :, 1:, 1:]
     expected = -matching.bi_mean_hausdorff(frames)
     np.testing.assert_allclose(scores.match, expected, rtol=1e-6)
-    losses = model(
-        _episode(_clips(1, 3), _clips(2, 4)), n_way=2, train=True, rngs=nnx.Rngs(dropout=0)
-    ).losses
+
+    @jax.jit
+    def trained(episode):
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        return model(episode, n_way=2, train=True, rngs=nnx.Rngs(dropout=0)).losses
+
+    losses = trained(_episode(_clips(1, 3), _clips(2, 4)))
     contrasts = {f"s2q{suffix}", f"q2s{suffix}"}
     assert losses.keys() == {"match", "classification", "reconstruction"} | contrasts
 
@@ -283,7 +295,7 @@ def test_one_stream_alone_is_scored_contrasted_and_classified(streams):
 def test_otam_aligns_the_frames_of_both_streams():
     tokens, labels = _output(train=False)[0].tokens, jnp.asarray(LABELS)
     model = nnx.merge(*_network())
-    model.settings = MoLoSettings(7, backbone="resnet18", matching="otam", smoothing=0.2)
+    model.settings = MoLoSettings(7, backbone=THIN.name, matching="otam", smoothing=0.2)
     found = model.match(tokens.support, tokens.query, labels, n_way=2)
     expected = 0
     for name, weight in (("appearance", 1.0), ("motion", 0.3)):

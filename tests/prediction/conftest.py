@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+import thin_backbone
 
 from molo_jax.methods.settings import METHODS
 from molo_jax.prediction.clips import ClipRule
@@ -10,14 +11,20 @@ from molo_jax.weights.networks import abstract_network
 RULE = ClipRule(num_frames=3, resize=40, crop=32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _thin_backbone():
+    with thin_backbone.registered():
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_networks():
-    """Makes networks on a ResNet-18 with random weights, by the name of the method."""
+    """Makes networks on the thin ResNet with random weights, by the name of the method."""
     made = {}
 
     def make(method):
         if method not in made:
-            settings = METHODS[method](num_classes=4, backbone="resnet18")
+            settings = METHODS[method](num_classes=4, backbone=thin_backbone.THIN.name)
             made[method] = make_network(
                 f"a random {method}", settings, random_variables(settings), rule=RULE
             )
