@@ -187,7 +187,7 @@ TABLE = (
         f"{PREPARE} {EPISODES} chroma beam_pipeline_options",
         {"dataset": "folder"},
     ),
-    Row("dask", (f"{DASK}::test_a_scheduler_without_workers_is_said",), "nthreads"),
+    Row("dask", (f"{DASK}::test_a_scheduler_without_workers_is_said",), "nthreads host"),
     *(
         Row(
             "molo_jax.prepare",
