@@ -54,7 +54,7 @@ def calibrate(logits: Float[np.ndarray, "s n"], labels: Int[np.ndarray, "s"]) ->
         labels: class of each clip.
     """
     asked = ~np.isnan(logits).any(axis=1)
-    scores, labels = np.float64(logits[asked]), np.asarray(labels)[asked]
+    scores, labels = np.asarray(logits[asked], np.float64), np.asarray(labels)[asked]
     if len(scores) < LEAST_CLIPS:
         return Calibration(tested=len(scores))
     nearest = -scores.max(axis=1)
@@ -93,7 +93,7 @@ def probabilities(
     distances: Float[np.ndarray, "q n"], calibration: Calibration
 ) -> Float[np.ndarray, "q n"]:
     """Returns the probability of each class, given that a clip is of one of them."""
-    return special.softmax(-np.float64(distances) / calibration.temperature, axis=1)
+    return special.softmax(-np.asarray(distances, np.float64) / calibration.temperature, axis=1)
 
 
 def confusion(

@@ -331,7 +331,7 @@ class Classifier:
         names, threshold = list(self.support), self.threshold
         features = [clip.features for clip in support], [clip.features for clip in clips]
         logits = self.embedder.logits(features[0], labels, features[1], len(names))
-        distances = -np.float64(logits)
+        distances = -np.asarray(logits, np.float64)
         shares = probabilities(distances, self.calibration)
         rows = zip(clips, distances, shares, strict=True)
         return [prediction_of(*row, names, threshold, self.calibration.scale) for row in rows]

@@ -1,5 +1,6 @@
 """Devices, flags, the cache of compiled programs and traces."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -167,15 +168,28 @@ def test_a_gpu_is_found_by_its_files(monkeypatch, tmp_path):
 
 def _traced(folder, steps, done, calls):
     """What a wrapped step returns for each call, and which calls ran while a trace was open."""
-    running, seen = [], []
+    running, seen, traces = [], [], []
     double = jax.jit(lambda state, batch: (state + batch, {"loss": 2 * state}))
+    start, stop = jax.profiler.start_trace, jax.profiler.stop_trace
+
+    def start_and_note(place):
+        start(place)
+        traces.append(place)
+
+    def stop_and_note():
+        traces.clear()
+        stop()
 
     def step(state, batch):
-        running.append(bool(jax._src.profiler._profile_state.profile_session))
+        running.append(bool(traces))
         return double(state, batch)
 
     state = jnp.float32(done)
-    with runtime.profiled(step, steps, done=done, folder=folder) as wrapped:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(jax.profiler, "start_trace", start_and_note)
+        patch.setattr(jax.profiler, "stop_trace", stop_and_note)
+        traced = runtime.profiled(step, steps, done=done, folder=folder)
+        wrapped = stack.enter_context(traced)
         for _ in range(calls):
             state, metrics = wrapped(state, jnp.float32(1))
             seen.append((float(state), float(metrics["loss"])))
