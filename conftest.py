@@ -33,6 +33,8 @@ return_large_arrays()
 _SLOWEST = (
     "parity_tests/test_golden_methods.py",
     "tests/test_main.py",
+    "tests/test_distributed.py",
+    "tests/test_layouts.py",
     "parity_tests/test_golden.py",
     "parity_tests/test_training.py",
     "tests/test_export.py",

@@ -199,7 +199,7 @@ def _import(modules: Sequence[str], flag: str, extra: str) -> None:
     except ImportError as error:
         raise MoloError(
             f"{flag} needs the extra {extra} ({error}):"
-            f" pip install -c constraints.txt -e '.[{extra}]'"
+            f" pip install "molo-jax[{extra}]""
         ) from None
     finally:
         std_logging.disable(std_logging.NOTSET)
