@@ -40,6 +40,7 @@ _SLOWEST = (
     "tests/test_export.py",
     "tests/test_documentation.py",
     "tests/nn/test_precision.py",
+    "tests/engine/test_step.py",
     "parity_tests/test_ties.py",
     "parity_tests/test_layers.py",
     "parity_tests/test_faults_methods.py",

@@ -12,7 +12,7 @@ from molo_torch_ref import Coefficients
 from parity_tests import kinks, torch_backend
 from parity_tests.case import SMALL, Case
 from parity_tests.golden import __main__ as command
-from parity_tests.golden import replay, ties
+from parity_tests.golden import recipe, replay, ties
 from parity_tests.kinks import MINIMUM
 from parity_tests.tolerances import GOLDEN
 
@@ -94,6 +94,23 @@ class Computed:
         taken = [np.array(kink.taken) for kink in self.exact[1]]
         taken[self.tie][other_side] = self.exact[1][self.tie].order[1][other_side]
         return taken
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _arrays_are_probed_once():
+    """Drawing the directions of all probes takes seconds, and most arrays are probed repeatedly."""
+    probe, known = recipe.probe, {}
+
+    def remembered(name, array):
+        key = name, id(array)
+        if key not in known:
+            # With the array, so that no other one gets its number.
+            known[key] = array, probe(name, array)
+        return known[key][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "probe", remembered)
+        yield
 
 
 @pytest.fixture(scope="module")

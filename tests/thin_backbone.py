@@ -1,7 +1,7 @@
 """A ResNet of 8 channels with one block a stage, by the code of ResNet-18.
 
-Run as a program, it runs a module that knows it by the name `thin`:
-python tests/thin_backbone.py MODULE ARGUMENT …
+Run as a program, this runs the module of the first argument, with the others as its arguments; the
+module knows the network by the name `thin`.
 """
 
 import contextlib
