@@ -198,8 +198,7 @@ def _import(modules: Sequence[str], flag: str, extra: str) -> None:
             __import__(module)
     except ImportError as error:
         raise MoloError(
-            f"{flag} needs the extra {extra} ({error}):"
-            f" pip install "molo-jax[{extra}]""
+            f'{flag} needs the extra {extra} ({error}): pip install "molo-jax[{extra}]"'
         ) from None
     finally:
         std_logging.disable(std_logging.NOTSET)

@@ -291,5 +291,5 @@ def _without_package(where: str, error: Exception) -> MoloError:
     )
     return MoloError(
         f"{where} {what}; install the same versions there, with the extra dask:"
-        " pip install "molo-jax[dask]""
+        ' pip install "molo-jax[dask]"'
     )

@@ -67,7 +67,7 @@ def test_dasks_own_configuration_may_name_the_scheduler():
 )
 def test_a_missing_extra_is_named(monkeypatch, module, runner, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    message = rf"^--beam_runner={runner} needs the extra {extra} .*pip install .*\[{extra}\]'$"
+    message = rf'^--beam_runner={runner} needs the extra {extra} .*pip install .*\[{extra}\]"$'
     with pytest.raises(MoloError, match=message):
         Beam(runner, [PLACE] if runner == "DaskRunner" else [])
 

@@ -208,5 +208,5 @@ def test_a_worker_or_scheduler_without_the_package_is_told_to_install_it():
     error = Exception("ModuleNotFoundError(\"No module named 'molo_jax'\")")
     assert str(dask_cluster._without_package("the Dask worker tcp://127.0.0.1:1", error)) == (
         "the Dask worker tcp://127.0.0.1:1 has no package molo_jax; install the same versions"
-        " there, with the extra dask: pip install -c constraints.txt -e '.[dask]'"
+        ' there, with the extra dask: pip install "molo-jax[dask]"'
     )
