@@ -18,6 +18,7 @@ from molo_jax.analysis.outcome import Outcome
 from molo_jax.engine.evaluation import Score
 from molo_jax.engine.metrics import MetricLog
 from molo_jax.errors import MoloError
+from molo_jax.stopping import Interrupted
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_signal_saves_the_current_step_and_ends_in_one_message(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(number)
     stand_in.at_step = {3: kill}
-    with pytest.raises(train.Interrupted, match="after step 3, which is saved") as stopped:
+    with pytest.raises(Interrupted, match="after step 3, which is saved") as stopped:
         stand_in.train(config, tmp_path)
     assert stopped.value.exit_code == code
     assert signal.getsignal(number) == before
@@ -122,7 +123,7 @@ def test_a_signal_is_acknowledged_with_what_happens_until_the_training_has_stopp
 
     caplog.set_level("INFO", logger="absl")
     stand_in.at_step = {step: kill}
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(Interrupted):
         stand_in.train(config, tmp_path)
     assert f"SIGTERM received: stopping after this step and {what}" in caplog.text
     assert "the first step compiles the network" in caplog.text
@@ -142,7 +143,7 @@ def test_a_signal_during_a_validation_says_that_the_validation_ends_first(
 
     caplog.set_level("INFO", logger="absl")
     config.train.eval_every = 3
-    with pytest.raises(train.Interrupted, match="after step 3, which is saved"):
+    with pytest.raises(Interrupted, match="after step 3, which is saved"):
         stand_in.train(config, tmp_path, scored=scored)
     assert "; a validation is running, which ends first. A second" in caplog.text
     assert best_meta(tmp_path)[0] == 3
