@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.engine import hosts
+from molo_jax.engine.failed_writes import noting_handler, wait_or_raise
 from molo_jax.engine.plain_trees import (
     from_plain,
     in_place_of,
@@ -68,6 +69,7 @@ class Checkpoints:
         self._manager, self._read_only = None, read_only
         # The step whose checkpoint is being written.
         self._writing: int | None = None
+        self._failures: list[Exception] = []
         if read_only and not self.folder.is_dir():
             return
         who = {"multiprocessing_options": self._processes()}
@@ -77,7 +79,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
-        handlers = {item: ocp.StandardCheckpointHandler(**who) for item in _ITEMS}
+        handlers = {item: noting_handler(self._failures, **who) for item in _ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler(**who)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         self._saved = self._manager.latest_step()
@@ -134,7 +136,7 @@ class Checkpoints:
         step = self._writing
         try:
             with self._described(step):
-                self._manager.wait_until_finished()
+                wait_or_raise(self._manager.wait_until_finished, self._failures)
             self._saved = step
         finally:
             self._writing = None
