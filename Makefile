@@ -45,7 +45,7 @@ export TF_ENABLE_ONEDNN_OPTS := 0
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
-demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (10 minutes on 2 cores)
+demo: $(VENV)/.installed ## generate videos, train, evaluate on unseen classes (12 minutes on 2 cores)
 	$(BIN)/python -m molo_jax.prepare --dataset=synthetic --out=$(DEMO)/data
 	$(BIN)/python -m molo_jax.main --config=configs/synthetic.py --workdir=$(DEMO) \
 	  --config.data.prepared=$(DEMO)/data $(DEMO_ARGS)
@@ -57,14 +57,14 @@ test: lint ## lint, check the formatting, run all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
 test-oldest: ## run the core's tests with the oldest packages that are allowed (in .venv-oldest)
-	$(call test-with,oldest,$(PYTHON_OLDEST))
+	$(call test-with,oldest,$(PYTHON_OLDEST),3.11)
 
 test-newest: ## run the core's tests with the newest packages that are allowed (in .venv-newest)
-	$(call test-with,newest,$(PYTHON_NEWEST))
+	$(call test-with,newest,$(PYTHON_NEWEST),3.12 or 3.13)
 
 # Installs anew what has a newer version by now, and runs the tests.
 define test-with
-	$(call make-venv,$(2),$(VENV)-$(1),PYTHON_$(shell echo $(1) | tr a-z A-Z))
+	$(call make-venv,$(2),$(VENV)-$(1),PYTHON_$(shell echo $(1) | tr a-z A-Z),$(3))
 	$(VENV)-$(1)/bin/python -m pip install --quiet --upgrade --upgrade-strategy=eager \
 	  --constraint constraints-$(1).txt $(PIP_ARGS) --editable '.[test-core]'
 	$(VENV)-$(1)/bin/python -m pip list
@@ -87,29 +87,40 @@ clean: ## remove the environment and caches, not the runs
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Makes the environment $(2) with the interpreter $(1), which the variable $(3) names.
+# Makes the environment $(2) with the interpreter $(1), one of the Pythons $(4), which the variable $(3) names.
 define make-venv
 	@[ -n "$(1)" ] || { \
-	  echo "error: no Python $(PYTHONS) was found; install one, or name it:" \
-	    "make $(3)=/path/to/python3.12" >&2; exit 2; }
-	@$(1) $(ALLOWED) 2>/dev/null || { \
-	  echo "error: molo-jax needs Python $(PYTHONS); '$(1)' is" \
-	    "$$($(1) --version 2>&1 | head -n 1 || true). Name another: make $(3)=/path/to/python3.12" >&2; exit 2; }
+	  echo "error: no Python $(4) was found; install one, or name it:" \
+	    "make $(3)=/path/to/python$(lastword $(4))" >&2; exit 2; }
+	@command -v "$(1)" >/dev/null || { \
+	  echo "error: '$(1)' was not found. Name a Python $(4): make $(3)=/path/to/python$(lastword $(4))" >&2; exit 2; }
+	@$(1) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(4)".replace(",", "").split())' 2>/dev/null || { \
+	  echo "error: molo-jax needs Python $(4) here; '$(1)' is" \
+	    "$$($(1) --version 2>&1 | head -n 1 || true). Name another: make $(3)=/path/to/python$(lastword $(4))" >&2; exit 2; }
 	@[ -x $(2)/bin/python ] || $(1) -m venv $(2) || { \
 	  echo "error: '$(1) -m venv' failed; on Debian and Ubuntu install python3-venv first" >&2; \
 	  rm -rf $(2); exit 2; }
 endef
 
 $(VENV)/bin/python:
-	$(call make-venv,$(PYTHON),$(VENV),PYTHON)
+	$(call make-venv,$(PYTHON),$(VENV),PYTHON,$(PYTHONS))
+
+# An environment that was there already may be of another Python.
+define check-venv
+@$(BIN)/python $(ALLOWED) 2>/dev/null || { \
+	  echo "error: molo-jax needs Python $(PYTHONS), and $(VENV) was made with" \
+	    "$$($(BIN)/python --version 2>&1 | head -n 1 || true); remove $(VENV), then run make again" >&2; exit 2; }
+endef
 
 # The stamps remember what was installed: a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(check-venv)
 	@echo "installing molo-jax into $(VENV) (a few minutes the first time)"
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(check-venv)
 	@echo "installing molo-jax with what its tests need into $(VENV)"
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed

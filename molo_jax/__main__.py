@@ -5,7 +5,7 @@ import runpy
 import sys
 
 from molo_jax import __version__
-from molo_jax.console import show_error
+from molo_jax.console import show_error, show_text
 from molo_jax.errors import UsageError
 
 # Each command is the module of that name; in the order in which they are used.
@@ -53,9 +53,9 @@ def main() -> None:
         sys.exit(UsageError.exit_code)
     command, *rest = arguments
     if command in _HELP:
-        print(help_text())
+        show_text(help_text())
     elif command in _VERSION:
-        print(f"molo-jax {__version__}")
+        show_text(f"molo-jax {__version__}")
     elif command not in COMMANDS:
         show_error(_unknown(command))
         sys.exit(UsageError.exit_code)

@@ -151,7 +151,15 @@ def _parse_or_exit(argv: list[str], arguments: Sequence[str]) -> list[str]:
     handler.setFormatter(std_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_serious)
     handler.python_handler.setStream(BesideBars())
-    return _guard(lambda: parse_flags(argv, arguments))
+    return _guard(lambda: _parsed(argv, arguments))
+
+
+def _parsed(argv: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    try:
+        return parse_flags(argv, arguments)
+    except BrokenPipeError:
+        # The reader of a help, such as `head`, has seen enough.
+        end_process(0)
 
 
 def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
@@ -330,7 +338,13 @@ def load_config(path: str) -> ConfigDict:
     path, *argument = path.split(":", 1)
     path = config_files.located(path)
     try:
-        config = runpy.run_path(path)["get_config"](*argument)
+        defined = runpy.run_path(path)
+        if not callable(defined.get("get_config")):
+            raise UsageError(
+                f"configuration file {path!r} defines no function get_config(); expected one that"
+                " returns the configuration, as in the files of the folder configs"
+            )
+        config = defined["get_config"](*argument)
     except UsageError:
         raise
     # Whatever the file's own code raises is a mistake in that file.
@@ -356,5 +370,7 @@ def _without_other_fields(error: Exception) -> str:
 
 def _last_line(error: Exception, path: str) -> list[int]:
     """Returns the number of the line of the file that the error came from, if one did."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return [error.lineno] if error.lineno else []
     frames = traceback.extract_tb(error.__traceback__)
     return [frame.lineno for frame in frames if frame.filename == path][-1:]

@@ -1,8 +1,9 @@
 """Where a configuration is: a file of one's own, or one of those that come with the package.
 
 `--config` takes the path of a file. Where there is no such file, it takes the name of a packaged
-configuration: `ssv2_5shot`, `ssv2_5shot.py`, `configs/ssv2_5shot` and `configs/ssv2_5shot.py` are
-the same one. A file of that name in the current folder or in its folder `configs` comes first.
+configuration: `ssv2_5shot`, `ssv2_5shot.py`, `configs/ssv2_5shot` and `configs/ssv2_5shot.py` name
+the same one. Files of one's own come first: `ssv2_5shot` is looked for as `ssv2_5shot.py` in the
+current folder, then in its folder `configs`, then in the package.
 """
 
 import difflib
@@ -52,7 +53,9 @@ def located(given: str) -> str:
         return found
     names = packaged_names()
     wrong = Path(given).name.removesuffix(_SUFFIX).casefold()
-    close = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
+    begun = [name for name in names if wrong and name.startswith(wrong)]
+    alike = difflib.get_close_matches(wrong, names, n=3, cutoff=0.6)
+    close = list(dict.fromkeys([*begun, *alike]))[:3]
     meant = f"; did you mean {' or '.join(close)}?" if close else "."
     what = "is a folder" if given and Path(given).is_dir() else "does not exist"
     raise UsageError(

@@ -78,6 +78,20 @@ def show_error(message: str) -> None:
         print(f"error: {_NAME}{message}", file=sys.stderr, flush=True)
 
 
+def show_text(text: str) -> None:
+    """Writes what was asked for, a help for example, and ends the process where that cannot be.
+
+    A reader that has seen enough, such as `head`, is no error.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        end_process(0)
+    except OSError as error:
+        show_error(f"the output cannot be written: {error.strerror}")
+        end_process(1)
+
+
 def end_process(code: int) -> NoReturn:
     """Ends the process now.
 

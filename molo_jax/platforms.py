@@ -6,6 +6,7 @@ Python that somebody may try, so it uses nothing that older ones do not know.
 
 import os
 import sys
+import sysconfig
 
 # The first Python that is supported, and the first one that is not any more; `requires-python` of
 # pyproject.toml says the same.
@@ -20,7 +21,9 @@ _WINDOWS = (
 _MACHINES_ARE = "Linux on x86-64 or ARM (aarch64) and macOS on Apple silicon"
 
 
-def obstacle(system: str, machine: str, pointer_bits: int, version: "tuple[int, ...]") -> str:
+def obstacle(
+    system: str, machine: str, pointer_bits: int, version: "tuple[int, ...]", soabi: str = ""
+) -> str:
     """Says why the package cannot run there.
 
     Args:
@@ -28,6 +31,7 @@ def obstacle(system: str, machine: str, pointer_bits: int, version: "tuple[int, 
         machine: the processor, as `os.uname` names it.
         pointer_bits: 32 or 64.
         version: of Python.
+        soabi: the tag of Python's extension modules, which names the C library.
 
     Returns:
         One sentence with the remedy; an empty text where it can run.
@@ -49,6 +53,11 @@ def obstacle(system: str, machine: str, pointer_bits: int, version: "tuple[int, 
             f"molo-jax runs on {_MACHINES_ARE}, and this Python is for {system} on"
             f" {machine or 'an unknown processor'}; {remedy}"
         )
+    if "musl" in soabi:
+        return (
+            "molo-jax needs the C library glibc, and this Python is built for musl (Alpine Linux);"
+            " use an image with glibc, such as Debian's or Ubuntu's"
+        )
     if not FIRST_PYTHON <= version[:2] < END_OF_PYTHONS:
         *others, last = [f"3.{minor}" for minor in range(FIRST_PYTHON[1], END_OF_PYTHONS[1])]
         return (
@@ -68,7 +77,8 @@ def check_platform() -> None:
     """
     machine = os.uname()[4] if hasattr(os, "uname") else ""
     bits = 64 if sys.maxsize > 2**32 else 32
-    reason = obstacle(sys.platform, machine, bits, tuple(sys.version_info))
+    soabi = sysconfig.get_config_var("SOABI") or "" if sys.platform == "linux" else ""
+    reason = obstacle(sys.platform, machine, bits, tuple(sys.version_info), soabi)
     if not reason:
         return
     if _starts_a_command():

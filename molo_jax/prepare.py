@@ -14,6 +14,7 @@ from absl import flags
 from molo_jax import cli, prepare_help, stopping
 from molo_jax.benchmarks import BENCHMARKS, dataset_names
 from molo_jax.config import base_config
+from molo_jax.console import show_text
 from molo_jax.data.lists.division import DEFAULT_RATIO, joined
 from molo_jax.data.lists.splits import STANDARD_SPLITS
 from molo_jax.errors import MoloError, UsageError
@@ -382,6 +383,6 @@ def _report_path() -> Path | None:
 
 if __name__ == "__main__":
     if prepare_help.is_asked_for(sys.argv[1:]):
-        print(prepare_help.text())
+        show_text(prepare_help.text())
         sys.exit(0)
     cli.run(main)

@@ -151,9 +151,9 @@ def test_help_lists_the_flags_and_exits_without_error(tmp_path):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def get_config(:", "failed: SyntaxError"),
+        ("x = 1\n\ndef get_config(:", "failed, line 3: SyntaxError"),
         ("import nowhere", "failed, line 1: ModuleNotFoundError: No module named 'nowhere'"),
-        ("x = 1", "failed: KeyError: get_config"),
+        ("x = 1", r"defines no function get_config\(\); expected one that returns"),
         ("x = 0\n\ndef get_config():\n  return 1 / x", "failed, line 4: ZeroDivisionError"),
         (MISSPELT, 'failed, line 4: AttributeError: Key "stpes" .* Did you mean "steps"'),
         ("def get_config(): return {}", "returned dict, no ConfigDict"),

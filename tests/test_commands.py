@@ -1,6 +1,9 @@
 """`molo-jax COMMAND`, which is `python -m molo_jax.COMMAND`."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import programs
@@ -67,3 +70,28 @@ def test_the_version_is_that_of_the_package_in_every_command():
     assert run("main", "--version") == (0, line, "")
     assert run("compare", "--version", "a") == (0, line, "")
     assert "\n  --[no]version: Print the version" in run("compare", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "molo_jax", "--help"],
+        ["-m", "molo_jax.prepare", "--help"],
+        ["-m", "molo_jax.main", "--help"],
+    ],
+)
+def test_a_reader_of_a_help_may_leave_and_a_full_disk_is_one_line(arguments):
+    command = [sys.executable, *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+    left = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (left.returncode, left.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device" in line

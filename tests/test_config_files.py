@@ -75,6 +75,7 @@ def test_a_folder_of_the_same_name_is_no_configuration(here):
     [
         ("ssv2_5shto", "'ssv2_5shto' does not exist; did you mean ssv2_5shot"),
         ("configs/ssv2_5shots.py", "'configs/ssv2_5shots.py' does not exist; did you mean ssv2_5s"),
+        ("ssv2", "'ssv2' does not exist; did you mean ssv2_1shot or ssv2_5shot or "),
         ("SSV2_1shot", "did you mean ssv2_1shot or "),
         ("elsewhere/folder.py", "'elsewhere/folder.py' does not exist; did you mean folder?"),
         ("configs/../folder.py", "does not exist; did you mean folder?"),

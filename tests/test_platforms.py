@@ -29,6 +29,10 @@ else:
     print("imported")
 """
 PRETENDED = {
+    "musl": (
+        "import sysconfig; sysconfig.get_config_var = lambda name: 'cpython-312-x86_64-linux-musl'",
+        "needs the C library glibc",
+    ),
     "windows": ("sys.platform = 'win32'", "Linux (WSL 2)"),
     "32 bits": ("sys.maxsize = 2**31 - 1", "and this one has 32"),
     "old": ("sys.version_info = (3, 10, 13, 'final', 0)", "this is Python 3.10.13"),
@@ -189,8 +193,8 @@ def test_make_refuses_another_python_in_one_sentence(version, interpreters, tmp_
     result = make("install", "PYTHON=other", f"VENV={tmp_path}/v", PATH=path)
     assert result.returncode == 2
     assert result.stderr.splitlines()[0] == (
-        f"error: molo-jax needs Python 3.11, 3.12 or 3.13; 'other' is Python {version}. Name"
-        " another: make PYTHON=/path/to/python3.12"
+        f"error: molo-jax needs Python 3.11, 3.12 or 3.13 here; 'other' is Python {version}. Name"
+        " another: make PYTHON=/path/to/python3.13"
     )
     assert not (tmp_path / "v").exists()
 
@@ -200,7 +204,38 @@ def test_make_says_that_it_found_no_python(tmp_path):
     assert result.returncode == 2
     assert result.stderr.splitlines()[0] == (
         "error: no Python 3.11, 3.12 or 3.13 was found; install one, or name it:"
-        " make PYTHON=/path/to/python3.12"
+        " make PYTHON=/path/to/python3.13"
+    )
+
+
+def test_each_end_of_the_packages_has_its_pythons(interpreters, tmp_path):
+    path = interpreters(python3_11="3.11.9", python3_12="3.12.4")
+    for target, other, needed in (
+        ("oldest", "python3.12", "3.11"),
+        ("newest", "python3.11", "3.12 or 3.13"),
+    ):
+        variable = f"PYTHON_{target.upper()}"
+        result = make(f"test-{target}", f"{variable}={other}", f"VENV={tmp_path}/v", PATH=path)
+        assert result.returncode == 2
+        assert f"molo-jax needs Python {needed} here; '{other}' is" in result.stderr
+        assert f"make {variable}=/path/to/python{needed[-4:]}\n" in result.stderr
+
+
+def test_make_says_that_an_interpreter_is_not_there(tmp_path):
+    result = make("install", "PYTHON=python3.99", f"VENV={tmp_path}/v")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: 'python3.99' was not found. Name a Python 3.11, ")
+
+
+def test_make_refuses_an_environment_of_another_python(interpreters, tmp_path):
+    interpreters(python="3.10.13")
+    (tmp_path / "v/bin").mkdir(parents=True)
+    (tmp_path / "python").rename(tmp_path / "v/bin/python")
+    result = make("install", f"VENV={tmp_path}/v")
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        f"error: molo-jax needs Python 3.11, 3.12 or 3.13, and {tmp_path}/v was made with Python"
+        f" 3.10.13; remove {tmp_path}/v, then run make again\n"
     )
 
 
