@@ -46,12 +46,13 @@ class Beam:
         self._flag, self._runner = f"--beam_runner={runner}", runner
         self._options = [f"--{option.lstrip('-')}" for option in options]
         self._cluster: dask_cluster.Cluster | None = None
-        _import(("apache_beam",), self._flag, "beam")
         if dask_cluster.is_named(runner):
-            _import(("dask", "distributed"), self._flag, "dask")
+            _import(("apache_beam", "dask", "distributed"), self._flag, "dask")
             self._runner = dask_cluster.RUNNER
             self._cluster = dask_cluster.Cluster.of(self._options)
             self._options = list(self._cluster.options)
+        else:
+            _import(("apache_beam",), self._flag, "beam")
         self._pipeline()
 
     def check(self) -> None:

@@ -63,7 +63,11 @@ def test_dasks_own_configuration_may_name_the_scheduler():
 
 @pytest.mark.parametrize(
     ("module", "runner", "extra"),
-    [("apache_beam", "DirectRunner", "beam"), ("distributed", "DaskRunner", "dask")],
+    [
+        ("apache_beam", "DirectRunner", "beam"),
+        ("apache_beam", "DaskRunner", "dask"),
+        ("distributed", "DaskRunner", "dask"),
+    ],
 )
 def test_a_missing_extra_is_named(monkeypatch, module, runner, extra):
     monkeypatch.setitem(sys.modules, module, None)
