@@ -8,6 +8,7 @@ compiles, that is minutes later. The number of a signal is therefore also writte
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ _ANSWERED = (signal.SIGINT, signal.SIGTERM)
 # Some launchers pass on the Ctrl-C that the terminal has sent to this process already. Within so
 # many seconds a second SIGINT is taken for the same one.
 SAME_SIGINT = 1.0
+# Seconds after which a signal that was raised is raised once more, where Python has lost it; and
+# after which a process ends without the main thread, which is compiling, for example.
+AGAIN, AT_LAST = 0.1, 30.0
 
 
 class Interrupted(MoloError):
@@ -39,6 +43,10 @@ class StopSignals:
     change nothing. A signal that was ignored before stays ignored, as `nohup` and the background
     jobs of scripts want it.
 
+    Where the signal is raised, it cannot get lost: an exception that comes up in a callback, of the
+    garbage collection for example, is dropped by Python, and is raised again then. `AT_LAST`
+    seconds after the signal the process ends in any case, if the block has not been left.
+
     Args:
         plan: returns what will happen, for the line behind "SIGTERM received: ".
         without: the error line of the second SIGINT, which says what is lost.
@@ -46,7 +54,9 @@ class StopSignals:
     """
 
     def __init__(self, plan: Callable[[], str], *, without: Callable[[], str], raises: bool):
-        self.received = 0
+        self.received, self._first = 0, 0
+        # Whether the exception of the signal was dropped by Python.
+        self._lost, self._left = False, threading.Event()
         self._plan, self._without, self._raises = plan, without, raises
         self._usual: dict[int, Any] = {}
         self._stack = contextlib.ExitStack()
@@ -59,6 +69,9 @@ class StopSignals:
         # Left in the opposite order: the watcher ends when the writer is closed.
         self._stack.callback(watcher.join)
         self._stack.callback(writer.close)
+        if self._raises:
+            self._stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+            sys.unraisablehook = self._noticing_loss(sys.unraisablehook)
         usual = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, usual)
         for number in _ANSWERED:
@@ -67,17 +80,43 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         for number, handler in self._usual.items():
             signal.signal(number, handler)
         self._stack.close()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         """Runs in the main thread, as soon as that comes to it."""
-        if self.received:
+        if self.received and not self._lost:
             return
-        self.received = number
+        self.received, self._lost = self.received or number, False
         if self._raises:
-            raise Stopped(number)
+            raise Stopped(self.received)
+
+    def _noticing_loss(self, usual: Callable[[Any], object]) -> Callable[[Any], object]:
+        """Returns the answer to an exception that cannot be raised: the signal comes again."""
+
+        def answer(unraisable: Any) -> None:
+            if not isinstance(unraisable.exc_value, Stopped):
+                usual(unraisable)
+                return
+            self._lost = True
+            again = threading.Timer(AGAIN, self._raise_again)
+            again.daemon = True
+            again.start()
+
+        return answer
+
+    def _raise_again(self) -> None:
+        # Behind the block, the signal means something else.
+        if self._lost and not self._left.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    def _end_at_last(self) -> None:
+        """Runs in a thread of its own; ends the process if the block is not left in time."""
+        if not self._left.wait(AT_LAST):
+            stopped = Stopped(self.received or self._first)
+            self._end_at_once(str(stopped), stopped.exit_code)
 
     def _watch(self, reader: socket.socket) -> None:
         """Runs in a thread of its own, at once."""
@@ -90,16 +129,19 @@ class StopSignals:
                     first = time.monotonic()
                     self._answer(number)
                 elif number == signal.SIGINT and time.monotonic() - first >= SAME_SIGINT:
-                    self._end_at_once(number)
+                    self._end_at_once(self._without(), 128 + number)
 
-    def _end_at_once(self, number: int) -> None:
-        tell_others(self._without(), 128 + number)
+    def _end_at_once(self, line: str, code: int) -> None:
+        tell_others(line, code)
         claim_end()
-        show_error(self._without())
-        end_process(128 + number)
+        show_error(line)
+        end_process(code)
 
     def _answer(self, number: int) -> None:
+        self._first = number
         logging.info("%s received: %s", signal.Signals(number).name, self._plan())
+        if self._raises:
+            threading.Thread(target=self._end_at_last, name="at last", daemon=True).start()
 
 
 class AgreedStop:

@@ -1,8 +1,10 @@
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -63,6 +65,33 @@ def test_work_that_has_nothing_to_save_ends_by_an_exception_with_the_exit_code()
     with pytest.raises(Stopped, match="stopped by SIGTERM") as stopped, stopping.ending_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.exit_code == 143
+
+
+def _collect_and_wait():
+    gc.collect()
+    time.sleep(60)
+
+
+def test_a_signal_whose_exception_python_drops_comes_again():
+    """An exception in a callback of the garbage collection goes nowhere."""
+    dropped = []
+
+    def callback(phase, _):
+        if phase == "start" and not dropped:
+            dropped.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            # Python runs the handler here.
+            time.sleep(0.01)
+
+    usual = sys.unraisablehook
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping.ending_at_once():
+            _collect_and_wait()
+    finally:
+        gc.callbacks.remove(callback)
+    assert dropped
+    assert sys.unraisablehook is usual
 
 
 def test_signals_go_to_the_inner_block_and_then_to_the_outer_again():
@@ -135,6 +164,22 @@ BUSY = """
     stopping.SAME_SIGINT = 0
     cli.run(main)
 """
+
+
+def test_a_process_that_never_comes_to_its_signal_ends_at_last():
+    body = textwrap.dedent(BUSY).replace("raises=False", "raises=True")
+    body = body.replace("SAME_SIGINT = 0", "AT_LAST = 0.5")
+    child = subprocess.Popen(
+        [sys.executable, "-c", body], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert errors.endswith("SIGTERM received: the plan\nerror: stopped by SIGTERM\n")
+    assert child.returncode == 143
 
 
 def test_signals_are_answered_while_the_main_thread_is_inside_a_library():
