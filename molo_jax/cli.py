@@ -170,6 +170,11 @@ def _is_ours_or_serious(record: std_logging.LogRecord) -> bool:
     """
     if record.pathname.startswith(str(Path(__file__).parent)):
         return True
+    # TFDS says at each start that the configuration of a data set is its own.
+    if f"{os.sep}tensorflow_datasets{os.sep}" in record.pathname and str(record.msg).startswith(
+        "Using custom data configuration"
+    ):
+        return False
     twice = record.name == "asyncio" or f"{os.sep}orbax{os.sep}" in record.pathname
     return record.levelno >= std_logging.WARNING and not twice
 

@@ -5,7 +5,6 @@ The processes meet (:mod:`molo_jax.meeting`), JAX's own service is started, and 
 """
 
 import contextlib
-import hashlib
 import logging as std_logging
 import os
 import socket
@@ -23,6 +22,7 @@ from molo_jax import relay, watch
 from molo_jax.console import name_process, reason_of, show_error
 from molo_jax.engine import hosts
 from molo_jax.errors import MoloError, UsageError
+from molo_jax.files import digest_of_sources
 from molo_jax.meeting import meet
 from molo_jax.place import Place
 from molo_jax.stopping import Interrupted
@@ -177,10 +177,7 @@ def _code() -> dict[str, str]:
     """Returns what must be the same code in all processes."""
     from importlib.metadata import version
 
-    digest, package = hashlib.sha256(), Path(__file__).parent
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}".encode() + b"\0" + file.read_bytes())
-    return {"code of molo_jax": digest.hexdigest()[:12], "version of jax": version("jax")}
+    return {"code of molo_jax": digest_of_sources(), "version of jax": version("jax")}
 
 
 def _start_jax(place: Place, service: int) -> None:

@@ -291,7 +291,7 @@ def _check_flags() -> None:
     for flag, of in _ONLY_FOR.items():
         if flags.FLAGS[flag].present and name != of:
             raise UsageError(f"--{flag} is for --dataset={of}")
-    if _BEAM_OPTIONS.value and not _BEAM_RUNNER.value:
+    if _BEAM_OPTIONS.value and _BEAM_RUNNER.value is None:
         raise UsageError("--beam_pipeline_options needs --beam_runner")
     if _CHECK.value and _BEAM_RUNNER.value:
         raise UsageError("--check works on this machine; it takes no --beam_runner")
@@ -305,7 +305,7 @@ def _check_flags() -> None:
 
 
 def _beam() -> "Beam | None":
-    if not _BEAM_RUNNER.value:
+    if _BEAM_RUNNER.value is None:
         return None
     from molo_jax.data.store.beam import Beam
 

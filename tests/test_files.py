@@ -222,3 +222,21 @@ def test_a_json_file_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path, 
         write_json(path, {"accuracy": 0.75})
     assert path.read_text() == '{\n "accuracy": 0.5\n}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_digest_of_the_sources_is_that_of_the_code_wherever_it_lies(tmp_path, monkeypatch):
+    def installed(name, configs, **sources):
+        package = tmp_path / name
+        (package / "configs").mkdir(parents=True)
+        (package / "configs/a.py").write_text(configs)
+        for module, text in sources.items():
+            (package / f"{module}.py").write_text(text)
+        monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+        return files.digest_of_sources()
+
+    first = installed("one", "x = 1", loop="a", step="b")
+    assert len(first) == 12
+    assert installed("two", "x = 2", loop="a", step="b") == first
+    assert installed("three", "x = 1", loop="a", step="c") != first
+    assert installed("four", "x = 1", loop="ab", step="") != first
+    assert installed("five", "x = 1", loop="a", steps="b") != first

@@ -20,7 +20,7 @@ from molo_jax.files import bytes_of, read_json, safe_name
 
 # To be raised where the same inputs lead to other features: by another way of reading frames, of
 # cropping them, or of computing a method.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 BANKS = "bank"
 _DIGITS = 16
 _MOST_CHANGES, _LONGEST = 4, 60

@@ -9,7 +9,6 @@ folders, or for a preparation that has ended.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import platform
@@ -24,7 +23,7 @@ from molo_jax.data.store.records import Settings, manifest_path
 from molo_jax.data.store.shards import Shard
 from molo_jax.data.video.encode import encode_or_reason
 from molo_jax.errors import MoloError
-from molo_jax.files import write_text
+from molo_jax.files import digest_of_sources, write_text
 
 RUN_FILE = "run.txt"
 # Frames, their bytes and the record files depend on them, or what is sent to the workers.
@@ -43,16 +42,8 @@ _PACKAGES = (
 _SAME = "install the same versions on every machine"
 
 
-def _digest_of_sources() -> str:
-    whole = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for path in sorted(root.rglob("*.py")):
-        whole.update(os.fsencode(path.relative_to(root)) + b"\0" + path.read_bytes() + b"\0")
-    return whole.hexdigest()[:12]
-
-
 # Taken when a process imports this, for a worker that lives on works with the sources of then.
-_SOURCES = _digest_of_sources()
+_SOURCES = digest_of_sources()
 
 
 def environment(more: Sequence[str] = ()) -> dict[str, str]:

@@ -6,10 +6,12 @@ that is lost.
 """
 
 import contextlib
+import difflib
 import io
 import itertools
 import logging as std_logging
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,6 +48,8 @@ class Beam:
         self._flag, self._runner = f"--beam_runner={runner}", runner
         self._options = [f"--{option.lstrip('-')}" for option in options]
         self._cluster: dask_cluster.Cluster | None = None
+        if not runner:
+            raise UsageError("--beam_runner is empty; expected a runner, such as DaskRunner")
         if dask_cluster.is_named(runner):
             _import(("apache_beam", "dask", "distributed"), self._flag, "dask")
             self._runner = dask_cluster.RUNNER
@@ -53,7 +57,7 @@ class Beam:
             self._options = list(self._cluster.options)
         else:
             _import(("apache_beam",), self._flag, "beam")
-        self._pipeline()
+        _discard(self._pipeline())
 
     def check(self) -> None:
         """Checks that the cluster is there and can do the work, where its runner can be asked.
@@ -113,7 +117,9 @@ class Beam:
             reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
             raise UsageError(f"{self._flag}: --beam_pipeline_options: {reason}") from None
         except Exception as error:
-            raise UsageError(f"{self._flag}: {' '.join(str(error).split())}") from error
+            close = difflib.get_close_matches(self._runner.lower(), ["daskrunner"], cutoff=0.8)
+            meant = "; did you mean DaskRunner?" if close else ""
+            raise UsageError(f"{self._flag}: {' '.join(str(error).split())}{meant}") from error
 
     def _carry_out(self, work: Sequence[Assignment]) -> None:
         import apache_beam as beam
@@ -143,6 +149,7 @@ class Beam:
             raise MoloError(self._explained(error)) from error
         finally:
             log.setLevel(level)
+            _discard(pipeline)
             # Beam leaves Dask's connection open, and with it what waits in the cluster.
             if self._cluster and result is not None:
                 with contextlib.suppress(Exception):
@@ -189,6 +196,11 @@ class Beam:
                 stop.set()
                 for watcher in watchers:
                     watcher.join()
+
+
+def _discard(pipeline: Any) -> None:
+    """Removes the folder that Beam makes for every pipeline and leaves behind."""
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
 
 
 def _import(modules: Sequence[str], flag: str, extra: str) -> None:

@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import json
 import logging as std_logging
 import os
 import queue
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,11 +72,8 @@ class Cluster:
                 " --beam_runner out: its cores are used anyway"
             )
         file = connection.get("scheduler_file")
-        if file and not os.path.isfile(file):
-            raise UsageError(
-                f"dask_scheduler_file={file} does not exist;"
-                f" `dask scheduler --scheduler-file={file}` writes it"
-            )
+        if file:
+            _check_scheduler_file(file)
         seconds = given.pop("timeout")
         # A record file is a task; by default 128 of them would be one.
         split = [] if given["npartitions"] or given["partition_size"] else [f"{_SPLITS[1]}=1"]
@@ -168,7 +167,10 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(std_logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Other versions of packages that matter are refused in one line.
+            warnings.filterwarnings("ignore", "Mismatched versions found")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -191,9 +193,38 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"--beam_pipeline_options: DaskRunner has no option {name.lstrip('-')}; {known}"
         )
-    if given.timeout is not None and not isinstance(given.timeout, int):
-        raise UsageError("--beam_pipeline_options: dask_connection_timeout must be whole seconds")
+    numbers = {
+        "dask_connection_timeout": given.timeout,
+        "dask_connection_limit": given.connection_limit,
+        "dask_npartitions": given.npartitions,
+        "dask_partition_size": given.partition_size,
+    }
+    for name, number in numbers.items():
+        # Beam makes something else of a time that is no whole number.
+        if number is not None and not (isinstance(number, int) and number >= 1):
+            value = next(o.partition("=")[2] for o in options if o.startswith(f"--{name}="))
+            raise UsageError(
+                f"--beam_pipeline_options: {name}={value}; expected a whole number from 1 on"
+            )
     return vars(given)
+
+
+def _check_scheduler_file(file: str) -> None:
+    """Checks that a file names a scheduler.
+
+    Raises:
+        UsageError: it is not there, or holds something else.
+    """
+    remedy = f"`dask scheduler --scheduler-file={file}` writes it"
+    if not os.path.exists(file):
+        raise UsageError(f"dask_scheduler_file={file} does not exist; {remedy}")
+    try:
+        with open(file, encoding="utf-8") as opened:
+            names_one = isinstance(json.load(opened)["address"], str)
+    except (OSError, ValueError, KeyError, TypeError):
+        names_one = False
+    if not names_one:
+        raise UsageError(f"dask_scheduler_file={file} names no scheduler; {remedy}")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Jumps to single frames of a video: with decord where it is installed, otherwise with PyAV.
 
 Both give the same frames, with the same pixels: a jump is made only in files in which this is
-proven, see `metadata.reading_plan`. decord has no wheels for Linux on ARM and for macOS.
+proven, see `metadata.reading_plan`, and decord makes those alone in which the codec's norm fixes
+every pixel, see `VideoMetadata.is_exact`. decord has no wheels for Linux on ARM and for macOS.
 """
 
 import bisect
@@ -49,7 +50,7 @@ def jump(
         BadVideoError: the file cannot be opened, a frame cannot be decoded, or the time is up.
     """
     decord = installed_decord()
-    if decord is None:
+    if decord is None or not metadata.is_exact:
         return _with_pyav(path, metadata, numbers, deadline)
     return _with_decord(decord, path, metadata, numbers)
 

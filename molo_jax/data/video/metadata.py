@@ -25,6 +25,9 @@ PROVEN = {
     "matroska": {"h264", "hevc", "vp8", "vp9"},
     "avi": {"mjpeg", "mpeg4"},
 }
+# Codecs whose norm says what a decoder gives for each pixel. The cosine transform of the others may
+# be rounded in another way by decord's FFmpeg than by PyAV's: MPEG-4 differs by 1 or 2 levels.
+_EXACT = {"h264", "hevc", "vp8", "vp9"}
 _PROVEN_PIXELS = ("yuv420p", "yuvj420p")
 # Where a frame of MPEG-4 begins in a packet, and what tells that it is a B-frame.
 _MPEG4_FRAME = re.compile(rb"\x00\x00\x01\xb6([\x80-\xbf])?")
@@ -43,6 +46,7 @@ class VideoMetadata:
         keyframes: numbers of the frames that the file calls keyframes.
         jumps_are_right: whether single frames may be jumped to.
         keyframe_times: the time stamps of the keyframes, where jumps are right.
+        is_exact: whether every decoder gives the same pixels, so that decord may jump, too.
     """
 
     length: int
@@ -50,6 +54,7 @@ class VideoMetadata:
     keyframes: tuple[int, ...]
     jumps_are_right: bool
     keyframe_times: tuple[int, ...] = ()
+    is_exact: bool = True
 
     @property
     def fps(self) -> float:
@@ -150,6 +155,7 @@ def scan(path: str, deadline: Deadline = UNLIMITED) -> VideoMetadata:
             tuple(numbers[time] for time in keyframe_times),
             jumps_are_right,
             keyframe_times if jumps_are_right else (),
+            stream.codec.canonical_name in _EXACT,
         )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 import sys
+import tempfile
 
 import pytest
 from preparing import make_plan
@@ -27,6 +28,13 @@ def test_an_unknown_runner_is_refused_with_the_known_ones():
         Beam("no_such.Runner")
 
 
+def test_no_folder_of_beam_is_left_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Beam("DirectRunner")
+    Beam("DaskRunner", [PLACE])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["DaskRunner", "dask", beam.dask_cluster.RUNNER])
 def test_each_record_file_is_a_task_of_dask_unless_asked_otherwise(name):
     assert Beam(name, [PLACE])._options == [f"--{PLACE}", "--dask_partition_size=1"]
@@ -41,7 +49,12 @@ def test_each_record_file_is_a_task_of_dask_unless_asked_otherwise(name):
         ("DaskRunner", ["dask_client_adress=x"], "no option dask_client_adress; did you mean dask"),
         ("DaskRunner", [PLACE, "flink=1"], "DaskRunner has no option flink; it has dask_client_"),
         ("DaskRunner", [PLACE, "dask_npartitions=x"], "dask_npartitions: invalid int value: 'x'"),
-        ("DaskRunner", [PLACE, "dask_connection_timeout=x"], "must be whole seconds"),
+        ("DaskRunner", [PLACE, "dask_connection_timeout=x"], "timeout=x; expected a whole number"),
+        ("DaskRunner", [PLACE, "dask_connection_timeout=0"], "timeout=0; expected a whole number"),
+        ("DaskRunner", [PLACE, "dask_partition_size=-1"], "size=-1; expected a whole number from"),
+        ("DaskRunner", ["dask_scheduler_file=/dev/null"], "/dev/null names no scheduler; `dask s"),
+        ("DaskRuner", [PLACE], r"did you mean DaskRunner\?$"),
+        ("", [], "--beam_runner is empty; expected a runner, such as DaskRunner"),
         ("DaskRunner", ["dask_scheduler_file=/none"], "dask_scheduler_file=/none does not exist"),
         ("DirectRunner", ["direct_num_workers=x"], "direct_num_workers: invalid int value: 'x'"),
         ("DataflowRunner", [], "Missing required option: project"),
