@@ -79,7 +79,7 @@ install: $(VENV)/.installed ## only make the environment
 
 # What an earlier build has left in build/ would go into the wheel, also modules that are gone.
 wheel: | $(VENV)/bin/python ## build the wheel in dist/, which needs no checkout where it is installed
-	rm -rf build
+	rm -rf build dist/molo_jax-*.whl
 	$(BIN)/python -m pip wheel --quiet $(PIP_ARGS) --no-deps --wheel-dir=dist .
 	rm -rf build
 

@@ -176,7 +176,8 @@ def _listener(place: Place) -> socket.socket:
         reason = os.strerror(error.errno)
         raise UsageError(
             f"process 0 cannot listen on port {place.port} of this host ({reason}); give another"
-            " port to all processes with --coordinator=HOST:PORT"
+            " port to all processes with --coordinator=HOST:PORT, unless another process of this"
+            " run was started with --process_id=0, too"
         ) from error
 
 

@@ -168,6 +168,13 @@ class AgreedStop:
         """Whether to stop, at the end of the steps; waits for all processes."""
         return self._hear(hosts.largest(self._own())) or bool(self.number)
 
+    def late(self) -> bool:
+        """Whether this process was asked to stop after the last question.
+
+        It ends alone then, and what ends the others is that they are told of it.
+        """
+        return bool(self._signals.received) and self._hear(self._own())
+
     def _own(self) -> int:
         return self._signals.received * hosts.count() + hosts.index()
 

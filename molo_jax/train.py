@@ -93,6 +93,8 @@ def train(training: Training, workdir: Path) -> None:
             keeper.wait()
             if done < training.steps or stop.settled():
                 raise stop.interrupted(done)
+        if stop.late():
+            raise stop.interrupted(done)
     BadVideos(training.dataset).exchange()
     if count := training.dataset.bad_count:
         logging.warning("%d videos of the train split were left out as unusable", count)

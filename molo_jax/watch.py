@@ -243,7 +243,10 @@ class Watch:
     def _lose(self, link: Link, how: str) -> None:
         if self._end or self._all_done.is_set():
             return
-        line = f"{link.name} is lost: {how}; the same command goes on from the last checkpoint"
+        line = (
+            f"{link.name} is lost: {how}; the same command goes on from the last checkpoint, if"
+            " there is one"
+        )
         self._tell({"failed": {"line": line, "code": 1, "process": -1}}, but=link.process)
         self._decide(lambda: show_error(line), 1, own=False)
 

@@ -13,6 +13,13 @@ these load with `strict=True` (:func:`load_official`).
 Letters: s support, q query, v videos, n way, t frame, h w space, c channel, d feature, l tokens.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as _error:
+    raise ImportError(
+        f"molo_torch_ref needs PyTorch ({_error}); install it with: pip install 'molo-jax[torch]'"
+    ) from None
+
 from molo_torch_ref.checkpoint import load_official, official_tensors
 from molo_torch_ref.losses import Coefficients, loss_terms, total_loss
 from molo_torch_ref.methods import METHODS, make_network

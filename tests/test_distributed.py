@@ -171,7 +171,7 @@ def test_a_killed_process_0_ends_the_other_with_one_line_and_no_dump(tmp_path):
     assert codes(ended) == [-9, 1], ended
     assert re.fullmatch(
         r"error: process 1: process 0 \(.*\) is lost: its connection was closed, so it was killed"
-        r" or has crashed; the same command goes on from the last checkpoint",
+        r" or has crashed; the same command goes on from the last checkpoint, if there is one",
         ended[1].last,
     )
     # Nor a trace of Python's, nor C++ frames of JAX's client.

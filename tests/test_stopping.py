@@ -147,6 +147,16 @@ def test_a_signal_behind_the_last_step_stops_all(monkeypatch):
     assert (stop.number, stop.process) == (signal.SIGTERM, 2)
 
 
+def test_a_signal_behind_the_last_question_is_not_lost():
+    with noting() as signals:
+        stop = AgreedStop(signals)
+        assert not stop.settled()
+        assert not stop.late()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.late()
+    assert str(stop.interrupted(60)).startswith("stopped by SIGTERM after step 60, which is saved")
+
+
 # The main thread is inside one call of C that lasts for hours, as a compilation does.
 BUSY = """
     import hashlib, signal
