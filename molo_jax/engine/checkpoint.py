@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from molo_jax.engine import hosts
-from molo_jax.engine.failed_writes import noting_handler, wait_or_raise
+from molo_jax.engine.failed_writes import NotingManager, noting_handler, wait_or_raise
 from molo_jax.engine.plain_trees import (
     from_plain,
     in_place_of,
@@ -81,7 +81,9 @@ class Checkpoints:
         )
         handlers = {item: noting_handler(self._failures, **who) for item in _ITEMS}
         handlers["meta"] = ocp.JsonCheckpointHandler(**who)
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._manager = NotingManager(
+            self._failures, self.folder, options=options, item_handlers=handlers
+        )
         self._saved = self._manager.latest_step()
 
     def _processes(self) -> ocp.options.MultiprocessingOptions:

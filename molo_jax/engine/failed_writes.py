@@ -4,8 +4,9 @@ When one of several processes cannot write its part, orbax lets that process wai
 the others in another one, for many minutes.
 """
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -14,6 +15,38 @@ from molo_jax.engine import hosts
 
 # Seconds between two looks.
 _LOOK_SECONDS = 0.2
+
+
+class NotingManager(ocp.CheckpointManager):
+    """A manager that notes what fails in the background.
+
+    Its thread goes on from an error to a barrier, to which the other processes do not come. The
+    methods that are replaced are orbax's own, which its thread calls before that barrier.
+
+    Args:
+        failures: where errors are noted.
+        arguments, options: those of the manager.
+    """
+
+    def __init__(self, failures: list[Exception], *arguments: Any, **options: Any):
+        self._failures = failures
+        super().__init__(*arguments, **options)
+
+    def _wait_for_checkpointers(self) -> None:
+        with self._noting():
+            super()._wait_for_checkpointers()
+
+    def _finalize_checkpoint(self, step: int) -> None:
+        with self._noting():
+            super()._finalize_checkpoint(step)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._failures.append(error)
+            raise
 
 
 def noting_handler(failures: list[Exception], **options: Any) -> ocp.StandardCheckpointHandler:

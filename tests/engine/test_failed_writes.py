@@ -1,11 +1,12 @@
 import asyncio
 import threading
 
+import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from molo_jax.engine import hosts
-from molo_jax.engine.failed_writes import noting_handler, wait_or_raise
+from molo_jax.engine.failed_writes import NotingManager, noting_handler, wait_or_raise
 
 FULL = OSError(28, "No space left on device")
 
@@ -81,3 +82,23 @@ def test_the_handler_notes_what_fails_in_the_background(monkeypatch):
         bad.result()
     assert failures == [FULL]
     assert asyncio.run(handler.async_save()) is None
+
+
+@pytest.mark.parametrize("part", ["_wait_for_checkpointers", "_finalize_checkpoint"])
+def test_the_manager_notes_what_fails_before_its_barrier(part, monkeypatch, tmp_path):
+    def fail(*_):
+        raise FULL
+
+    # Of orbax: its thread must call what is replaced.
+    monkeypatch.setattr(ocp.CheckpointManager, part, fail)
+    failures = []
+    manager = NotingManager(failures, tmp_path, item_names=("model",))
+    try:
+        state = ocp.args.Composite(model=ocp.args.StandardSave({"a": np.ones(3)}))
+        manager.save(1, args=state)
+        with pytest.raises(OSError, match="No space left"):
+            manager.wait_until_finished()
+    finally:
+        monkeypatch.undo()
+        manager.close()
+    assert failures == [FULL]
