@@ -189,7 +189,9 @@ def test_a_known_error_is_one_line_and_exit_code_1(tmp_path):
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(tmp_path):
-    command = program(tmp_path, "print('ready', flush=True); time.sleep(60)")
+    # Short sleeps: a signal just before a sleep begins is answered at its end only.
+    waiting = "print('ready', flush=True)\nwhile True:\n    time.sleep(0.05)"
+    command = program(tmp_path, waiting)
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
