@@ -34,6 +34,7 @@ CORE_TESTS ?= \
   tests/prediction/test_embedder.py tests/reporting/test_plots.py \
   tests/weights/test_torch_map.py \
   --ignore=tests/engine/test_cost.py \
+  --ignore=tests/data/store/test_beam.py --ignore=tests/data/store/test_dask_cluster.py \
   --deselect=tests/data/store/test_tfds_builder.py::test_beam_gives_the_same_bytes
 
 BIN := $(VENV)/bin
