@@ -109,20 +109,29 @@ def test_a_failure_is_told_to_all_with_its_exit_code_and_the_process():
             assert line.endswith(") ended with: the disk is full\n")
 
 
-def test_what_is_being_written_has_its_time_when_another_process_fails():
-    unfinished = """
+def test_what_is_being_written_has_its_time_when_another_process_fails(tmp_path):
+    asked = tmp_path / "asked"
+    unfinished = f"""
         if process == 1:
             watch.current().fail("no room", 1, lambda: show_error("here"))
             os._exit(1)
-        began = time.monotonic()
-        with watch.current().waiting_for(lambda: time.monotonic() - began < float(process)):
+
+        def unfinished():
+            with open("{asked}", "a") as file:
+                print(process, time.monotonic(), file=file)
+            return process == 2
+
+        with watch.current().waiting_for(unfinished):
             time.sleep(100)
 """
     with started(unfinished) as all_of:
         ended = all_of.ended()
     assert [process.code for process in ended] == [1, 1, 1]
-    # Process 0 writes nothing; process 2 needs two seconds, and has one.
-    assert ended[2].seconds - ended[0].seconds > 0.5
+    lines = [line.split() for line in asked.read_text().splitlines()]
+    # Process 0 writes nothing, and is asked once; process 2 is never done, and has one second.
+    assert [process for process, _ in lines].count("0") == 1
+    times = [float(at) for process, at in lines if process == "2"]
+    assert times[-1] - times[0] > 0.5
     assert ended[2].seconds < 20
 
 
