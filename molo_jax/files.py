@@ -150,11 +150,15 @@ def failure(error: OSError) -> str:
 
 
 def bytes_of(paths: Iterable[Path]) -> int:
-    """Adds up the sizes of files; others may move or remove these meanwhile."""
+    """Adds up the sizes of files; others may move or remove these, and their folders, meanwhile.
+
+    Where a folder is gone while it is looked through, what was found so far counts.
+    """
     total = 0
-    for path in paths:
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
+    with contextlib.suppress(OSError):
+        for path in paths:
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size if path.is_file() else 0
     return total
 
 

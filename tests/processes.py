@@ -83,7 +83,9 @@ class Processes:
     def await_line(self, process: int, line: str) -> None:
         """Waits until a process has written a line to stdout."""
         while line not in self._said(process)[0].splitlines():
-            assert self.alive(process), self._said(process)
+            if not self.alive(process):
+                # It may have written the line just before its end.
+                assert line in self._said(process)[0].splitlines(), self._said(process)
             time.sleep(0.02)
 
     def await_file(self, path: Path) -> None:

@@ -240,3 +240,16 @@ def test_the_digest_of_the_sources_is_that_of_the_code_wherever_it_lies(tmp_path
     assert installed("three", "x = 1", loop="a", step="c") != first
     assert installed("four", "x = 1", loop="ab", step="") != first
     assert installed("five", "x = 1", loop="a", steps="b") != first
+
+
+def test_bytes_are_counted_while_files_and_folders_go_away(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    gone = tmp_path / "gone"
+
+    def looked_through():
+        yield gone
+        yield tmp_path / "a"
+        # As pathlib's search in a folder that has another name by now.
+        os.listdir(gone)
+
+    assert files.bytes_of(looked_through()) == 5
